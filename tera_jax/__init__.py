@@ -1,0 +1,24 @@
+"""TeRA and other parameter-efficient fine-tuning methods for large language models in JAX.
+
+Axis letters. A name such as ``x_BLD`` says the shape of the array; the einsums use the same
+letters in lower case.
+
+===  =====================================================
+B    sequences in a batch
+L    query tokens of a sequence
+S    key and value tokens (the slots of the cache when decoding)
+T    positions that the loss reads
+D    width of the residual stream
+F    width of the MLP
+N    query heads
+K    key and value heads
+H    width of a head
+V    vocabulary
+I    one mode of a folded kernel
+R    the rank of a mode
+===  =====================================================
+
+A stack of layers leads with an axis that is not written: inside ``nn.scan`` it is gone.
+"""
+
+__version__ = "0.1.0.dev0"
