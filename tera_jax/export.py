@@ -1,0 +1,303 @@
+"""Adapters and merged weights on disk: written aside, read back, compared, then put in place."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from tera_jax.frozen import fingerprint
+from tera_jax.interceptor import Adapter
+from tera_jax.methods import METHODS, Site
+
+FORMAT = "tera-jax-adapter"
+VERSION = 1
+_DESCRIPTION = "adapter.json"
+_ARRAYS = "adapter.safetensors"
+_FROZEN = "frozen.safetensors"
+
+
+def base_fingerprint(params: Any) -> str:
+    """The fingerprint of a base's ``params``, the same whether held in float32 or bfloat16."""
+    return fingerprint(params, rounded_to=jnp.bfloat16)
+
+
+def save_adapter(
+    directory: str | os.PathLike[str],
+    adapter: Adapter,
+    variables: Mapping[str, Any],
+    base_name: str,
+    with_frozen: bool = False,
+) -> Path:
+    """Write an adapter alone: its trainable arrays, and what regenerates the rest.
+
+    ``adapter.safetensors`` holds the ``d`` collection by path; ``adapter.json`` the method, its
+    configuration with the frozen seed, the adapted layers, and the fingerprints of the frozen
+    network and of the base. It is read back and compared before the directory appears.
+
+    Args:
+        directory: absent or empty.
+        adapter: from :func:`tera_jax.adapt`.
+        variables: ``params``, ``frozen`` and ``d``.
+        base_name: for the reader, such as the path or hub name of the base.
+        with_frozen: also write the frozen arrays, for readers whose JAX draws other numbers from
+            the seed.
+
+    Returns:
+        The directory.
+
+    Raises:
+        FileExistsError: when the directory is not empty.
+    """
+    description = {
+        "format": FORMAT,
+        "version": VERSION,
+        "method": adapter.name,
+        "config": dataclasses.asdict(adapter.config),
+        "layers": [dataclasses.asdict(site) for site in adapter.sites],
+        "frozen_fingerprint": fingerprint(variables["frozen"]),
+        "base": {"name": base_name, "fingerprint": base_fingerprint(variables["params"])},
+    }
+
+    def write(path: Path) -> None:
+        (path / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        save_file(_flatten(variables["d"]), path / _ARRAYS)
+        if with_frozen:
+            save_file(_flatten(variables["frozen"]), path / _FROZEN)
+
+    def check(path: Path) -> None:
+        _, loaded = load_adapter(path, variables["params"])
+        require_equal(loaded["d"], variables["d"], path)
+        require_equal(loaded["frozen"], variables["frozen"], path)
+
+    return write_checked(directory, write, check)
+
+
+def load_adapter(
+    directory: str | os.PathLike[str], params: Any, allow_other_base: bool = False
+) -> tuple[Adapter, dict[str, Any]]:
+    """Read an adapter and apply it to a base.
+
+    Args:
+        directory: from :func:`save_adapter`.
+        params: the base's ``params`` collection, sharded or not.
+        allow_other_base: apply it to weights that it was not made for, if the shapes fit.
+
+    Returns:
+        The adapter, and the variables ``params``, ``frozen`` and ``d`` for its ``apply`` and
+        ``merge``. The frozen network is drawn from its seed unless the directory holds it.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when a file is not of this format, is damaged, or lacks an array or has one too
+            many; when the base's layers or weights are not those that the adapter was made for; or
+            when the frozen network that the seed gives here has another fingerprint.
+
+    Example:
+        ``adapter, variables = load_adapter("runs/quickstart/adapter", params)``, then
+        ``adapter.apply(model, variables, tokens_BL)``.
+    """
+    path = Path(directory)
+    adapter, description = _read_description(path / _DESCRIPTION)
+    _check_layers(adapter, params, path)
+    base, present = description["base"], base_fingerprint(params)
+    if base["fingerprint"] != present and not allow_other_base:
+        raise ValueError(
+            f"{path} was made for the base {base['name']!r} with fingerprint "
+            f"{base['fingerprint']}, but these weights have {present}; load that base, or pass "
+            "allow_other_base=True"
+        )
+    frozen = _load_frozen(path, adapter, description["frozen_fingerprint"])
+    shapes = jax.eval_shape(adapter.init_d, params, frozen)
+    d = _unflatten(_read_arrays(path / _ARRAYS), shapes, path / _ARRAYS)
+    return adapter, {"params": params, "frozen": frozen, "d": d}
+
+
+def _read_description(path: Path) -> tuple[Adapter, dict[str, Any]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name a directory written by train.export")
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); export the adapter again") from None
+    found = (description.get("format"), description.get("version"))
+    if found != (FORMAT, VERSION):
+        raise ValueError(
+            f"{path} has format and version {found}, but this library reads {(FORMAT, VERSION)}"
+        )
+    entry = METHODS.get(description["method"])
+    if entry is None:
+        raise ValueError(f"{path} is of method {description['method']!r}, not of {list(METHODS)}")
+    config = entry.config(**{k: _tuples(v) for k, v in description["config"].items()})
+    sites = tuple(Site(*map(_tuples, site.values())) for site in description["layers"])
+    return Adapter(description["method"], config, sites), description
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
+    for site in adapter.sites:
+        node = params
+        for name in (*site.path, "kernel"):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        shape = None if node is None else node.shape
+        if shape is None or (
+            shape[: len(site.stack)] != site.stack
+            or np.prod(shape) != np.prod(site.stack + site.kernel_shape)
+        ):
+            raise ValueError(
+                f"{path} adapts layer {site.name!r} with kernels "
+                f"{site.stack + site.kernel_shape}, but this base has "
+                f"{'none' if shape is None else shape} there; load the base that it was made for"
+            )
+
+
+def _load_frozen(path: Path, adapter: Adapter, expected: str) -> Any:
+    if (path / _FROZEN).is_file():
+        shapes = jax.eval_shape(adapter.init_frozen)
+        frozen = _unflatten(_read_arrays(path / _FROZEN), shapes, path / _FROZEN)
+    else:
+        frozen = jax.jit(adapter.init_frozen)()
+    require_fingerprint(fingerprint(frozen), expected, str(path))
+    return frozen
+
+
+def require_fingerprint(present: str, expected: str, where: str) -> None:
+    """Raise ``ValueError`` unless two fingerprints of a frozen network are the same."""
+    if present != expected:
+        raise ValueError(
+            f"{where} was made with a frozen network of fingerprint {expected}, but its seed gives "
+            f"{present} here: JAX {jax.__version__} draws other numbers, or the seed was changed. "
+            "Use the JAX that made it, and export the adapter with its frozen arrays"
+        )
+
+
+def save_orbax(directory: str | os.PathLike[str], params: Any, config: Mapping[str, Any]) -> Path:
+    """Write ``params`` as an Orbax checkpoint and compare what it restores, bit for bit.
+
+    Args:
+        directory: absent or empty.
+        params: merged weights, sharded or not.
+        config: of the model, written beside them as ``config.json``.
+
+    Raises:
+        FileExistsError: when the directory is not empty.
+    """
+
+    def write(path: Path) -> None:
+        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(path.absolute() / "params", params)
+
+    return write_checked(
+        directory, write, lambda path: require_equal(load_orbax(path, params), params, path)
+    )
+
+
+def load_orbax(directory: str | os.PathLike[str], params: Any) -> Any:
+    """Restore what :func:`save_orbax` wrote, laid out and typed like ``params``.
+
+    Args:
+        directory: that was written.
+        params: arrays, or ``jax.ShapeDtypeStruct`` with shardings.
+    """
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(
+            Path(directory).absolute() / "params",
+            jax.tree.map(ocp.utils.to_shape_dtype_struct, params),
+        )
+
+
+def write_checked(
+    directory: str | os.PathLike[str],
+    write: Callable[[Path], None],
+    check: Callable[[Path], None],
+) -> Path:
+    """Let ``write`` fill a directory beside the target, ``check`` it, and only then rename it.
+
+    Raises:
+        FileExistsError: when the target is there and not empty.
+    """
+    target = Path(directory)
+    require_empty(target)
+    with _beside(target) as aside:
+        write(aside)
+        check(aside)
+        if target.is_dir():
+            target.rmdir()
+        aside.rename(target)
+    return target
+
+
+def require_empty(directory: Path) -> None:
+    """Raise ``FileExistsError`` unless the directory is absent or empty."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} is there and not empty; name another directory")
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def require_equal(found: Any, expected: Any, where: Path) -> None:
+    """Raise ``ValueError`` that names the first array of ``found`` with another bit."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        if a.dtype != b.dtype or not jnp.array_equal(a, b):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} read back from {where} is not what was written; export again")
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(
+            jax.device_get(leaf)
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; export the adapter again")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); export the adapter again") from None
+
+
+def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [jax.tree_util.keystr(key, simple=True, separator="/") for key, _ in leaves]
+    missing, extra = set(names) - set(arrays), set(arrays) - set(names)
+    if missing or extra:
+        raise ValueError(
+            f"{path} lacks the arrays {sorted(missing)} and has {sorted(extra)} too many; "
+            "it is not the file that adapter.json describes"
+        )
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
+            raise ValueError(
+                f"{name} in {path} is {arrays[name].dtype}{arrays[name].shape}, "
+                f"not {leaf.dtype}{leaf.shape}"
+            )
+    return jax.tree.unflatten(treedef, [jnp.asarray(arrays[name]) for name in names])

@@ -1,0 +1,57 @@
+"""What a fine-tuning method is to the rest of the library."""
+
+import dataclasses
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One linear layer that a method adapts.
+
+    Attributes:
+        path: of the module in the model, such as ``("layers", "self_attn", "q_proj")``.
+        kernel_shape: (in, out) of one layer's kernel.
+        stack: the leading axes that ``nn.scan`` gave the kernel, such as ``(32,)``.
+    """
+
+    path: tuple[str, ...]
+    kernel_shape: tuple[int, int]
+    stack: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path with slashes."""
+        return "/".join(self.path)
+
+
+class Method(NamedTuple):
+    """A method is its merge; the other functions make its arguments or a cheaper route to it.
+
+    The last four are pure functions of one layer, of pytrees of arrays: the caller maps them over
+    a stack of layers.
+    """
+
+    seed: int
+    """Of the frozen arrays."""
+    check: Callable[[tuple[Site, ...]], None]
+    """Raise ``ValueError`` when the method cannot adapt these sites as it is configured."""
+    frozen_set: Callable[[Site], str | None]
+    """The name of the frozen arrays that the site shares; None when each layer has its own."""
+    init_frozen: Callable[..., Any]
+    """(key, kernel shape) -> frozen arrays."""
+    init_d: Callable[..., Any]
+    """(key, kernel, frozen) -> trainable arrays, float32; the kernel may be abstract."""
+    merge: Callable[..., Any]
+    """(frozen, d, kernel) -> the adapted kernel, summed in float32 and rounded once."""
+    apply: Callable[..., Any]
+    """(frozen, d, kernel, x_...I) -> x @ merge(frozen, d, kernel), by the cheapest route."""
+
+
+def check_choices(config: Any) -> None:
+    """Raise ``ValueError`` unless every ``Literal`` field of a dataclass holds a choice of it."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        choices = typing.get_args(hint)
+        if typing.get_origin(hint) is Literal and getattr(config, name) not in choices:
+            raise ValueError(f"{name} {getattr(config, name)!r}; choose one of {choices}")

@@ -1,0 +1,206 @@
+"""TeRA: a frozen random core and factors shared by all layers, a few trained vectors a layer.
+
+Source: Gu, Zhou, Iacovides and Mandic, "TeRA: Vector-based Random Tensor Network for High-Rank
+Adaptation of Large Language Models", arXiv:2509.03234, Section 4.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tera_jax import contraction, frozen
+from tera_jax.methods.protocol import Method, Site, check_choices
+from tera_jax.tensorize import Tensorization, propose, unfold
+
+
+@dataclasses.dataclass(frozen=True)
+class TeraConfig:
+    """What the paper fixes, and what it leaves open.
+
+    Attributes:
+        tensorizations: one scheme, such as ``"4096|8x8x8x8"``, for each kernel shape that is not
+            to get the proposed one. A scheme goes to the kernels whose shape its modes multiply
+            out to.
+        parts: modes of the split side in the proposed scheme, the other being whole (Section 5:
+            tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
+        side: the side that the proposed scheme splits, ``out`` or ``in``.
+        zero: which d starts at zero, so that the update does: 1..N, or -1..-N from the end. The
+            paper does not say which. At step 0 only the gradient of this one is not zero, so it is
+            by default d^(1), which belongs to the whole side and is by far the longest.
+        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``, or
+            ``identity`` factors with a normal core (TeRA_iden, Section 5.4).
+        gain: of the Kaiming initialisation of the core and of each factor: standard deviation
+            gain / sqrt(fan in), the fan in being the axis that x @ delta_w sums over. With gain 1
+            and all d at one the update preserves the mean square of x; other gains scale it by
+            gain^(2N + 2).
+        sharing: one frozen network for each kernel ``shape``, over all layers and modules (the
+            paper), for each ``module`` over its layers, or for ``none`` of them (TeRA_unique,
+            Appendix J).
+        seed: of the frozen network; apart from the seed of the run.
+        dtype: in which core and factors are kept: ``float32`` or ``bfloat16``.
+    """
+
+    tensorizations: tuple[str, ...] = ()
+    parts: int = 4
+    side: Literal["out", "in"] = "out"
+    zero: int = 1
+    init: Literal["normal", "uniform", "identity"] = "normal"
+    gain: float = 1.0
+    sharing: Literal["shape", "module", "none"] = "shape"
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        shapes = [Tensorization.parse(text).shape for text in self.tensorizations]
+        for shape in shapes:
+            if shapes.count(shape) > 1:
+                raise ValueError(
+                    f"two tensorizations for kernels {shape} among {self.tensorizations}; keep one"
+                )
+        if self.parts < 1:
+            raise ValueError(f"parts {self.parts}; the output side has at least 1 mode")
+        if self.zero == 0:
+            raise ValueError("zero 0; the vectors d are counted from 1, or from the end by -1")
+        if not self.gain > 0:
+            raise ValueError(f"gain {self.gain}; it must be above 0")
+
+    def tensorization(self, kernel_shape: tuple[int, ...]) -> Tensorization:
+        """The scheme of a kernel (in, out): the listed one of that shape, or the proposed one.
+
+        Raises:
+            ValueError: when ``zero`` is above the order of the scheme.
+        """
+        listed = (Tensorization.parse(text) for text in self.tensorizations)
+        scheme = next((scheme for scheme in listed if scheme.shape == kernel_shape), None)
+        scheme = scheme or propose(kernel_shape[0], kernel_shape[1], self.parts, self.side)
+        if abs(self.zero) > scheme.order:
+            raise ValueError(
+                f"zero {self.zero}, but {scheme} has {scheme.order} vectors d; choose one of them"
+            )
+        return scheme
+
+
+def init_frozen(
+    key: Key[Array, ""], tensorization: Tensorization, config: TeraConfig
+) -> dict[str, Any]:
+    """The frozen random network of one kernel shape.
+
+    Args:
+        key: a Threefry key (:func:`tera_jax.frozen.seed_key`).
+        tensorization: its modes and ranks.
+        config: distribution, gain and type.
+
+    Returns:
+        ``core`` (R_1..R_N), and ``factors``, a list of N arrays (R_i, I_i).
+    """
+    draw = frozen.uniform if config.init == "uniform" else frozen.normal
+    dtype = jnp.dtype(config.dtype)
+
+    def kaiming(address: int, shape: tuple[int, ...], fan_in: int) -> Array:
+        std = config.gain / math.sqrt(fan_in)
+        return draw(jax.random.fold_in(key, address), shape, std, dtype)
+
+    factors = []
+    for i, (rank, mode) in enumerate(zip(tensorization.ranks, tensorization.modes, strict=True), 1):
+        if config.init == "identity":
+            factors.append(jnp.eye(rank, mode, dtype=dtype))
+        else:
+            # x @ delta_w sums over I_i on the input side and over R_i on the output side.
+            factors.append(kaiming(i, (rank, mode), mode if i <= tensorization.split else rank))
+    core = kaiming(0, tensorization.ranks, math.prod(tensorization.in_ranks))
+    return {"core": core, "factors": factors}
+
+
+def init_d(tensorization: Tensorization, config: TeraConfig) -> list[Float[Array, " R"]]:
+    """d^(1)..d^(N), float32: all ones but the one that ``config.zero`` names, which is zero."""
+    d = [jnp.ones(rank, jnp.float32) for rank in tensorization.ranks]
+    zero = config.zero - 1 if config.zero > 0 else config.zero
+    d[zero] = jnp.zeros_like(d[zero])
+    return d
+
+
+def delta_w(
+    frozen: dict[str, Any],
+    d: list[Float[Array, " R"]],
+    tensorization: Tensorization,
+    precision: Any = None,
+) -> Float[Array, "in out"]:
+    """The weight update of one kernel, Eq. 5 unfolded by Eq. 1.
+
+    Args:
+        frozen: from :func:`init_frozen`.
+        d: N vectors (R_i).
+        tensorization: the scheme of both.
+        precision: of the products, as in ``jax.lax.dot_general``.
+
+    Returns:
+        (in, out) in the type of the frozen network.
+
+    Raises:
+        ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
+    """
+    shapes = (
+        frozen["core"].shape,
+        [factor.shape for factor in frozen["factors"]],
+        [vector.shape for vector in d],
+    )
+    expected = (
+        tensorization.ranks,
+        list(zip(tensorization.ranks, tensorization.modes, strict=True)),
+        [(rank,) for rank in tensorization.ranks],
+    )
+    if shapes != expected:
+        raise ValueError(
+            f"core, factors and d of shapes {shapes} do not fit tensorization {tensorization}, "
+            f"which needs {expected}"
+        )
+    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
+    return unfold(tensor, tensorization.split)
+
+
+def method(config: TeraConfig) -> Method:
+    """TeRA as a row of the methods' table."""
+
+    def frozen_set(site: Site) -> str | None:
+        shape = "x".join(map(str, site.kernel_shape))
+        names = {"shape": shape, "module": f"{site.name}:{shape}", "none": None}
+        return names[config.sharing]
+
+    def init_frozen_(key: Key[Array, ""], kernel_shape: tuple[int, int]) -> Any:
+        return init_frozen(key, config.tensorization(kernel_shape), config)
+
+    def init_d_(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
+        del key, frozen  # the ones and the zero need neither
+        return init_d(config.tensorization(kernel.shape), config)
+
+    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
+        update = delta_w(frozen, d, config.tensorization(kernel.shape), _merge_precision(kernel))
+        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
+
+    def apply(frozen: Any, d: Any, kernel: Array, x: Array) -> Array:
+        return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel))
+
+    def check(sites: tuple[Site, ...]) -> None:
+        shapes = {site.kernel_shape for site in sites}
+        for text in config.tensorizations:
+            if Tensorization.parse(text).shape not in shapes:
+                raise ValueError(
+                    f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
+                    f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
+                    "to one of these"
+                )
+        for shape in shapes:
+            config.tensorization(shape)
+
+    return Method(config.seed, check, frozen_set, init_frozen_, init_d_, merge, apply)
+
+
+def _merge_precision(kernel: Array) -> jax.lax.Precision | None:
+    """float32 kernels get float32 products also where the backend would take fewer bits."""
+    return jax.lax.Precision.HIGHEST if kernel.dtype == jnp.float32 else None

@@ -1,0 +1,166 @@
+"""Checkpoints of a run: {d, opt, step} and, as JSON, the data position and what must agree."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from tera_jax.export import require_empty, require_fingerprint
+from train.config import Config, differences, to_dict
+from train.step import State
+
+_CONFIG = "config.json"
+_LOSS = "held_out_loss"
+
+
+class Meta(NamedTuple):
+    """What a checkpoint says of its run, beside the state."""
+
+    position: int
+    frozen_fingerprint: str
+    base_fingerprint: str
+
+
+class Checkpoints:
+    """The checkpoints below ``workdir``: the last, and the one with the least held-out loss."""
+
+    def __init__(self, workdir: str | os.PathLike[str]) -> None:
+        directory = Path(workdir).absolute() / "checkpoints"
+        keep = managers.AnyPreservationPolicy(
+            [
+                managers.LatestN(1),
+                managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[_LOSS],
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last checkpoint, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step with the least held-out loss, or the last where none was evaluated."""
+        losses = {step: self.loss(step) for step in self._manager.all_steps()}
+        rated = {step: loss for step, loss in losses.items() if loss is not None}
+        return min(rated, key=lambda step: (rated[step], step)) if rated else self.latest
+
+    def loss(self, step: int) -> float | None:
+        """The held-out loss that was saved with a step."""
+        metrics = self._manager.metrics(step)
+        return None if metrics is None else metrics.get(_LOSS)
+
+    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> None:
+        """Write the state of a step; a step that is there already is left as it is."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta._asdict())
+            ),
+            metrics=None if held_out_loss is None else {_LOSS: held_out_loss},
+            force=True,
+        )
+
+    def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
+        """The state of a step, laid out like ``like``.
+
+        Raises:
+            ValueError: when the frozen network or the base is not the one it was made with.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        meta = Meta(**restored.meta)
+        where = f"checkpoint {step} of {self._manager.directory}"
+        require_fingerprint(expected.frozen_fingerprint, meta.frozen_fingerprint, where)
+        if meta.base_fingerprint != expected.base_fingerprint:
+            raise ValueError(
+                f"{where} was made with a base of fingerprint {meta.base_fingerprint}, but these "
+                f"weights have {expected.base_fingerprint}; load that base again"
+            )
+        return restored.state, meta
+
+
+def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Check that ``workdir`` is empty, absent, or holds a run with this configuration.
+
+    Another mesh is allowed: the run is the same to rounding.
+
+    Raises:
+        FileExistsError: when the directory holds something else, or a run with another
+            configuration; the error lists the differences.
+    """
+    directory = Path(workdir)
+    if not (directory / _CONFIG).is_file():
+        require_empty(directory)
+        return
+    rows = differences({**saved_config(workdir), "mesh": None}, {**_json(config), "mesh": None})
+    if rows:
+        raise FileExistsError(
+            f"{workdir} holds a run with another configuration; choose another --workdir. "
+            + "; ".join(rows)
+        )
+
+
+def claim(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Write the configuration into ``workdir``, unless it is there.
+
+    Raises:
+        FileExistsError: as :func:`require_claimable`.
+    """
+    require_claimable(workdir, config)
+    path = Path(workdir) / _CONFIG
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_json(config), indent=2) + "\n")
+
+
+def saved_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The configuration of the run in ``workdir``, for :func:`train.config.parse`.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    path = Path(workdir) / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
+    return json.loads(path.read_text())
+
+
+def _json(config: Config) -> dict[str, Any]:
+    """The configuration after a round trip through JSON."""
+    return json.loads(json.dumps(to_dict(config)))

@@ -1,0 +1,313 @@
+"""The configuration of a run: a ``ConfigDict`` at the edge, a frozen dataclass within."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+from tera_jax.methods import METHODS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The base model.
+
+    Attributes:
+        path: a HF directory, a GGUF file, a directory that holds one, or a hub name.
+        dtype: of the weights and of the computation.
+        remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
+            weights) or ``full`` (each layer).
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Literal["none", "dots", "full"] = "dots"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Records, and how they become tokens.
+
+    Attributes:
+        path: training records: a .json or .jsonl file, plain or gzipped.
+        validation_path: held-out records, or None to take the last ``validation_rows`` of the
+            shuffled training records.
+        validation_rows: see above.
+        split_seed: of the shuffle before that split.
+        prompt: the template, ``hira`` (the paper's setting) or ``llm-adapters``.
+        max_prompt: tokens of a prompt; longer ones lose their beginning.
+        max_response: tokens of a response; longer ones lose their end.
+        loss_on: the ``response``, or the ``prompt`` too.
+        bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
+            setting), or ``always``.
+        append_eos: end a response with the tokenizer's EOS token where it fits.
+    """
+
+    path: str
+    validation_path: str | None = None
+    validation_rows: int = 120
+    split_seed: int = 58
+    prompt: Literal["hira", "llm-adapters"] = "hira"
+    max_prompt: int = 256
+    max_response: int = 16
+    loss_on: Literal["response", "prompt"] = "response"
+    bos: Literal["never", "inference", "always"] = "never"
+    append_eos: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a linear decay to zero.
+
+    Attributes:
+        learning_rate: the highest, after the warm-up.
+        warmup_steps: from zero.
+        weight_decay: decoupled.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        clip_norm: the gradient's global norm is kept below this; None leaves it.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Batches and cadence.
+
+    Attributes:
+        batch_size: records a step, over all devices.
+        epochs: passes over the training records; ignored when ``steps`` is given.
+        steps: optimizer steps, or None.
+        seed: of the order of the records.
+        eval_every: steps between evaluations of the held-out loss. Each writes a checkpoint; the
+            best and the last are kept.
+        checkpoint_every: steps between further checkpoints, or None.
+        log_every: steps between lines of the log.
+    """
+
+    batch_size: int = 32
+    epochs: float = 3.0
+    steps: int | None = None
+    seed: int = 0
+    eval_every: int = 80
+    checkpoint_every: int | None = None
+    log_every: int = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured before and after training.
+
+    Attributes:
+        path: records whose answers are generated, or None to generate none.
+        rows: at most so many of them, or None for all.
+        batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
+        max_new_tokens: of a generated answer.
+    """
+
+    path: str | None = None
+    rows: int | None = None
+    batch_size: int = 32
+    max_new_tokens: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; their product is the number of devices used."""
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """The method, the layers it adapts, and its own configuration."""
+
+    name: str
+    targets: tuple[str, ...]
+    settings: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A whole run. ``export`` names what is written at its end: adapter, hf, orbax."""
+
+    model: ModelConfig
+    data: DataConfig
+    method: MethodConfig
+    optim: OptimConfig = OptimConfig()
+    loop: LoopConfig = LoopConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    mesh: MeshConfig = MeshConfig()
+    export: tuple[str, ...] = ()
+
+
+def default(method: str = "tera") -> ml_collections.ConfigDict:
+    """Every field at its default, for a file in ``configs/`` to fill in and change.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}; choose one of {sorted(METHODS)}")
+    settings = _fields(METHODS[method].config)
+    return ml_collections.ConfigDict(
+        {
+            "model": _fields(ModelConfig),
+            "data": _fields(DataConfig),
+            "method": {"name": method, "targets": ("q_proj", "v_proj"), **settings},
+            "optim": _fields(OptimConfig),
+            "loop": _fields(LoopConfig),
+            "evaluate": _fields(EvaluateConfig),
+            "mesh": _fields(MeshConfig),
+            "export": (),
+        }
+    )
+
+
+def parse(config: Mapping[str, Any]) -> Config:
+    """Validate a ``ConfigDict`` (or what :func:`to_dict` gave) into a :class:`Config`.
+
+    Raises:
+        ValueError: naming the key, its value and the remedy.
+    """
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    method = dict(tree.pop("method", {}))
+    name, targets = method.pop("name", None), method.pop("targets", None)
+    if name not in METHODS:
+        raise ValueError(f"config.method.name {name!r}; choose one of {sorted(METHODS)}")
+    hint = tuple[str, ...]
+    parsed = MethodConfig(
+        name=name,
+        targets=_value(hint, targets, "config.method.targets"),
+        settings=_build(METHODS[name].config, method, "config.method"),
+    )
+    result = _build(Config, tree, "config", method=parsed)
+    _check(result)
+    return result
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it; :func:`parse` reads it back."""
+    tree = dataclasses.asdict(config)
+    method = tree["method"]
+    tree["method"] = {"name": method["name"], "targets": method["targets"], **method["settings"]}
+    return tree
+
+
+def differences(a: Any, b: Any, where: str = "config") -> list[str]:
+    """``key: a's value -> b's value`` for each leaf in which two dictionaries differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        keys = sorted(set(a) | set(b))
+        return [row for k in keys for row in differences(a.get(k), b.get(k), f"{where}.{k}")]
+    same = (list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b)
+    return [] if same else [f"{where}: {a!r} -> {b!r}"]
+
+
+def _fields(cls: Any) -> dict[str, Any]:
+    """Defaults of a dataclass. A field without one, or that may be None, is a placeholder."""
+    result = {}
+    for field in dataclasses.fields(cls):
+        hint = typing.get_type_hints(cls)[field.name]
+        value = None if field.default is dataclasses.MISSING else field.default
+        if value is None:
+            (kind,) = [h for h in typing.get_args(hint) or (hint,) if h is not types.NoneType]
+            value = placeholder(kind)
+        result[field.name] = value
+    return result
+
+
+def _build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in tree:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, n=1)
+            remedy = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(hints)}"
+            raise ValueError(f"unknown config key {where}.{key}; {remedy}")
+    values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in tree.items()}
+    for field in dataclasses.fields(cls):
+        if field.default is dataclasses.MISSING and field.name not in {**values, **given}:
+            raise ValueError(f"{where}.{field.name} is missing; give it a value")
+    try:
+        return cls(**values, **given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    """``value`` as the annotation ``hint`` wants it."""
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (hint,) = [arg for arg in args if arg is not types.NoneType]
+        return _value(hint, value, where)
+    if value is None:
+        raise ValueError(f"{where} is not set; pass --{where}=...")
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where} is {value!r}; choose one of {args}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_value(args[0], item, where) for item in value)
+    kind = origin or hint
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ValueError(f"{where} is {value!r}, a {type(value).__name__}; it must be {hint}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Bounds that no annotation says."""
+    for where, value, least in (
+        ("data.max_prompt", config.data.max_prompt, 1),
+        ("data.max_response", config.data.max_response, 1),
+        ("data.validation_rows", config.data.validation_rows, 1),
+        ("loop.batch_size", config.loop.batch_size, 1),
+        ("loop.eval_every", config.loop.eval_every, 1),
+        ("loop.log_every", config.loop.log_every, 1),
+        ("loop.checkpoint_every", config.loop.checkpoint_every, 1),
+        ("loop.steps", config.loop.steps, 1),
+        ("evaluate.rows", config.evaluate.rows, 1),
+        ("evaluate.batch_size", config.evaluate.batch_size, 1),
+        ("evaluate.max_new_tokens", config.evaluate.max_new_tokens, 1),
+        ("optim.warmup_steps", config.optim.warmup_steps, 0),
+        ("optim.weight_decay", config.optim.weight_decay, 0),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"config.{where} is {value}; it must be at least {least}")
+    if not config.optim.learning_rate > 0:
+        raise ValueError(
+            f"config.optim.learning_rate is {config.optim.learning_rate}; it must be above 0"
+        )
+    if config.loop.steps is None and not config.loop.epochs > 0:
+        raise ValueError(f"config.loop.epochs is {config.loop.epochs}; it must be above 0")
+    shards = config.mesh.data * config.mesh.fsdp
+    for where, size in (
+        ("loop.batch_size", config.loop.batch_size),
+        ("evaluate.batch_size", config.evaluate.batch_size),
+    ):
+        if shards > 0 and size % shards:
+            raise ValueError(
+                f"config.{where} {size} is not a multiple of mesh data x fsdp = {shards}"
+            )
+    for name in config.export:
+        if name not in ("adapter", "hf", "orbax"):
+            raise ValueError(f"config.export has {name!r}; choose from adapter, hf, orbax")

@@ -1,0 +1,212 @@
+"""Records to token rows, and the shuffled, resumable order in which they are fed."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import datasets
+import numpy as np
+
+from train.config import DataConfig
+from train.tasks import commonsense
+
+_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+
+
+class Tokenizer(Protocol):
+    """What of a ``transformers`` tokenizer is used here."""
+
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
+        """Token ids under ``input_ids``."""
+
+
+class Example(NamedTuple):
+    """A record as token ids."""
+
+    prompt: Sequence[int]
+    response: Sequence[int]
+
+
+class Batch(NamedTuple):
+    """Rows of one shape, padded on the right: under a causal mask no token sees the padding.
+
+    The loss reads T positions of each row: the state at ``index_BT`` predicts ``target_BT``, and
+    counts where ``weight_BT`` is 1.
+    """
+
+    tokens_BL: np.ndarray
+    index_BT: np.ndarray
+    target_BT: np.ndarray
+    weight_BT: np.ndarray
+
+
+def load_records(path: str) -> datasets.Dataset:
+    """Read records with the string fields ``instruction`` and ``output``.
+
+    Args:
+        path: a .json file that holds a list, or a .jsonl file, plain or gzipped.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no such file, has no records, or a record lacks a field.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"data file {path} does not exist; check config.data.path")
+    if not file.name.endswith(_SUFFIXES):
+        raise ValueError(f"data file {path} ends in none of {_SUFFIXES}")
+    try:
+        records = datasets.load_dataset("json", data_files=str(file), split="train")
+    except datasets.exceptions.DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"data file {path} is not a list of JSON records: {cause}") from error
+    if len(records) == 0:
+        raise ValueError(f"data file {path} holds no records")
+    for field in ("instruction", "output"):
+        column = records[field] if field in records.column_names else [None] * len(records)
+        for row, value in enumerate(column):
+            if not isinstance(value, str) or not value:
+                raise ValueError(
+                    f"record {row} of {path} has no text in field {field!r}; each record needs "
+                    "'instruction' and 'output'"
+                )
+    return records
+
+
+def split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """The training and the held-out records.
+
+    Raises:
+        FileNotFoundError: as :func:`load_records`.
+        ValueError: as :func:`load_records`, or when no record is left to train on.
+    """
+    records = load_records(config.path)
+    if config.validation_path is not None:
+        return records, load_records(config.validation_path)
+    rest = len(records) - config.validation_rows
+    if rest < 1:
+        raise ValueError(
+            f"{config.path} has {len(records)} records, so holding out "
+            f"config.data.validation_rows={config.validation_rows} leaves none to train on"
+        )
+    shuffled = records.shuffle(seed=config.split_seed)
+    return shuffled.select(range(rest)), shuffled.select(range(rest, len(records)))
+
+
+def tokenize(records: datasets.Dataset, tokenizer: Tokenizer, config: DataConfig) -> list[Example]:
+    """Prompts and responses as token ids, cut to their greatest lengths.
+
+    The two are tokenised apart, so that the prompt's tokens are those seen at inference.
+    """
+    prompts = encode_prompts(records["instruction"], tokenizer, config, bos=config.bos == "always")
+    responses = tokenizer(list(records["output"]), add_special_tokens=False)["input_ids"]
+    eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
+    return [
+        Example(prompt, [*response, *eos][: config.max_response])
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+
+
+def encode_prompts(
+    instructions: Sequence[str], tokenizer: Tokenizer, config: DataConfig, bos: bool
+) -> list[list[int]]:
+    """Instructions in the template of ``config`` as token ids, the last ``max_prompt`` of them."""
+    texts = [commonsense.prompt(text, config.prompt) for text in instructions]
+    first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
+    room = config.max_prompt - len(first)
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return [[*first, *row[len(row) - min(len(row), room) :]] for row in ids]
+
+
+def _special(token: int | None, name: str) -> int:
+    if token is None:
+        raise ValueError(f"the tokenizer has no {name} token; set config.data.bos and append_eos")
+    return token
+
+
+def collate(examples: Sequence[Example], config: DataConfig) -> Batch:
+    """One batch of the shapes that ``config`` fixes, so that a step is traced once.
+
+    L is ``max_prompt + max_response``; T is ``max_response``, or L - 1 when the loss is on the
+    prompt too.
+    """
+    length = config.max_prompt + config.max_response
+    on_prompt = config.loss_on == "prompt"
+    targets = length - 1 if on_prompt else config.max_response
+    rows = len(examples)
+    batch = Batch(
+        tokens_BL=np.zeros((rows, length), np.int32),
+        index_BT=np.zeros((rows, targets), np.int32),
+        target_BT=np.zeros((rows, targets), np.int32),
+        weight_BT=np.zeros((rows, targets), np.float32),
+    )
+    for row, (prompt, response) in enumerate(examples):
+        tokens = [*prompt, *response]
+        first = 1 if on_prompt else len(prompt)
+        count = len(tokens) - first
+        batch.tokens_BL[row, : len(tokens)] = tokens
+        batch.index_BT[row, :count] = np.arange(first - 1, len(tokens) - 1)
+        batch.target_BT[row, :count] = tokens[first:]
+        batch.weight_BT[row, :count] = 1
+    return batch
+
+
+def num_tokens(batch: Batch) -> int:
+    """Tokens of a batch without its padding: the last target of a row is its last token."""
+    return int((batch.index_BT.max(axis=1) + 2).sum())
+
+
+def num_steps(examples: int, batch_size: int, epochs: float) -> int:
+    """Steps that see ``epochs`` times all examples."""
+    return math.ceil(examples * epochs / batch_size)
+
+
+@dataclasses.dataclass
+class Stream:
+    """The training examples in a new random order each epoch, without end.
+
+    Epochs follow each other within a batch, so that every example is seen once before any is seen
+    twice. The order is a function of ``seed`` and the epoch alone: ``position``, the number of
+    examples fed, is all there is to save.
+    """
+
+    examples: Sequence[Example]
+    batch_size: int
+    seed: int
+    config: DataConfig
+    position: int = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        places = range(self.position, self.position + self.batch_size)
+        batch = [self.examples[self._index(place)] for place in places]
+        self.position += self.batch_size
+        return collate(batch, self.config)
+
+    def _index(self, place: int) -> int:
+        epoch, offset = divmod(place, len(self.examples))
+        return int(self._order(epoch)[offset])
+
+    def _order(self, epoch: int) -> np.ndarray:
+        cached = self.__dict__.get("_cached")
+        if cached is None or cached[0] != epoch:
+            bits = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
+            order = np.random.Generator(bits).permutation(len(self.examples))
+            cached = self.__dict__["_cached"] = (epoch, order)
+        return cached[1]
+
+
+def held_out(examples: Sequence[Example], batch_size: int, config: DataConfig) -> Iterator[Batch]:
+    """The examples in order; the last batch is filled up with rows of no weight."""
+    for start in range(0, len(examples), batch_size):
+        chunk = examples[start : start + batch_size]
+        batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config)
+        batch.weight_BT[len(chunk) :] = 0
+        yield batch

@@ -1,0 +1,95 @@
+"""Export a trained run.
+
+    python -m train.export --workdir=runs/quickstart --format=hf --output=merged
+
+``hf`` writes merged weights as a directory that ``transformers`` loads, ``orbax`` merged weights
+as an Orbax checkpoint, ``adapter`` the adapter alone. Each is read back and compared before it
+appears under ``--output``, which must be absent or empty.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from tera_jax import export as exporting
+from tera_jax.llama import load_pretrained, save_pretrained
+from train import checkpoint
+from train import run as runs
+from train.config import parse
+from train.run import Run
+
+FORMATS = ("adapter", "hf", "orbax")
+
+
+def export(run: Run, d: Any, format: str, output: Path, with_frozen: bool = False) -> Path:
+    """Write the run's adapter or merged weights and compare what is read back.
+
+    Args:
+        run: base and adapter.
+        d: the adapter's trainable arrays.
+        format: one of :data:`FORMATS`.
+        output: absent or empty.
+        with_frozen: for ``adapter``, also write the frozen arrays.
+
+    Raises:
+        FileExistsError: when ``output`` is not empty.
+        ValueError: when what is read back is not what was written.
+    """
+    exporting.require_empty(output)
+    variables = run.variables(d)
+    if format == "adapter":
+        base = Path(run.config.model.path)
+        name = base.name if base.exists() else run.config.model.path
+        return exporting.save_adapter(output, run.adapter, variables, name, with_frozen)
+    merged = jax.jit(run.adapter.merge)(variables)
+    if format == "orbax":
+        return exporting.save_orbax(output, merged, run.model.config.to_hf())
+    dtype = jnp.dtype(run.config.model.dtype)
+
+    def check(path: Path) -> None:
+        _, loaded = load_pretrained(path, dtype=dtype, mesh=run.mesh)
+        exporting.require_equal(loaded, merged, path)
+
+    return exporting.write_checked(
+        output,
+        lambda path: save_pretrained(run.model, merged, path, run.tokenizer),
+        check,
+    )
+
+
+def export_once(run: Run, d: Any, format: str, output: Path) -> Path:
+    """:func:`export`, unless an earlier call of the same finished run wrote it."""
+    return output if output.is_dir() else export(run, d, format, output)
+
+
+def size(path: Path) -> str:
+    """The bytes below a directory, for a person."""
+    total = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return f"{total / 1e6:,.2f} MB" if total < 1e9 else f"{total / 1e9:,.2f} GB"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export the best checkpoint of a run."""
+    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="absent or empty")
+    parser.add_argument(
+        "--with-frozen", action="store_true", help="let the adapter carry the frozen arrays"
+    )
+    args = parser.parse_args(argv)
+
+    exporting.require_empty(args.output)
+    run = runs.build(parse(checkpoint.saved_config(args.workdir)))
+    step, d = runs.trained(run, args.workdir)
+    path = export(run, d, args.format, args.output, args.with_frozen)
+    print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
+
+
+if __name__ == "__main__":
+    main()

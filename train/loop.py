@@ -1,0 +1,116 @@
+"""Training: from the last checkpoint to the last step, or to a signal."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+
+from tera_jax import sharding
+from train import data
+from train.checkpoint import Checkpoints
+from train.metrics import Log
+from train.run import Run, start
+from train.step import LossSum, make_eval_step, make_train_step
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """A signal arrived and the state was saved. The exit status is 128 + the signal's number."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(128 + number)
+        self.message = (
+            f"{signal.Signals(number).name} at step {step}: the state is saved; "
+            "the same command goes on from here"
+        )
+
+
+def fit(
+    run: Run, workdir: Path, train: Sequence[data.Example], valid: Sequence[data.Example]
+) -> int:
+    """Train ``d`` and return the best step.
+
+    Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
+    every ``eval_every`` steps and at the last; each time a checkpoint is written.
+
+    Raises:
+        Interrupted: on SIGINT and SIGTERM, after a checkpoint.
+        FloatingPointError: when the loss is not finite.
+    """
+    loop = run.config.loop
+    steps = loop.steps or data.num_steps(len(train), loop.batch_size, loop.epochs)
+    state, optimizer = start(run, steps)
+    train_step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params)
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data)
+
+    with Checkpoints(workdir) as checkpoints, _caught_signals() as caught:
+        if checkpoints.latest is not None:
+            state, meta = checkpoints.restore(checkpoints.latest, state, run.meta)
+            stream.position = meta.position
+        done = int(state.step)
+        with Log(workdir, done, steps, loop.log_every) as log:
+            if done:
+                log.message(f"resumed at step {done} of {steps}")
+            for step in range(done + 1, steps + 1):
+                batch = next(stream)
+                state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
+                log.train(step, metrics, data.num_tokens(batch))
+                evaluate = step % loop.eval_every == 0 or step == steps
+                save = loop.checkpoint_every and step % loop.checkpoint_every == 0
+                if not (evaluate or save or caught):
+                    continue
+                with log.pause():
+                    loss = None
+                    if evaluate:
+                        loss = held_out_loss(run, eval_step, state.d, valid)
+                        log.event(step, held_out_loss=loss)
+                        log.message(f"step {step}: held-out loss {loss:.4f}")
+                    meta = run.meta._replace(position=stream.position)
+                    checkpoints.save(state, meta, loss)
+                if caught and step < steps:
+                    raise Interrupted(caught[0], step)
+        best = checkpoints.best
+    assert best is not None  # the last step is always saved
+    return best
+
+
+def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:
+    """Mean negative log-likelihood of the target tokens, in nats."""
+    sums: list[LossSum] = [
+        eval_step(d, run.params, run.frozen, to_device(batch, run))
+        for batch in data.held_out(examples, run.config.evaluate.batch_size, run.config.data)
+    ]
+    nll, tokens = (float(sum(column)) for column in zip(*jax.device_get(sums), strict=True))
+    return nll / tokens
+
+
+def to_device(batch: data.Batch, run: Run) -> Any:
+    """The rows that this process holds, as part of a batch over the whole mesh."""
+    rows = sharding.rows(run.mesh)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are put on a list; the second of either acts at once."""
+    caught: list[int] = []
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, catch)
+        yield caught
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, previous[number])

@@ -1,0 +1,58 @@
+"""Fine-tune a Llama with one config file.
+
+    python -m train.main --config=configs/quickstart.py [--workdir=...] [--config.KEY=VALUE ...]
+
+The same command goes on after an interruption from the last checkpoint.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from train import checkpoint, data, evaluate, export
+from train import run as runs
+from train.config import parse
+from train.loop import Interrupted, fit
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
+
+
+def main(_: Sequence[str]) -> None:
+    """Load, measure, train, measure, export."""
+    logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
+    config = parse(_CONFIG.value)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    train, valid = data.split(config.data)
+    questions = evaluate.load_questions(config.evaluate.path, config.evaluate.rows)
+    checkpoint.require_claimable(workdir, config)
+
+    run = runs.build(config)
+    checkpoint.claim(workdir, config)
+    print(runs.describe(run), flush=True)
+    train = data.tokenize(train, run.tokenizer, config.data)
+    valid = data.tokenize(valid, run.tokenizer, config.data)
+    with jax.set_mesh(run.mesh):
+        before = evaluate.at_start(run, workdir, valid, questions)
+        try:
+            fit(run, workdir, train, valid)
+        except Interrupted as interrupted:
+            print(interrupted.message)
+            raise
+        step, d = runs.trained(run, workdir)
+        after, answers = evaluate.evaluate(run, d, valid, questions)
+    evaluate.write(workdir / "after", step, after, answers)
+    print(evaluate.table({"before": before, f"after (step {step})": after}))
+    for kind in config.export:
+        path = export.export_once(run, d, kind, workdir / kind)
+        print(f"{kind:<12}{path} ({export.size(path)})")
+    print(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,100 @@
+"""A run's log: metrics.jsonl, TensorBoard event files and a progress bar."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Self, TextIO
+
+import jax
+import tensorboardX
+from tqdm import tqdm
+
+from train.step import Metrics
+
+
+class Log:
+    """Writes each step's metrics one step late, so that the device never waits for the host."""
+
+    def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
+        self._file: TextIO = (workdir / "metrics.jsonl").open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
+        self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self._every = every
+        self._held: tuple[int, Metrics, int] | None = None
+        self._tokens, self._since = 0, time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self._events.close()
+        self._file.close()
+
+    def train(self, step: int, metrics: Metrics, tokens: int) -> None:
+        """Take the metrics of a step just dispatched, and write those of the one before.
+
+        Args:
+            step: counted from 1.
+            metrics: still on the device.
+            tokens: of the step's batch, without padding.
+
+        Raises:
+            FloatingPointError: when a loss is not finite.
+        """
+        held, self._held = self._held, (step, metrics, tokens)
+        self._bar.update()
+        if held is not None:
+            self._write(*held)
+
+    def flush(self) -> None:
+        """Write what is held back; waits for the device."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._write(*held)
+
+    def event(self, step: int, **values: float) -> None:
+        """Write one line of other values, such as the held-out loss."""
+        self._line(step, values)
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def message(self, text: str) -> None:
+        """Print above the progress bar."""
+        self._bar.write(text)
+
+    def pause(self) -> "Log._Pause":
+        """Time spent within is left out of tokens per second."""
+        return Log._Pause(self)
+
+    def _write(self, step: int, metrics: Metrics, tokens: int) -> None:
+        self._tokens += tokens
+        if step % self._every:
+            return
+        loss, grad_norm = (float(value) for value in jax.device_get(metrics))
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of step {step} is {loss}; lower config.optim.learning_rate, or train "
+                "in float32"
+            )
+        now = time.perf_counter()
+        rate = self._tokens / (now - self._since)
+        self._tokens, self._since = 0, now
+        self.event(step, loss=loss, grad_norm=grad_norm, tokens_per_second=rate)
+        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
+
+    def _line(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    class _Pause:
+        def __init__(self, log: "Log") -> None:
+            self._log = log
+
+        def __enter__(self) -> None:
+            self._log.flush()
+            self._start = time.perf_counter()
+
+        def __exit__(self, *_: object) -> None:
+            self._log._since += time.perf_counter() - self._start

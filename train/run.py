@@ -1,0 +1,104 @@
+"""The parts of a run, built once from its configuration for training, evaluation and export."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from tera_jax import sharding
+from tera_jax.export import base_fingerprint
+from tera_jax.frozen import fingerprint
+from tera_jax.interceptor import Adapter, adapt
+from tera_jax.llama import Llama, load_pretrained, load_tokenizer
+from train.checkpoint import Checkpoints, Meta
+from train.config import Config
+from train.optim import optimizer
+from train.step import State, init_state
+
+
+class Run(NamedTuple):
+    """A base on its mesh, its tokenizer, and the adapter that is trained on it."""
+
+    config: Config
+    mesh: Mesh
+    model: Llama
+    params: Any
+    tokenizer: Any
+    adapter: Adapter
+    frozen: Any
+    meta: Meta
+
+    def variables(self, d: Any) -> dict[str, Any]:
+        """The three collections."""
+        return {"params": self.params, "frozen": self.frozen, "d": d}
+
+
+def build(config: Config) -> Run:
+    """Load the base and draw the frozen network.
+
+    Raises:
+        ValueError: when the model, the method or the mesh do not fit each other.
+        FileNotFoundError: when there is no model at the path.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    tokenizer = load_tokenizer(config.model.path)
+    model, params = load_pretrained(
+        config.model.path,
+        dtype=jnp.dtype(config.model.dtype),
+        mesh=mesh,
+        remat=config.model.remat,
+    )
+    adapter = adapt(
+        model,
+        jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        method=config.method.name,
+        config=config.method.settings,
+        targets=config.method.targets,
+    )
+    frozen = jax.jit(adapter.init_frozen, out_shardings=sharding.replicated(mesh))()
+    meta = Meta(0, fingerprint(frozen), base_fingerprint(params))
+    return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
+
+
+def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
+    """The state before the first of ``steps`` steps, and the optimizer that goes with it."""
+    optimizer_ = optimizer(run.config.optim, steps)
+
+    def init(params: Any, frozen: Any) -> State:
+        d = run.adapter.init_d(params, frozen, seed=run.config.loop.seed)
+        return init_state(d, optimizer_)
+
+    replicated = sharding.replicated(run.mesh)
+    return jax.jit(init, out_shardings=replicated)(run.params, run.frozen), optimizer_
+
+
+def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
+    """The best step of the run in ``workdir`` and its ``d``.
+
+    Raises:
+        FileNotFoundError: when there is no checkpoint.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.best
+        if step is None:
+            raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
+        like, _ = start(run, steps=1)
+        state, _ = checkpoints.restore(step, like, run.meta)
+    return step, state.d
+
+
+def describe(run: Run) -> str:
+    """One paragraph: the base, the devices, the method and its counts."""
+    base = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    state = jax.eval_shape(lambda: start(run, steps=1)[0])
+    trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
+    shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    return (
+        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}\n"
+        f"mesh {shape} on {jax.devices()[0].device_kind}\n"
+        f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
+        f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
+    )

@@ -1,0 +1,130 @@
+"""The jitted steps: one gradient step of ``d``, and one evaluation of the loss."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from tera_jax import sharding
+from tera_jax.interceptor import Adapter
+from tera_jax.llama import Llama
+from train.data import Batch
+
+_LOGITS_AT_ONCE = 2**27
+"""Entries of the logits that stand in memory at a time, in float32: 512 MiB."""
+
+
+class State(NamedTuple):
+    """What training changes, and what a checkpoint holds of it."""
+
+    step: Array
+    d: Any
+    opt: Any
+
+
+class Metrics(NamedTuple):
+    """Of one step. ``loss`` is in nats a target token."""
+
+    loss: Array
+    grad_norm: Array
+
+
+class LossSum(NamedTuple):
+    """Summed negative log-likelihood in nats, and the number of target tokens."""
+
+    nll: Array
+    tokens: Array
+
+
+def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), d, optimizer.init(d))
+
+
+def make_train_step(
+    model: Llama,
+    adapter: Adapter,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    params: Any,
+) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
+    """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
+
+    Only ``d`` is differentiated; ``params`` and ``frozen`` are arguments and are never changed.
+    The loss is summed over the target tokens of all rows and divided by their global count. The
+    state is donated.
+    """
+
+    def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
+        def mean_nll(d: Any) -> Array:
+            variables = {"params": params, "frozen": frozen, "d": d}
+            nll, tokens = loss_sum(model, adapter, variables, batch)
+            return nll / jnp.maximum(tokens, 1)
+
+        loss, grads = jax.value_and_grad(mean_nll)(state.d)
+        updates, opt = optimizer.update(grads, state.opt, state.d)
+        d = optax.apply_updates(state.d, updates)
+        return State(state.step + 1, d, opt), Metrics(loss, optax.global_norm(grads))
+
+    return jax.jit(
+        step,
+        in_shardings=(sharding.replicated(mesh), *_base_shardings(mesh, params)),
+        out_shardings=sharding.replicated(mesh),
+        donate_argnums=0,
+    )
+
+
+def make_eval_step(
+    model: Llama, adapter: Adapter, mesh: Mesh, params: Any
+) -> Callable[[Any, Any, Any, Batch], LossSum]:
+    """``step(d, params, frozen, batch) -> LossSum``, jitted over the mesh."""
+
+    def step(d: Any, params: Any, frozen: Any, batch: Batch) -> LossSum:
+        return loss_sum(model, adapter, {"params": params, "frozen": frozen, "d": d}, batch)
+
+    return jax.jit(
+        step,
+        in_shardings=(sharding.replicated(mesh), *_base_shardings(mesh, params)),
+        out_shardings=sharding.replicated(mesh),
+    )
+
+
+def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
+    return (
+        sharding.parameter_shardings(params, mesh),
+        sharding.replicated(mesh),
+        sharding.rows(mesh),
+    )
+
+
+def loss_sum(model: Llama, adapter: Adapter, variables: Any, batch: Batch) -> LossSum:
+    """Negative log-likelihood of the batch's targets under the adapted model.
+
+    Logits are computed at the target positions only, and a limited number of them at a time.
+    """
+    hidden_BLD, _ = adapter.apply(model, variables, batch.tokens_BL, method="hidden")
+    state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
+
+    @jax.checkpoint
+    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
+        logits_BCV = adapter.apply(model, variables, state_BCD, method="logits")
+        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
+        return jnp.sum(nll_BC * weight_BC)
+
+    rows, targets = batch.target_BT.shape
+    chunk = max(1, min(targets, _LOGITS_AT_ONCE // (rows * model.config.vocab_size)))
+    pieces = [_chunks(array, chunk) for array in (state_BTD, batch.target_BT, batch.weight_BT)]
+    nlls = jax.lax.map(lambda piece: nll(*piece), tuple(pieces))
+    return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
+
+
+def _chunks(array_BT: Any, chunk: int) -> Array:
+    """(B, T, ...) as (T / chunk, B, chunk, ...), filled up with zeros, which have no weight."""
+    rows, targets, *rest = array_BT.shape
+    fill = -targets % chunk
+    padded = jnp.pad(array_BT, ((0, 0), (0, fill), *[(0, 0)] * len(rest)))
+    return jnp.moveaxis(padded.reshape(rows, -1, chunk, *rest), 1, 0)
