@@ -11,8 +11,8 @@ from jaxtyping import Array, Float
 
 def network(
     core: Float[Array, "..."],
-    factors: Sequence[Float[Array, "R I"]],
-    d: Sequence[Float[Array, " R"]],
+    factors: Sequence[Float[Array, "_ _"]],
+    d: Sequence[Float[Array, " _"]],
     precision: Any = None,
 ) -> Float[Array, "..."]:
     """G x_1 diag(d^(1)) x_1 A^(1) ... x_N diag(d^(N)) x_N A^(N), Eq. 5.
@@ -47,17 +47,12 @@ def _mode_product(tensor: Array, axis: int, d_R: Array, factor_RI: Array, precis
     before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
     rank, mode = factor_RI.shape
     flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
-    wide = jnp.promote_types(jnp.promote_types(tensor.dtype, d_R.dtype), jnp.float32)
+    wide = accumulator(tensor.dtype)
     scaled_aRb = (flat_aRb.astype(wide) * d_R.astype(wide)[None, :, None]).astype(tensor.dtype)
-    product_aIb = jnp.einsum(
-        "arb,ri->aib",
-        scaled_aRb,
-        factor_RI,
-        precision=precision,
-        preferred_element_type=_accumulator(tensor.dtype),
-    )
-    return product_aIb.astype(tensor.dtype).reshape(*before, mode, *after)
+    product_aIb = jnp.einsum("arb,ri->aib", scaled_aRb, factor_RI, precision=precision)
+    return product_aIb.reshape(*before, mode, *after)
 
 
-def _accumulator(dtype: jax.typing.DTypeLike) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+def accumulator(dtype: jax.typing.DTypeLike) -> Any:
+    """The type in which sums of ``dtype`` are taken: float64 for itself, else float32."""
+    return jnp.float64 if dtype == jnp.float64 else jnp.float32

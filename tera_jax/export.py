@@ -38,6 +38,7 @@ def save_adapter(
     variables: Mapping[str, Any],
     base_name: str,
     with_frozen: bool = False,
+    dtype: jax.typing.DTypeLike = jnp.float32,
 ) -> Path:
     """Write an adapter alone: its trainable arrays, and what regenerates the rest.
 
@@ -50,6 +51,8 @@ def save_adapter(
         adapter: from :func:`tera_jax.adapt`.
         variables: ``params``, ``frozen`` and ``d``.
         base_name: for the reader, such as the path or hub name of the base.
+        dtype: float32 keeps every bit of ``d``; bfloat16 rounds it and halves the file, which for
+            a 7B model under ``4096|8x8x8x8`` takes 1.06 MB or 0.53 MB.
         with_frozen: also write the frozen arrays, for readers whose JAX draws other numbers from
             the seed.
 
@@ -69,15 +72,17 @@ def save_adapter(
         "base": {"name": base_name, "fingerprint": base_fingerprint(variables["params"])},
     }
 
+    d = jax.tree.map(lambda leaf: leaf.astype(dtype), variables["d"])
+
     def write(path: Path) -> None:
         (path / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        save_file(_flatten(variables["d"]), path / _ARRAYS)
+        save_file(_flatten(d), path / _ARRAYS)
         if with_frozen:
             save_file(_flatten(variables["frozen"]), path / _FROZEN)
 
     def check(path: Path) -> None:
         _, loaded = load_adapter(path, variables["params"])
-        require_equal(loaded["d"], variables["d"], path)
+        require_equal(loaded["d"], jax.tree.map(lambda leaf: leaf.astype(jnp.float32), d), path)
         require_equal(loaded["frozen"], variables["frozen"], path)
 
     return write_checked(directory, write, check)
@@ -295,9 +300,16 @@ def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:
             "it is not the file that adapter.json describes"
         )
     for name, (_, leaf) in zip(names, leaves, strict=True):
-        if (arrays[name].shape, arrays[name].dtype) != (leaf.shape, leaf.dtype):
+        narrow = arrays[name].dtype == jnp.bfloat16 and leaf.dtype == jnp.float32
+        if arrays[name].shape != leaf.shape or not (narrow or arrays[name].dtype == leaf.dtype):
             raise ValueError(
                 f"{name} in {path} is {arrays[name].dtype}{arrays[name].shape}, "
                 f"not {leaf.dtype}{leaf.shape}"
             )
-    return jax.tree.unflatten(treedef, [jnp.asarray(arrays[name]) for name in names])
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jnp.asarray(arrays[name], leaf.dtype)
+            for name, (_, leaf) in zip(names, leaves, strict=True)
+        ],
+    )

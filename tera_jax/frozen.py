@@ -30,7 +30,9 @@ def seed_key(seed: int, *address: str) -> Key[Array, ""]:
     key = jax.random.key(seed, impl="threefry2x32")
     for name in address:
         key = jax.random.fold_in(key, zlib.crc32(name.encode()))
-    return key
+    # Under jit XLA would otherwise compute everything that follows from a constant at compile time.
+    data = jax.lax.optimization_barrier(jax.random.key_data(key))
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def uniform(

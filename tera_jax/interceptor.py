@@ -249,7 +249,8 @@ def _call(module: Any, method: Method, frozen: Any, d: Any, inputs: Any) -> Any:
     """``module(inputs)`` of a linear layer, with the adapted kernel in the place of its own."""
     bias = module.get_variable("params", "bias") if module.use_bias else None
     kernel = module.get_variable("params", "kernel")
-    x, kernel, bias = promote_dtype(inputs, kernel, bias, dtype=module.dtype)
+    # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
+    x, _, bias = promote_dtype(inputs, kernel, bias, dtype=module.dtype)
     features = kernel.shape[1:]
     matrix = kernel.reshape(kernel.shape[0], -1)
     if module.dot_general is None and module.dot_general_cls is None:
@@ -257,7 +258,7 @@ def _call(module: Any, method: Method, frozen: Any, d: Any, inputs: Any) -> Any:
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
-        merged = method.merge(frozen, d, matrix)
+        merged = method.merge(frozen, d, matrix).astype(x.dtype)
         y = dot_general(x, merged, contract, precision=module.precision)
     y = y.reshape(*x.shape[:-1], *features)
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Literal, Self
+from typing import Literal
 
 import jax
 from jaxtyping import Shaped
@@ -52,7 +52,7 @@ class Tensorization:
                     )
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str) -> "Tensorization":
         """Read ``"4096|8x8x8x8"``: input modes, a bar, output modes.
 
         A rank below its mode follows a colon: ``"4096:128|8x8x8:4x8"``.

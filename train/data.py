@@ -62,11 +62,9 @@ def load_records(path: str) -> datasets.Dataset:
         raise ValueError(f"data file {path} ends in none of {_SUFFIXES}")
     try:
         records = datasets.load_dataset("json", data_files=str(file), split="train")
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         cause = error.__cause__ or error
-        raise ValueError(f"data file {path} is not a list of JSON records: {cause}") from error
-    if len(records) == 0:
-        raise ValueError(f"data file {path} holds no records")
+        raise ValueError(f"data file {path} holds no list of JSON records: {cause}") from error
     for field in ("instruction", "output"):
         column = records[field] if field in records.column_names else [None] * len(records)
         for row, value in enumerate(column):

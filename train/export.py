@@ -26,7 +26,7 @@ from train.run import Run
 FORMATS = ("adapter", "hf", "orbax")
 
 
-def export(run: Run, d: Any, format: str, output: Path, with_frozen: bool = False) -> Path:
+def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) -> Path:
     """Write the run's adapter or merged weights and compare what is read back.
 
     Args:
@@ -34,7 +34,7 @@ def export(run: Run, d: Any, format: str, output: Path, with_frozen: bool = Fals
         d: the adapter's trainable arrays.
         format: one of :data:`FORMATS`.
         output: absent or empty.
-        with_frozen: for ``adapter``, also write the frozen arrays.
+        **adapter_options: of :func:`tera_jax.save_adapter`.
 
     Raises:
         FileExistsError: when ``output`` is not empty.
@@ -45,7 +45,7 @@ def export(run: Run, d: Any, format: str, output: Path, with_frozen: bool = Fals
     if format == "adapter":
         base = Path(run.config.model.path)
         name = base.name if base.exists() else run.config.model.path
-        return exporting.save_adapter(output, run.adapter, variables, name, with_frozen)
+        return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
     merged = jax.jit(run.adapter.merge)(variables)
     if format == "orbax":
         return exporting.save_orbax(output, merged, run.model.config.to_hf())
@@ -82,12 +82,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--with-frozen", action="store_true", help="let the adapter carry the frozen arrays"
     )
+    parser.add_argument(
+        "--adapter-dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="bfloat16 rounds the trained numbers and halves the adapter",
+    )
     args = parser.parse_args(argv)
 
     exporting.require_empty(args.output)
     run = runs.build(parse(checkpoint.saved_config(args.workdir)))
     step, d = runs.trained(run, args.workdir)
-    path = export(run, d, args.format, args.output, args.with_frozen)
+    options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
+    path = export(run, d, args.format, args.output, **options)
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
 
 

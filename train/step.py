@@ -66,9 +66,10 @@ def make_train_step(
             return nll / jnp.maximum(tokens, 1)
 
         loss, grads = jax.value_and_grad(mean_nll)(state.d)
-        updates, opt = optimizer.update(grads, state.opt, state.d)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
+            updates, opt = optimizer.update(grads, state.opt, state.d)
         d = optax.apply_updates(state.d, updates)
-        return State(state.step + 1, d, opt), Metrics(loss, optax.global_norm(grads))
+        return State(state.step + 1, d, opt), Metrics(loss, optax.tree.norm(grads))
 
     return jax.jit(
         step,

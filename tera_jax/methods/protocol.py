@@ -46,7 +46,8 @@ class Method(NamedTuple):
     merge: Callable[..., Any]
     """(frozen, d, kernel) -> the adapted kernel, summed in float32 and rounded once."""
     apply: Callable[..., Any]
-    """(frozen, d, kernel, x_...I) -> x @ merge(frozen, d, kernel), by the cheapest route."""
+    """(frozen, d, kernel, x_...I) -> x @ merge(frozen, d, kernel), by the cheapest exact route; the
+    merged kernel is cast to the type of x."""
 
 
 def check_choices(config: Any) -> None:

@@ -116,7 +116,7 @@ def init_frozen(
     return {"core": core, "factors": factors}
 
 
-def init_d(tensorization: Tensorization, config: TeraConfig) -> list[Float[Array, " R"]]:
+def init_d(tensorization: Tensorization, config: TeraConfig) -> list[Float[Array, " _"]]:
     """d^(1)..d^(N), float32: all ones but the one that ``config.zero`` names, which is zero."""
     d = [jnp.ones(rank, jnp.float32) for rank in tensorization.ranks]
     zero = config.zero - 1 if config.zero > 0 else config.zero
@@ -126,10 +126,10 @@ def init_d(tensorization: Tensorization, config: TeraConfig) -> list[Float[Array
 
 def delta_w(
     frozen: dict[str, Any],
-    d: list[Float[Array, " R"]],
+    d: list[Float[Array, " _"]],
     tensorization: Tensorization,
     precision: Any = None,
-) -> Float[Array, "in out"]:
+) -> Float[Array, "_ _"]:
     """The weight update of one kernel, Eq. 5 unfolded by Eq. 1.
 
     Args:
@@ -180,11 +180,11 @@ def method(config: TeraConfig) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         update = delta_w(frozen, d, config.tensorization(kernel.shape), _merge_precision(kernel))
-        wide = jnp.promote_types(kernel.dtype, jnp.float32)
+        wide = contraction.accumulator(kernel.dtype)
         return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
 
     def apply(frozen: Any, d: Any, kernel: Array, x: Array) -> Array:
-        return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel))
+        return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel).astype(x.dtype))
 
     def check(sites: tuple[Site, ...]) -> None:
         shapes = {site.kernel_shape for site in sites}

@@ -1,0 +1,214 @@
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax.frozen import fingerprint, seed_key
+from tera_jax.methods import tera
+from tera_jax.methods.tera import TeraConfig
+from tera_jax.tensorize import Tensorization
+
+SCHEMES = [
+    "6|4",  # order 2
+    "24x24|12x16",  # SmolLM2's v_proj, both sides folded
+    "36|2x3x4x6",  # order 5, one side whole
+    "2x3x4|18",  # the other side whole
+    "2x2x2x2x2x2|2x2x2x2x2x2",  # order 12
+    "2x2x2|3x2x2x2x3",  # order 8
+    "12:5|4:3x6:2",  # ranks below the modes
+    "3:2x5|7:1x2",  # a rank of one
+    "576|24x24",
+]
+KEY = seed_key(0, "test")
+
+init_frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))
+delta_w = jax.jit(tera.delta_w, static_argnums=2)
+
+
+def element_by_element(frozen, d, scheme):
+    """Eq. 11 in float64, one element after the other, over all R_1..R_N at once."""
+    core = np.asarray(frozen["core"], np.float64)
+    weights = np.ones(core.shape)
+    for axis, vector in enumerate(d):
+        shape = [1] * core.ndim
+        shape[axis] = -1
+        weights = weights * np.asarray(vector, np.float64).reshape(shape)
+    scaled = core * weights
+    factors = [np.asarray(factor, np.float64) for factor in frozen["factors"]]
+    rows = list(itertools.product(*map(range, scheme.in_modes)))
+    columns = list(itertools.product(*map(range, scheme.out_modes)))
+    if len(rows) * len(columns) > 5000:  # the large schemes: a sample of the elements
+        random = np.random.default_rng(0)
+        rows = [rows[i] for i in random.choice(len(rows), 12, replace=False)]
+        columns = [columns[i] for i in random.choice(len(columns), 12, replace=False)]
+    for row, column in itertools.product(rows, columns):
+        value = scaled
+        for factor, i in zip(factors, row + column, strict=True):
+            value = np.tensordot(factor[:, i], value, axes=(0, 0))
+        yield row, column, float(value)
+
+
+def random_d(scheme, dtype=jnp.float32):
+    random = np.random.default_rng(7)
+    return [jnp.asarray(1 + 0.5 * random.standard_normal(rank), dtype) for rank in scheme.ranks]
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+@pytest.mark.parametrize("init", ["normal", "uniform", "identity"])
+def test_delta_w_equals_eq_11_element_by_element(text, init):
+    scheme = Tensorization.parse(text)
+    frozen = init_frozen(KEY, scheme, TeraConfig(init=init))
+    d = random_d(scheme)
+    update = np.asarray(delta_w(frozen, d, scheme), np.float64)
+    assert update.shape == scheme.shape
+    scale = np.abs(update).max()
+    assert scale > 0
+    for row, column, expected in element_by_element(frozen, d, scheme):
+        place = (
+            int(np.ravel_multi_index(row, scheme.in_modes)),
+            int(np.ravel_multi_index(column, scheme.out_modes)),
+        )
+        assert abs(update[place] - expected) <= 1e-5 * scale
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+def test_delta_w_changes_with_every_d(text):
+    scheme = Tensorization.parse(text)
+    frozen = init_frozen(KEY, scheme, TeraConfig())
+    d = random_d(scheme)
+    update = delta_w(frozen, d, scheme)
+    for i in range(scheme.order):
+        other = [*d[:i], d[i].at[0].add(0.5), *d[i + 1 :]]
+        assert not jnp.allclose(delta_w(frozen, other, scheme), update)
+
+
+def test_delta_w_in_float64_and_bfloat16():
+    scheme = Tensorization.parse("36|2x3x4x6")
+    narrow = init_frozen(KEY, scheme, TeraConfig(dtype="bfloat16"))
+    d = random_d(scheme)
+    with jax.enable_x64(True):
+        exact = delta_w(
+            jax.tree.map(lambda x: x.astype(jnp.float64), narrow),
+            [v.astype(jnp.float64) for v in d],
+            scheme,
+        )
+    update = delta_w(narrow, d, scheme)
+    assert exact.dtype == jnp.float64
+    assert update.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(update, np.float64) - np.asarray(exact))
+    assert error.max() <= 2e-2 * np.abs(np.asarray(exact)).max()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("zero", [1, 2, 5, -1, -5])
+def test_all_d_are_ones_but_one(zero):
+    scheme = Tensorization.parse("4096|8x8x8x8")
+    d = tera.init_d(scheme, TeraConfig(zero=zero))
+    index = zero - 1 if zero > 0 else 5 + zero
+    assert [v.shape for v in d] == [(4096,), (8,), (8,), (8,), (8,)]
+    assert all(v.dtype == jnp.float32 for v in d)
+    for i, vector in enumerate(d):
+        assert jnp.all(vector == (0 if i == index else 1))
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradient(zero, dtype):
+    scheme = Tensorization.parse("36|2x3x4x6")
+    config = TeraConfig(zero=zero, dtype=jnp.dtype(dtype).name)
+    frozen = init_frozen(KEY, scheme, config)
+    d = tera.init_d(scheme, config)
+    assert jnp.all(delta_w(frozen, d, scheme) == 0)
+    weight = jax.random.normal(jax.random.key(1), scheme.shape)
+    grads = jax.grad(lambda d: jnp.sum(weight * delta_w(frozen, d, scheme).astype(jnp.float32)))(d)
+    assert [bool(jnp.any(g != 0)) for g in grads] == [i == zero - 1 for i in range(5)]
+
+
+@pytest.mark.parametrize("text", ["64|4x16", "16x4|64", "4x4x4|2x4x8"])
+def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text):
+    scheme = Tensorization.parse(text)
+    x = jax.random.normal(jax.random.key(0), (256, 64))
+    ones = [jnp.ones(rank) for rank in scheme.ranks]
+
+    @functools.partial(jax.jit, static_argnums=(1, 2))
+    def of_all(keys, gain, init):
+        def of_one(key):
+            frozen = tera.init_frozen(key, scheme, TeraConfig(gain=gain, init=init))
+            return jnp.mean((x @ tera.delta_w(frozen, ones, scheme)) ** 2)
+
+        return jnp.mean(jax.vmap(of_one)(keys))
+
+    def mean_square(gain, init):
+        return of_all(jax.random.split(KEY, 64), gain, init)
+
+    for init in ("normal", "uniform"):
+        assert 0.8 < mean_square(1.0, init) < 1.25
+    ratio = mean_square(math.sqrt(2), "normal") / mean_square(1.0, "normal")
+    assert abs(ratio / 2 ** (scheme.order + 1) - 1) < 1e-3
+
+
+def test_identity_factors_make_a_scaled_core():
+    """TeRA_iden: ΔW = diag(e) G diag(f)."""
+    scheme = Tensorization.parse("6|2x4")
+    frozen = init_frozen(KEY, scheme, TeraConfig(init="identity"))
+    d = random_d(scheme)
+    matrix = frozen["core"].reshape(6, 8)
+    outer = jnp.outer(d[1], d[2]).reshape(8)
+    expected = d[0][:, None] * matrix * outer[None, :]
+    assert jnp.allclose(delta_w(frozen, d, scheme), expected, rtol=1e-6)
+
+
+def test_the_frozen_network_regenerates_from_its_seed():
+    scheme = Tensorization.parse("36|2x3x4x6")
+    prints = {
+        fingerprint(init_frozen(seed_key(seed, "36x144"), scheme, TeraConfig()))
+        for seed in (0, 0, 1)
+    }
+    assert len(prints) == 2
+
+
+def test_num_trainable_is_the_size_of_d():
+    for text in SCHEMES:
+        scheme = Tensorization.parse(text)
+        assert scheme.num_trainable == sum(v.size for v in tera.init_d(scheme, TeraConfig()))
+
+
+@pytest.mark.parametrize("text", ["16|4x4", "2x8|16", "16:5|4x4", "16|4:2x4:2"])
+def test_rank_reaches_the_bound_of_theorem_1(text):
+    scheme = Tensorization.parse(text)
+    frozen = init_frozen(KEY, scheme, TeraConfig())
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
+        update = np.asarray(delta_w(*double, scheme))
+    assert np.linalg.matrix_rank(update) == scheme.max_rank
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"zero": 0}, "zero 0"),
+        ({"gain": 0.0}, "gain 0.0"),
+        ({"parts": 0}, "parts 0"),
+        ({"tensorizations": ("4|4", "2x2|4")}, "two tensorizations"),
+        ({"tensorizations": ("4|1",)}, "mode 1"),
+    ],
+)
+def test_bad_settings_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TeraConfig(**fields)
+
+
+def test_a_zero_beyond_the_order_is_refused():
+    with pytest.raises(ValueError, match=r"zero 4, but 6\|2x4 has 3 vectors"):
+        TeraConfig(tensorizations=("6|2x4",), zero=4).tensorization((6, 8))
+
+
+def test_arrays_that_do_not_fit_the_scheme_are_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = init_frozen(KEY, scheme, TeraConfig())
+    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|4x2"):
+        tera.delta_w(frozen, random_d(scheme), Tensorization.parse("6|4x2"))

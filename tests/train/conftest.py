@@ -1,0 +1,86 @@
+import json
+import random
+import string
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
+from train.config import default
+
+WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory, smollm2_path) -> Path:
+    """A random Llama of two layers under SmolLM2's tokenizer, as an HF directory."""
+    config = LlamaConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 49152,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+            "eos_token_id": 2,
+        }
+    )
+    model = Llama(config)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    save_pretrained(model, params, path, load_tokenizer(smollm2_path))
+    return path
+
+
+def record(rng: random.Random) -> dict[str, str]:
+    """A question that a tiny model can learn: which label goes with a word."""
+    answer = rng.choice(["true", "false"])
+    word = rng.choice(WORDS[:4] if answer == "true" else WORDS[4:])
+    noise = rng.choice(string.ascii_lowercase)
+    return {
+        "instruction": f"{noise}: {word}?",
+        "input": "",
+        "output": f"the correct answer is {answer}",
+        "answer": answer,
+    }
+
+
+@pytest.fixture(scope="session")
+def records_path(tmp_path_factory) -> Path:
+    """200 records."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("data") / "records.json"
+    path.write_text(json.dumps([record(rng) for _ in range(200)]))
+    return path
+
+
+@pytest.fixture
+def tiny_config(tiny_llama, records_path):
+    """A ``ConfigDict`` of a run of a few seconds."""
+    config = default("tera")
+    config.model.path = str(tiny_llama)
+    config.model.dtype = "float32"
+    config.model.remat = "none"
+    config.data.path = str(records_path)
+    config.data.validation_rows = 16
+    config.data.max_prompt = 48
+    config.data.max_response = 8
+    config.method.parts = 2
+    config.optim.learning_rate = 3e-2
+    config.optim.warmup_steps = 5
+    config.loop.batch_size = 8
+    config.loop.steps = 12
+    config.loop.eval_every = 6
+    config.loop.log_every = 2
+    config.evaluate.path = str(records_path)
+    config.evaluate.rows = 6
+    config.evaluate.batch_size = 8
+    config.evaluate.max_new_tokens = 8
+    return config
