@@ -75,6 +75,7 @@ def fit(
                     checkpoints.save(state, meta, loss)
                 if caught and step < steps:
                     raise Interrupted(caught[0], step)
+            log.message(f"trained to step {steps}: {log.summary()}")
         best = checkpoints.best
     assert best is not None  # the last step is always saved
     return best

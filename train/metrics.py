@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 import time
 from pathlib import Path
 from typing import Self, TextIO
@@ -23,6 +24,7 @@ class Log:
         self._every = every
         self._held: tuple[int, Metrics, int] | None = None
         self._tokens, self._since = 0, time.perf_counter()
+        self._rates: list[float] = []
 
     def __enter__(self) -> Self:
         return self
@@ -68,6 +70,16 @@ class Log:
         """Time spent within is left out of tokens per second."""
         return Log._Pause(self)
 
+    def summary(self) -> str:
+        """Median tokens per second, without padding and pauses, and the peak of device memory."""
+        parts = []
+        if self._rates:
+            parts.append(f"{statistics.median(self._rates):,.0f} tokens/s")
+        memory = jax.local_devices()[0].memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            parts.append(f"{memory['peak_bytes_in_use'] / 2**30:.2f} GiB at most on a device")
+        return ", ".join(parts)
+
     def _write(self, step: int, metrics: Metrics, tokens: int) -> None:
         self._tokens += tokens
         if step % self._every:
@@ -81,6 +93,7 @@ class Log:
         now = time.perf_counter()
         rate = self._tokens / (now - self._since)
         self._tokens, self._since = 0, now
+        self._rates.append(rate)
         self.event(step, loss=loss, grad_norm=grad_norm, tokens_per_second=rate)
         self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
 
