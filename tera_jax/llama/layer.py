@@ -1,0 +1,169 @@
+"""One decoder layer and what it is made of.
+
+Every matrix is a plain ``nn.Dense`` under Hugging Face's name, with its kernel stored (in, out): an
+interceptor finds it there and may read its kernel differently.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
+
+from tera_jax import sharding
+from tera_jax.llama import rope
+from tera_jax.llama.config import LlamaConfig
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
+
+    eps: float
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        x = x.astype(jnp.float32)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        return (x * scale).astype(self.dtype)
+
+
+class Attention(nn.Module):
+    """Grouped query attention with rotary positions."""
+
+    config: LlamaConfig
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BLD: jax.Array,
+        cache: tuple[jax.Array, jax.Array] | None,
+        cos: jax.Array,
+        sin: jax.Array,
+        mask: jax.Array | None,
+        start: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Attends among ``x_BLD``, or to the slots of a layer's ``(key, value)`` from ``start``."""
+        config = self.config
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+        def heads(name: str, count: int) -> jax.Array:
+            width = count * config.head_dim
+            y = nn.Dense(width, use_bias=config.attention_bias, name=name, **types)(x_BLD)
+            return y.reshape((*x_BLD.shape[:2], count, config.head_dim))
+
+        query_BLNH = heads("q_proj", config.num_heads)
+        key_BSKH = heads("k_proj", config.num_kv_heads)
+        value_BSKH = heads("v_proj", config.num_kv_heads)
+        if config.qk_norm:
+            query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
+            key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
+        query_BLNH, key_BSKH = rope.rotate(query_BLNH, cos, sin), rope.rotate(key_BSKH, cos, sin)
+        if cache is None:
+            out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask)
+        else:
+            cache = (_write(cache[0], key_BSKH, start), _write(cache[1], value_BSKH, start))
+            key_BSKH, value_BSKH = cache[0].astype(self.dtype), cache[1].astype(self.dtype)
+            # A cached mask is complete: it knows which slot each query is in.
+            out_BLNH = _attention(query_BLNH, key_BSKH, value_BSKH, mask=mask, implementation="xla")
+        out = out_BLNH.reshape((*x_BLD.shape[:2], config.num_heads * config.head_dim))
+        o_proj = nn.Dense(config.hidden_size, use_bias=False, name="o_proj", **types)
+        return o_proj(out), cache
+
+    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask):
+        length, window = query_BLNH.shape[1], self.config.sliding_window
+        # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
+        cudnn = (
+            jax.default_backend() == "gpu"
+            and jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
+            # What cuDNN's flash attention asks for on every GPU that has it.
+            and self.config.head_dim <= 128
+            and self.config.head_dim % 8 == 0
+            and (mask is None or length % 2 == 0)
+        )
+        if not cudnn:
+            # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
+            query_BLNH, key_BSKH, value_BSKH = (
+                x.astype(jnp.float32) for x in (query_BLNH, key_BSKH, value_BSKH)
+            )
+        out_BLNH = _attention(
+            query_BLNH,
+            key_BSKH,
+            value_BSKH,
+            mask=mask,
+            is_causal=True,
+            local_window_size=None if window is None or window >= length else (window - 1, 0),
+            implementation="cudnn" if cudnn else "xla",
+        )
+        return out_BLNH.astype(self.dtype)
+
+
+class MLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    config: LlamaConfig
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array) -> jax.Array:
+        """Works on each token alone."""
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        width = self.config.intermediate_size
+        gate_BLF = nn.Dense(width, use_bias=False, name="gate_proj", **types)(x_BLD)
+        up_BLF = nn.Dense(width, use_bias=False, name="up_proj", **types)(x_BLD)
+        down = nn.Dense(self.config.hidden_size, use_bias=False, name="down_proj", **types)
+        return down(nn.silu(gate_BLF) * up_BLF)
+
+
+class Layer(nn.Module):
+    """Attention and MLP, each on a normed copy of the residual stream."""
+
+    config: LlamaConfig
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x_BLD: jax.Array, cache: Any, *where: Any) -> tuple[jax.Array, Any]:
+        """The body of the scan: ``where`` is as in :class:`Attention`."""
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        eps = self.config.rms_norm_eps
+        normed_BLD = RMSNorm(eps, name="input_layernorm", **types)(x_BLD)
+        attended_BLD, cache = Attention(self.config, name="self_attn", **types)(
+            normed_BLD, cache, *where
+        )
+        x_BLD = x_BLD + attended_BLD
+        normed_BLD = RMSNorm(eps, name="post_attention_layernorm", **types)(x_BLD)
+        x_BLD = x_BLD + MLP(self.config, name="mlp", **types)(normed_BLD)
+        return split_rows(x_BLD), cache
+
+
+def split_rows(x_BLD: jax.Array) -> jax.Array:
+    """Keeps the batch split by rows, under ``jax.set_mesh`` with the axes of ``make_mesh``.
+
+    Left alone, XLA may follow the layout of a kernel and gather the batch.
+    """
+    if not set(sharding.BATCH) <= set(jax.sharding.get_abstract_mesh().axis_names):
+        return x_BLD
+    return lax.with_sharding_constraint(x_BLD, P(sharding.BATCH, None, None))
+
+
+def _attention(*args: Any, **kwargs: Any) -> jax.Array:
+    # JAX's own code promotes bfloat16 to float32, which it refuses under strict promotion.
+    with jax.numpy_dtype_promotion("standard"):
+        return jax.nn.dot_product_attention(*args, **kwargs)
+
+
+def _write(slots_BSKH: jax.Array, new_BLKH: jax.Array, start: Any) -> jax.Array:
+    return lax.dynamic_update_slice_in_dim(
+        slots_BSKH, new_BLKH.astype(slots_BSKH.dtype), start, axis=1
+    )

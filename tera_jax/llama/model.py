@@ -1,0 +1,174 @@
+"""The decoder of Llama, Mistral, Qwen2 and Qwen3 in Flax linen.
+
+The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import DTypeLike
+
+from tera_jax.llama import rope
+from tera_jax.llama.cache import Cache
+from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.layer import Layer, RMSNorm, split_rows
+
+REMAT: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products."""
+
+
+class Llama(nn.Module):
+    """A causal language model.
+
+    Attributes:
+        config: its sizes.
+        dtype: of the matrix products and the residual stream. Norms, RoPE, softmax and logits are
+            float32 whatever it is.
+        remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
+        param_dtype: in which parameters are initialised; ``dtype`` when None.
+
+    Example:
+        >>> model = Llama(config)
+        >>> variables = model.init(jax.random.key(0), tokens_BL)
+        >>> logits_BLV, _ = model.apply(variables, tokens_BL)
+    """
+
+    config: LlamaConfig
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+    param_dtype: DTypeLike | None = None
+
+    def setup(self):
+        """Declares the parts; flax calls it."""
+        if self.remat not in REMAT:
+            raise ValueError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT)}")
+        config = self.config
+        param_dtype = self.dtype if self.param_dtype is None else self.param_dtype
+        types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": param_dtype}
+        self.embed_tokens = nn.Embed(config.vocab_size, config.hidden_size, **types)
+        layer = Layer
+        if self.remat != "none":
+            # Inside a scan XLA cannot merge the recomputation with the first one.
+            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False)
+        self.layers = nn.scan(
+            layer,
+            variable_axes={"params": 0, "d": 0, "frozen": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, *(nn.broadcast,) * 4),
+            out_axes=0,
+            length=config.num_layers,
+        )(config, **types)
+        self.norm = RMSNorm(config.rms_norm_eps, **types)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Dense(
+                config.vocab_size, use_bias=False, dot_general=_dot_general_f32, **types
+            )
+
+    def __call__(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Scores the next token after every token: :meth:`hidden`, then :meth:`logits`.
+
+        Returns:
+            ``(logits_BLV, cache)``, the logits float32, the cache with the new tokens in it.
+        """
+        hidden_BLD, cache = self.hidden(tokens_BL, positions_BL, segment_ids_BL, cache)
+        return self.logits(hidden_BLD), cache
+
+    def hidden(
+        self,
+        tokens_BL: jax.Array,
+        positions_BL: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """The normed residual stream after the last layer.
+
+        Rows padded on the right need no segment ids: no token sees what comes after it.
+
+        Args:
+            tokens_BL: int32.
+            positions_BL: int32. Without a cache it defaults to 0, 1, ... in each row, or in each
+                segment where ``segment_ids_BL`` is given; with a cache it must be given.
+            segment_ids_BL: int32. A token attends to its own segment only; 0 is padding.
+            cache: its next L slots receive the tokens. They must be free: this is not checked.
+
+        Returns:
+            ``(hidden_BLD, cache)``, the hidden states in ``dtype``.
+
+        Raises:
+            ValueError: for a cache without positions.
+        """
+        length = tokens_BL.shape[1]
+        if cache is not None and positions_BL is None:
+            raise ValueError("with a cache, positions_BL must be given")
+        if positions_BL is None:
+            positions_BL = _positions(tokens_BL, segment_ids_BL)
+        start, layer_cache, mask = None, None, None
+        if cache is not None:
+            if segment_ids_BL is None:
+                segment_ids_BL = jnp.ones_like(tokens_BL)
+            segment_ids_BS = lax.dynamic_update_slice_in_dim(
+                cache.segment_ids_BS, segment_ids_BL, cache.length, axis=1
+            )
+            start, layer_cache = cache.length, (cache.key, cache.value)
+            mask = self._cached_mask(segment_ids_BL, segment_ids_BS, start)
+        elif segment_ids_BL is not None:
+            mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
+        config = self.config
+        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        cos, sin = rope.tables(positions_BL, frequency)
+        x_BLD = split_rows(self.embed_tokens(tokens_BL))
+        x_BLD, layer_cache = self.layers(x_BLD, layer_cache, cos, sin, mask, start)
+        if cache is not None:
+            cache = Cache(layer_cache[0], layer_cache[1], segment_ids_BS, cache.length + length)
+        return self.norm(x_BLD), cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""
+        if not self.config.tie_word_embeddings:
+            return self.lm_head(hidden)
+        embedding_VD = self.embed_tokens.embedding.astype(self.dtype)
+        contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+        return _dot_general_f32(hidden, embedding_VD, contract)
+
+    def _cached_mask(self, segment_ids_BL, segment_ids_BS, start):
+        """``(B, 1, L, S)``: slots up to the query's own, of its segment, within its window."""
+        own_L = start + jnp.arange(segment_ids_BL.shape[1], dtype=jnp.int32)
+        slot_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
+        age_LS = own_L[:, None] - slot_S[None, :]
+        seen_LS = age_LS >= 0
+        if self.config.sliding_window is not None:
+            seen_LS &= age_LS < self.config.sliding_window
+        same_BLS = segment_ids_BL[:, :, None] == segment_ids_BS[:, None, :]
+        return (seen_LS[None] & same_BLS)[:, None]
+
+
+def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Array:
+    """0, 1, ... from the start of each row, or of each run of equal segment ids."""
+    index_BL = lax.broadcasted_iota(jnp.int32, tokens_BL.shape, 1)
+    if segment_ids_BL is None:
+        return index_BL
+    changed = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
+    starts_BL = jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
+    return index_BL - lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)
+
+
+def _dot_general_f32(
+    lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precision: Any = None, **_: Any
+) -> jax.Array:
+    """``lax.dot_general`` that returns the float32 in which it accumulates."""
+    return lax.dot_general(
+        lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=jnp.float32
+    )

@@ -1,0 +1,117 @@
+"""Rotary positions (Su et al., 2021), with Llama 3.1's stretched frequencies."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_DEFAULT_THETA = 10000.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Scaling:
+    """The stretched rotary frequencies of Llama 3.1 (``rope_type: llama3``).
+
+    Wavelengths above ``original_max_position_embeddings / low_freq_factor`` tokens are stretched by
+    ``factor``, those below ``original_max_position_embeddings / high_freq_factor`` are kept, and
+    those between are interpolated.
+    """
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+    def __post_init__(self):
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError(
+                f"rope scaling needs high_freq_factor > low_freq_factor, not "
+                f"{self.high_freq_factor} and {self.low_freq_factor}"
+            )
+
+
+def frequencies(head_dim: int, theta: float, scaling: Llama3Scaling | None) -> np.ndarray:
+    """Radians per token of each of the ``head_dim / 2`` pairs, float32."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    plain = (1.0 / np.float32(theta) ** exponents).astype(np.float32)
+    if scaling is None:
+        return plain
+    return (plain / stretches(plain, scaling)).astype(np.float32)
+
+
+def stretches(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
+    """The factor >= 1 by which Llama 3.1 divides each of the ``plain`` frequencies.
+
+    The share of the unstretched frequency rises linearly from 0 to 1 while the original context
+    grows from ``low_freq_factor`` to ``high_freq_factor`` wavelengths.
+    """
+    wavelengths_in_context = scaling.original_max_position_embeddings * plain / (2 * np.pi)
+    kept = (wavelengths_in_context - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    kept = np.clip(kept, 0.0, 1.0)
+    return 1.0 / (kept + (1.0 - kept) / scaling.factor)
+
+
+def tables(positions_BL: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine of every angle, float32, shaped ``(B, L, 1, H / 2)`` to fit all heads."""
+    # A product and no einsum: a GPU may do the latter in TF32.
+    angle = positions_BL.astype(jnp.float32)[:, :, None] * jnp.asarray(frequency)[None, None, :]
+    return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
+
+
+def rotate(x_BLNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32."""
+    first, second = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BLNH.dtype)
+
+
+def read_hf(raw: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
+    """Theta and scaling from transformers 5's key, transformers 4's two keys, or both if equal.
+
+    Raises:
+        ValueError: for a rope type other than default and llama3, and for keys that disagree.
+    """
+    theta = raw.get("rope_theta")
+    new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
+    found = [
+        _read_dict(key, value, theta)
+        for key, value in (("rope_parameters", new), ("rope_scaling", old))
+        if value is not None
+    ] or [(_DEFAULT_THETA if theta is None else theta, None)]
+    # rope_parameters is complete: without rope_scaling beside it, it may still disagree with theta.
+    if any(other != found[0] for other in found) or theta not in (None, found[0][0]):
+        raise ValueError(
+            f"config keys rope_parameters={new!r}, rope_theta={theta!r} and rope_scaling={old!r} "
+            "disagree; keep the ones that are right"
+        )
+    return found[0]
+
+
+def _read_dict(
+    key: str, value: Mapping[str, Any], theta: float | None
+) -> tuple[float, Llama3Scaling | None]:
+    rest = dict(value)
+    kinds = {rest.pop(name) for name in ("rope_type", "type") if name in rest}
+    if len(kinds) > 1 or not kinds <= {"default", "llama3"}:
+        raise ValueError(
+            f"config key {key}={dict(value)!r} is not supported: the rope type must be default or "
+            "llama3; choose another checkpoint"
+        )
+    fallback = _DEFAULT_THETA if theta is None else theta
+    theta = rest.pop("rope_theta", fallback)
+    if rest.get("partial_rotary_factor") in (None, 1.0):
+        rest.pop("partial_rotary_factor", None)
+    wanted = {field.name for field in dataclasses.fields(Llama3Scaling)}
+    if kinds != {"llama3"}:
+        wanted = set()
+    if set(rest) != wanted:
+        raise ValueError(
+            f"config key {key}={dict(value)!r} is not supported: beside rope_type and rope_theta "
+            f"it must have exactly the keys {sorted(wanted)}"
+        )
+    return theta, Llama3Scaling(**rest) if wanted else None
