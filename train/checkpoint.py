@@ -45,6 +45,8 @@ class Checkpoints:
             directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
+                best_fn=lambda metrics: metrics[_LOSS],  # has the metrics written to disk
+                best_mode="min",
                 enable_async_checkpointing=False,
                 cleanup_tmp_directories=True,
             ),

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
-from train.config import default
+from train import data
+from train.checkpoint import claim
+from train.config import default, parse
+from train.loop import fit
+from train.run import build
 
 WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 
@@ -64,6 +68,10 @@ def records_path(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny_config(tiny_llama, records_path):
     """A ``ConfigDict`` of a run of a few seconds."""
+    return make_config(tiny_llama, records_path)
+
+
+def make_config(tiny_llama: Path, records_path: Path):
     config = default("tera")
     config.model.path = str(tiny_llama)
     config.model.dtype = "float32"
@@ -84,3 +92,18 @@ def tiny_config(tiny_llama, records_path):
     config.evaluate.batch_size = 8
     config.evaluate.max_new_tokens = 8
     return config
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_llama, records_path, tmp_path_factory):
+    """A run that was trained to its end: its parts, and its directory."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    config = parse(make_config(tiny_llama, records_path))
+    claim(workdir, config)
+    run = build(config)
+    train, valid = (
+        data.tokenize(records, run.tokenizer, config.data) for records in data.split(config.data)
+    )
+    with jax.set_mesh(run.mesh):
+        fit(run, workdir, train, valid)
+    return run, workdir

@@ -1,0 +1,96 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from train.checkpoint import Checkpoints, Meta, claim, require_claimable
+from train.config import parse
+from train.step import State
+
+META = Meta(position=7, frozen_fingerprint="f" * 16, base_fingerprint="b" * 16)
+
+
+def state(step):
+    d = {"q_proj": [jnp.full(3, float(step)), jnp.ones(2)]}
+    return State(jnp.asarray(step, jnp.int32), d, (jnp.zeros(3),))
+
+
+def save(workdir, losses):
+    with Checkpoints(workdir) as checkpoints:
+        for step, loss in losses.items():
+            checkpoints.save(state(step), META._replace(position=10 * step), loss)
+
+
+def steps(workdir):
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    save(tmp_path, {1: 3.0, 2: 1.0, 3: None, 4: 2.0, 5: None})
+    assert steps(tmp_path) == {2, 5}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (5, 2)
+        assert checkpoints.loss(2) == 1.0
+        assert checkpoints.loss(5) is None
+
+
+def test_the_best_may_be_the_last(tmp_path):
+    save(tmp_path, {1: 3.0, 2: 1.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (2, 2)
+
+
+def test_without_an_evaluation_the_last_is_the_best(tmp_path):
+    save(tmp_path, {1: None, 2: None})
+    assert steps(tmp_path) == {2}
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best == 2
+
+
+def test_an_empty_directory_has_none(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.latest, checkpoints.best) == (None, None)
+
+
+def test_state_and_position_come_back(tmp_path):
+    save(tmp_path, {4: 1.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, meta = checkpoints.restore(4, state(0), META)
+    assert meta.position == 40
+    for a, b in zip(*map(jax.tree.leaves, (restored, state(4))), strict=True):
+        assert jnp.array_equal(a, b)
+    assert not jnp.array_equal(restored.d["q_proj"][0], state(0).d["q_proj"][0])
+
+
+def test_another_frozen_network_or_base_is_refused(tmp_path):
+    save(tmp_path, {4: 1.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="frozen network of fingerprint ffff"):
+            checkpoints.restore(4, state(0), META._replace(frozen_fingerprint="0" * 16))
+        with pytest.raises(ValueError, match="base of fingerprint bbbb"):
+            checkpoints.restore(4, state(0), META._replace(base_fingerprint="0" * 16))
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    save(tmp_path, {1: 1.0})
+    partial = tmp_path / "checkpoints" / "2.orbax-checkpoint-tmp"
+    partial.mkdir()
+    (partial / "state").write_text("torn")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest == 1
+
+
+def test_a_workdir_belongs_to_one_configuration(tmp_path, tiny_config):
+    claim(tmp_path / "run", parse(tiny_config))
+    claim(tmp_path / "run", parse(tiny_config))
+    tiny_config.mesh.data = 2
+    require_claimable(tmp_path / "run", parse(tiny_config))
+    tiny_config.optim.learning_rate = 0.5
+    with pytest.raises(FileExistsError, match=r"config.optim.learning_rate: 0.03 -> 0.5"):
+        require_claimable(tmp_path / "run", parse(tiny_config))
+
+
+def test_a_directory_with_something_else_is_refused(tmp_path, tiny_config):
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(FileExistsError, match="not empty"):
+        claim(tmp_path, parse(tiny_config))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -1,0 +1,98 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tera_jax import load_adapter
+from tera_jax.export import load_orbax
+from tera_jax.llama import load_pretrained
+from train import export
+from train import run as runs
+
+TOKENS = np.random.default_rng(0).integers(3, 49152, (2, 24))
+
+
+@pytest.fixture
+def trained(finished):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    return run, run.variables(d)
+
+
+def logits(run, variables):
+    scores, _ = jax.jit(lambda v: run.adapter.apply(run.model, v, TOKENS.astype(np.int32)))(
+        variables
+    )
+    return np.asarray(scores)
+
+
+def call(workdir, kind, output, *more):
+    export.main([f"--workdir={workdir}", f"--format={kind}", f"--output={output}", *more])
+
+
+def test_the_merged_export_gives_the_same_logits_in_torch(finished, trained, tmp_path, capsys):
+    run, variables = trained
+    call(finished[1], "hf", tmp_path / "hf")
+    report = json.loads(capsys.readouterr().out)
+    assert report["format"] == "hf"
+    assert report["step"] == 12
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "hf", dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        found = loaded(torch.tensor(TOKENS)).logits.numpy()
+    expected = logits(run, variables)
+    assert np.abs(found - expected).max() <= 2e-4 * np.ptp(expected)
+    base, _ = run.model.apply({"params": run.params}, TOKENS.astype(np.int32))
+    assert np.abs(found - np.asarray(base)).max() > 1e-2 * np.ptp(expected)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    text = "cat: red?"
+    assert tokenizer(text)["input_ids"] == run.tokenizer(text)["input_ids"]
+
+
+def test_the_orbax_export_restores_to_the_merged_bits(finished, trained, tmp_path):
+    run, variables = trained
+    call(finished[1], "orbax", tmp_path / "orbax")
+    found = load_orbax(tmp_path / "orbax", run.params)
+    merged = jax.jit(run.adapter.merge)(variables)
+    for a, b in zip(*map(jax.tree.leaves, (found, merged)), strict=True):
+        assert jnp.array_equal(a, b)
+    config = json.loads((tmp_path / "orbax" / "config.json").read_text())
+    assert config["model_type"] == "llama"
+    kernels = [tree["layers"]["self_attn"]["q_proj"]["kernel"] for tree in (found, run.params)]
+    assert not jnp.array_equal(*kernels)
+
+
+@pytest.mark.parametrize("more", [[], ["--with-frozen"]])
+def test_the_adapter_export_round_trip_is_exact(finished, trained, tmp_path, more):
+    run, variables = trained
+    call(finished[1], "adapter", tmp_path / "adapter", *more)
+    model, params = load_pretrained(run.config.model.path)
+    adapter, found = load_adapter(tmp_path / "adapter", params)
+    assert adapter == run.adapter
+    for a, b in zip(*map(jax.tree.leaves, (found, variables)), strict=True):
+        assert jnp.array_equal(a, b)
+    scores, _ = jax.jit(lambda v: adapter.apply(model, v, TOKENS.astype(np.int32)))(found)
+    assert np.array_equal(scores, logits(run, variables))
+    description = json.loads((tmp_path / "adapter" / "adapter.json").read_text())
+    assert description["base"]["name"] == "tiny"
+
+
+@pytest.mark.parametrize("kind", export.FORMATS)
+def test_an_output_that_is_not_empty_is_refused_before_anything_is_loaded(
+    finished, tmp_path, kind, monkeypatch
+):
+    monkeypatch.setattr(runs, "build", None)
+    (tmp_path / "mine").write_text("keep")
+    with pytest.raises(FileExistsError, match="not empty"):
+        call(finished[1], kind, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_directory_without_a_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; name the --workdir"):
+        call(tmp_path, "hf", tmp_path / "hf")

@@ -1,0 +1,59 @@
+"""What train.main refuses before it loads a model."""
+
+import json
+
+import pytest
+
+from train import data
+from train import run as runs
+from train.config import parse
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        ("model.path", "no/such/model", FileNotFoundError, "no/such/model"),
+        ("method.targets", ("x_proj",), ValueError, "target 'x_proj' names no linear layer"),
+        ("method.tensorizations", ("32|5x7",), ValueError, r"'32\|5x7' folds a kernel \(32, 35\)"),
+        ("mesh.data", 16, ValueError, "needs 16 devices, but JAX sees 8"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_by_name(tiny_config, field, value, error, message):
+    tiny_config.loop.batch_size = tiny_config.evaluate.batch_size = 16
+    section, key = field.split(".")
+    tiny_config[section][key] = value
+    with pytest.raises(error, match=message):
+        runs.build(parse(tiny_config))
+
+
+def test_missing_data_is_refused_by_name(tiny_config, tmp_path):
+    tiny_config.data.path = str(tmp_path / "none.json")
+    with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
+        data.split(parse(tiny_config).data)
+
+
+def test_a_foreign_or_truncated_model_file_is_refused(tiny_config, tiny_llama, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((tiny_llama / name).read_bytes())
+    whole = (tiny_llama / "model.safetensors").read_bytes()
+    tiny_config.model.path = str(tmp_path)
+    for content in (whole[:-100], whole[:50], b"\x80\x04pickle"):
+        (tmp_path / "model.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors"):
+            runs.build(parse(tiny_config))
+
+
+def test_the_description_counts_base_and_trained_numbers(finished):
+    run, _ = finished
+    text = runs.describe(run)
+    trained = sum(
+        site.stack[0] * run.config.method.settings.tensorization(site.kernel_shape).num_trainable
+        for site in run.adapter.sites
+    )
+    assert f"{trained:,} trained" in text
+    assert "tera on q_proj, v_proj" in text
+
+
+def test_the_run_wrote_its_configuration(finished):
+    run, workdir = finished
+    assert parse(json.loads((workdir / "config.json").read_text())) == run.config
