@@ -28,11 +28,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.append_eos = True
     config.method.tensorizations = ("576|24x24", "576|12x16")
     config.optim.learning_rate = 3e-2
-    config.optim.warmup_steps = 10
+    config.optim.warmup_steps = 8
     config.loop.batch_size = 8
-    config.loop.steps = 60
-    config.loop.eval_every = 20
-    config.loop.log_every = 5
+    config.loop.steps = 32
+    config.loop.eval_every = 16
+    config.loop.log_every = 4
     config.evaluate.path = str(_RECORDS / "test.json")
     config.evaluate.batch_size = 16
     config.evaluate.max_new_tokens = 8

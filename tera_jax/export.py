@@ -16,8 +16,8 @@ import orbax.checkpoint as ocp
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from tera_jax.adapter import Adapter, make
 from tera_jax.frozen import fingerprint
-from tera_jax.interceptor import Adapter
 from tera_jax.methods import METHODS, Site
 
 FORMAT = "tera-jax-adapter"
@@ -54,7 +54,7 @@ def save_adapter(
         dtype: float32 keeps every bit of ``d``; bfloat16 rounds it and halves the file, which for
             a 7B model under ``4096|8x8x8x8`` takes 1.06 MB or 0.53 MB.
         with_frozen: also write the frozen arrays, for readers whose JAX draws other numbers from
-            the seed.
+            the seed. Those that no seed regenerates are always written.
 
     Returns:
         The directory.
@@ -77,7 +77,7 @@ def save_adapter(
     def write(path: Path) -> None:
         (path / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
         save_file(_flatten(d), path / _ARRAYS)
-        if with_frozen:
+        if with_frozen or not adapter.regenerates:
             save_file(_flatten(variables["frozen"]), path / _FROZEN)
 
     def check(path: Path) -> None:
@@ -122,7 +122,7 @@ def load_adapter(
             f"{base['fingerprint']}, but these weights have {present}; load that base, or pass "
             "allow_other_base=True"
         )
-    frozen = _load_frozen(path, adapter, description["frozen_fingerprint"])
+    frozen = _load_frozen(path, adapter, params, description["frozen_fingerprint"])
     shapes = jax.eval_shape(adapter.init_d, params, frozen)
     d = _unflatten(_read_arrays(path / _ARRAYS), shapes, path / _ARRAYS)
     return adapter, {"params": params, "frozen": frozen, "d": d}
@@ -145,7 +145,7 @@ def _read_description(path: Path) -> tuple[Adapter, dict[str, Any]]:
         raise ValueError(f"{path} is of method {description['method']!r}, not of {list(METHODS)}")
     config = entry.config(**{k: _tuples(v) for k, v in description["config"].items()})
     sites = tuple(Site(*map(_tuples, site.values())) for site in description["layers"])
-    return Adapter(description["method"], config, sites), description
+    return make(description["method"], config, sites), description
 
 
 def _tuples(value: Any) -> Any:
@@ -153,9 +153,10 @@ def _tuples(value: Any) -> Any:
 
 
 def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
+    leaf = "embedding" if METHODS[adapter.name].adapts == "embedding" else "kernel"
     for site in adapter.sites:
         node = params
-        for name in (*site.path, "kernel"):
+        for name in (*site.path, leaf):
             node = node.get(name) if isinstance(node, Mapping) else None
         shape = None if node is None else node.shape
         if shape is None or (
@@ -169,12 +170,12 @@ def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
             )
 
 
-def _load_frozen(path: Path, adapter: Adapter, expected: str) -> Any:
-    if (path / _FROZEN).is_file():
-        shapes = jax.eval_shape(adapter.init_frozen)
+def _load_frozen(path: Path, adapter: Adapter, params: Any, expected: str) -> Any:
+    if (path / _FROZEN).is_file() or not adapter.regenerates:
+        shapes = jax.eval_shape(adapter.init_frozen, params)
         frozen = _unflatten(_read_arrays(path / _FROZEN), shapes, path / _FROZEN)
     else:
-        frozen = jax.jit(adapter.init_frozen)()
+        frozen = jax.jit(adapter.init_frozen)(params)
     require_fingerprint(fingerprint(frozen), expected, str(path))
     return frozen
 

@@ -60,6 +60,7 @@ def load_records(path: str) -> datasets.Dataset:
         raise FileNotFoundError(f"data file {path} does not exist; check config.data.path")
     if not file.name.endswith(_SUFFIXES):
         raise ValueError(f"data file {path} ends in none of {_SUFFIXES}")
+    datasets.disable_progress_bars()
     try:
         records = datasets.load_dataset("json", data_files=str(file), split="train")
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
@@ -96,12 +97,20 @@ def split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
     return shuffled.select(range(rest)), shuffled.select(range(rest, len(records)))
 
 
-def tokenize(records: datasets.Dataset, tokenizer: Tokenizer, config: DataConfig) -> list[Example]:
+def tokenize(
+    records: datasets.Dataset,
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    virtual: Sequence[int] = (),
+) -> list[Example]:
     """Prompts and responses as token ids, cut to their greatest lengths.
 
     The two are tokenised apart, so that the prompt's tokens are those seen at inference.
+    ``virtual`` ids stand before each prompt and do not count towards its length.
     """
-    prompts = encode_prompts(records["instruction"], tokenizer, config, bos=config.bos == "always")
+    prompts = encode_prompts(
+        records["instruction"], tokenizer, config, bos=config.bos == "always", virtual=virtual
+    )
     responses = tokenizer(list(records["output"]), add_special_tokens=False)["input_ids"]
     eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
     return [
@@ -111,14 +120,18 @@ def tokenize(records: datasets.Dataset, tokenizer: Tokenizer, config: DataConfig
 
 
 def encode_prompts(
-    instructions: Sequence[str], tokenizer: Tokenizer, config: DataConfig, bos: bool
+    instructions: Sequence[str],
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    bos: bool,
+    virtual: Sequence[int] = (),
 ) -> list[list[int]]:
     """Instructions in the template of ``config`` as token ids, the last ``max_prompt`` of them."""
     texts = [commonsense.prompt(text, config.prompt) for text in instructions]
     first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
     room = config.max_prompt - len(first)
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [[*first, *row[len(row) - min(len(row), room) :]] for row in ids]
+    return [[*virtual, *first, *row[len(row) - min(len(row), room) :]] for row in ids]
 
 
 def _special(token: int | None, name: str) -> int:
@@ -127,15 +140,15 @@ def _special(token: int | None, name: str) -> int:
     return token
 
 
-def collate(examples: Sequence[Example], config: DataConfig) -> Batch:
+def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -> Batch:
     """One batch of the shapes that ``config`` fixes, so that a step is traced once.
 
-    L is ``max_prompt + max_response``; T is ``max_response``, or L - 1 when the loss is on the
-    prompt too.
+    L is ``virtual + max_prompt + max_response``; T is ``max_response``, or all but the virtual
+    tokens and the first when the loss is on the prompt too.
     """
-    length = config.max_prompt + config.max_response
+    length = virtual + config.max_prompt + config.max_response
     on_prompt = config.loss_on == "prompt"
-    targets = length - 1 if on_prompt else config.max_response
+    targets = length - max(1, virtual) if on_prompt else config.max_response
     rows = len(examples)
     batch = Batch(
         tokens_BL=np.zeros((rows, length), np.int32),
@@ -145,7 +158,7 @@ def collate(examples: Sequence[Example], config: DataConfig) -> Batch:
     )
     for row, (prompt, response) in enumerate(examples):
         tokens = [*prompt, *response]
-        first = 1 if on_prompt else len(prompt)
+        first = max(1, virtual) if on_prompt else len(prompt)
         count = len(tokens) - first
         batch.tokens_BL[row, : len(tokens)] = tokens
         batch.index_BT[row, :count] = np.arange(first - 1, len(tokens) - 1)
@@ -178,6 +191,7 @@ class Stream:
     seed: int
     config: DataConfig
     position: int = 0
+    virtual: int = 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -186,7 +200,7 @@ class Stream:
         places = range(self.position, self.position + self.batch_size)
         batch = [self.examples[self._index(place)] for place in places]
         self.position += self.batch_size
-        return collate(batch, self.config)
+        return collate(batch, self.config, self.virtual)
 
     def _index(self, place: int) -> int:
         epoch, offset = divmod(place, len(self.examples))
@@ -201,10 +215,12 @@ class Stream:
         return cached[1]
 
 
-def held_out(examples: Sequence[Example], batch_size: int, config: DataConfig) -> Iterator[Batch]:
+def held_out(
+    examples: Sequence[Example], batch_size: int, config: DataConfig, virtual: int = 0
+) -> Iterator[Batch]:
     """The examples in order; the last batch is filled up with rows of no weight."""
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
-        batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config)
+        batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config, virtual)
         batch.weight_BT[len(chunk) :] = 0
         yield batch

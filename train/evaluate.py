@@ -85,20 +85,24 @@ def at_start(
 
 
 def generate_answers(run: Run, d: Any, questions: Sequence[dict[str, Any]]) -> Iterator[Answer]:
-    """Greedy answers of the merged model, in the order of the questions.
+    """Greedy answers, in the order of the questions.
 
-    Merging first makes decoding as fast as the base's. Prompts are decoded in the order of their
-    lengths, so that a batch carries little padding.
+    A method that can be merged is merged first, which makes decoding as fast as the base's.
+    Prompts are decoded in the order of their lengths, so that a batch carries little padding.
     """
     if not questions:
         return
     config = run.config
-    merged = jax.jit(run.adapter.merge)(run.variables(d))
+    if run.adapter.mergeable:
+        variables, apply = {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
+    else:
+        variables, apply = run.variables(d), functools.partial(run.adapter.apply, run.model)
     prompts = data.encode_prompts(
         [record["instruction"] for record in questions],
         run.tokenizer,
         config.data,
         bos=config.data.bos != "never",
+        virtual=run.virtual_tokens,
     )
     decode = jax.jit(
         functools.partial(
@@ -107,6 +111,7 @@ def generate_answers(run: Run, d: Any, questions: Sequence[dict[str, Any]]) -> I
             max_new_tokens=config.evaluate.max_new_tokens,
             eos_id=run.tokenizer.eos_token_id,
             pad_id=0,
+            apply=apply,
         )
     )
     outputs: dict[int, str] = {}
@@ -117,7 +122,7 @@ def generate_answers(run: Run, d: Any, questions: Sequence[dict[str, Any]]) -> I
             chunk = order[start : start + size]
             filled = [*chunk, *[chunk[-1]] * (size - len(chunk))]
             tokens_BL, segments_BL = left_pad([prompts[row] for row in filled], pad_id=0)
-            new_BT = decode({"params": merged}, tokens_BL, segments_BL)
+            new_BT = decode(variables, tokens_BL, segments_BL)
             for row, tokens_T in zip(chunk, jax.device_get(new_BT), strict=False):
                 outputs[row] = _text(tokens_T.tolist(), run.tokenizer)
             bar.update(len(chunk))
@@ -198,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _, records = data.split(config.data)
     run = runs.build(config)
     step, d = runs.trained(run, args.workdir)
-    valid = data.tokenize(records, run.tokenizer, config.data)
+    valid = data.tokenize(records, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         score, answers = evaluate(run, d, valid, questions)
     write(output, step, score, answers)

@@ -45,9 +45,12 @@ def fit(
     loop = run.config.loop
     steps = loop.steps or data.num_steps(len(train), loop.batch_size, loop.epochs)
     state, optimizer = start(run, steps)
-    train_step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params)
+    train_step = make_train_step(
+        run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed
+    )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
-    stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data)
+    virtual = len(run.virtual_tokens)
+    stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
 
     with Checkpoints(workdir) as checkpoints, _caught_signals() as caught:
         if checkpoints.latest is not None:
@@ -83,9 +86,10 @@ def fit(
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:
     """Mean negative log-likelihood of the target tokens, in nats."""
+    size, virtual = run.config.evaluate.batch_size, len(run.virtual_tokens)
     sums: list[LossSum] = [
         eval_step(d, run.params, run.frozen, to_device(batch, run))
-        for batch in data.held_out(examples, run.config.evaluate.batch_size, run.config.data)
+        for batch in data.held_out(examples, size, run.config.data, virtual)
     ]
     nll, tokens = (float(sum(column)) for column in zip(*jax.device_get(sums), strict=True))
     return nll / tokens

@@ -34,8 +34,8 @@ def main(_: Sequence[str]) -> None:
     run = runs.build(config)
     checkpoint.claim(workdir, config)
     print(runs.describe(run), flush=True)
-    train = data.tokenize(train, run.tokenizer, config.data)
-    valid = data.tokenize(valid, run.tokenizer, config.data)
+    train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
+    valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         before = evaluate.at_start(run, workdir, valid, questions)
         try:

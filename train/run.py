@@ -9,14 +9,14 @@ import optax
 from jax.sharding import Mesh
 
 from tera_jax import sharding
+from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint
 from tera_jax.frozen import fingerprint
-from tera_jax.interceptor import Adapter, adapt
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer
 from train.checkpoint import Checkpoints, Meta
 from train.config import Config
 from train.optim import optimizer
-from train.step import State, init_state
+from train.step import State, init_state, state_shardings
 
 
 class Run(NamedTuple):
@@ -30,6 +30,12 @@ class Run(NamedTuple):
     adapter: Adapter
     frozen: Any
     meta: Meta
+
+    @property
+    def virtual_tokens(self) -> tuple[int, ...]:
+        """The token ids that the method puts before every prompt."""
+        first = self.model.config.vocab_size
+        return tuple(range(first, first + self.adapter.num_virtual_tokens))
 
     def variables(self, d: Any) -> dict[str, Any]:
         """The three collections."""
@@ -58,7 +64,7 @@ def build(config: Config) -> Run:
         config=config.method.settings,
         targets=config.method.targets,
     )
-    frozen = jax.jit(adapter.init_frozen, out_shardings=sharding.replicated(mesh))()
+    frozen = jax.jit(adapter.init_frozen, out_shardings=sharding.replicated(mesh))(params)
     meta = Meta(0, fingerprint(frozen), base_fingerprint(params))
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
 
@@ -71,8 +77,9 @@ def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
         d = run.adapter.init_d(params, frozen, seed=run.config.loop.seed)
         return init_state(d, optimizer_)
 
-    replicated = sharding.replicated(run.mesh)
-    return jax.jit(init, out_shardings=replicated)(run.params, run.frozen), optimizer_
+    abstract = jax.eval_shape(init, run.params, run.frozen)
+    shardings = state_shardings(abstract, run.adapter, optimizer_, run.mesh)
+    return jax.jit(init, out_shardings=shardings)(run.params, run.frozen), optimizer_
 
 
 def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:

@@ -10,8 +10,9 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from tera_jax import sharding
-from tera_jax.interceptor import Adapter
+from tera_jax.adapter import Adapter
 from tera_jax.llama import Llama
+from tera_jax.methods import METHODS
 from train.data import Batch
 
 _LOGITS_AT_ONCE = 2**27
@@ -21,7 +22,7 @@ _LOGITS_AT_ONCE = 2**27
 class State(NamedTuple):
     """What training changes, and what a checkpoint holds of it."""
 
-    step: Array
+    step: Any
     d: Any
     opt: Any
 
@@ -45,24 +46,45 @@ def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
     return State(jnp.zeros((), jnp.int32), d, optimizer.init(d))
 
 
+def state_shardings(
+    state: State, adapter: Adapter, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> State:
+    """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
+    everywhere = sharding.replicated(mesh)
+    if METHODS[adapter.name].adapts != "all":
+        return jax.tree.map(lambda _: everywhere, state)
+    d = sharding.parameter_shardings(state.d, mesh)
+    opt = optax.tree.map_params(
+        optimizer,
+        lambda _, layout: layout,
+        state.opt,
+        d,
+        transform_non_params=lambda _: everywhere,
+    )
+    return State(everywhere, d, opt)
+
+
 def make_train_step(
     model: Llama,
     adapter: Adapter,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     params: Any,
+    state: State,
+    seed: int = 0,
 ) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
     """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
 
     Only ``d`` is differentiated; ``params`` and ``frozen`` are arguments and are never changed.
     The loss is summed over the target tokens of all rows and divided by their global count. The
-    state is donated.
+    state is donated. ``seed`` is that of the dropout of methods that have one.
     """
 
     def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
         def mean_nll(d: Any) -> Array:
             variables = {"params": params, "frozen": frozen, "d": d}
-            nll, tokens = loss_sum(model, adapter, variables, batch)
+            key = jax.random.fold_in(jax.random.key(seed), state.step)
+            nll, tokens = loss_sum(model, adapter, variables, batch, key)
             return nll / jnp.maximum(tokens, 1)
 
         loss, grads = jax.value_and_grad(mean_nll)(state.d)
@@ -71,10 +93,11 @@ def make_train_step(
         d = optax.apply_updates(state.d, updates)
         return State(state.step + 1, d, opt), Metrics(loss, optax.tree.norm(grads))
 
+    layout = state_shardings(state, adapter, optimizer, mesh)
     return jax.jit(
         step,
-        in_shardings=(sharding.replicated(mesh), *_base_shardings(mesh, params)),
-        out_shardings=sharding.replicated(mesh),
+        in_shardings=(layout, *_base_shardings(mesh, params)),
+        out_shardings=(layout, sharding.replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -89,7 +112,7 @@ def make_eval_step(
 
     return jax.jit(
         step,
-        in_shardings=(sharding.replicated(mesh), *_base_shardings(mesh, params)),
+        in_shardings=(None, *_base_shardings(mesh, params)),
         out_shardings=sharding.replicated(mesh),
     )
 
@@ -102,12 +125,16 @@ def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def loss_sum(model: Llama, adapter: Adapter, variables: Any, batch: Batch) -> LossSum:
+def loss_sum(
+    model: Llama, adapter: Adapter, variables: Any, batch: Batch, dropout: Any = None
+) -> LossSum:
     """Negative log-likelihood of the batch's targets under the adapted model.
 
     Logits are computed at the target positions only, and a limited number of them at a time.
+    ``dropout`` is a key, or None for none.
     """
-    hidden_BLD, _ = adapter.apply(model, variables, batch.tokens_BL, method="hidden")
+    rngs = None if dropout is None else {"dropout": dropout}
+    hidden_BLD, _ = adapter.apply(model, variables, batch.tokens_BL, method="hidden", rngs=rngs)
     state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
 
     @jax.checkpoint

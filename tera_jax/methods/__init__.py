@@ -1,21 +1,33 @@
 """The table of fine-tuning methods."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from tera_jax.methods import tera
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods import full, prompt, tera
+from tera_jax.methods.protocol import Method, NotMergeableError, Site
 
-__all__ = ["METHODS", "Entry", "Method", "Site"]
+__all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site"]
 
 
 class Entry(NamedTuple):
-    """A row of the table: the method's configuration class, and the method that it configures."""
+    """A row of the table.
+
+    Attributes:
+        config: the method's configuration class.
+        method: (config, sites) -> the configured method.
+        adapts: linear ``kernels``, the token ``embedding``, or ``all`` parameters.
+    """
 
     config: type
-    method: Callable[[Any], Method]
+    method: Callable[[Any, tuple[Site, ...]], Any]
+    adapts: Literal["kernels", "embedding", "all"] = "kernels"
 
 
 METHODS: dict[str, Entry] = {
+    "full": Entry(full.FullConfig, full.method, "all"),
+    "prompt": Entry(prompt.PromptConfig, prompt.method, "embedding"),
+    "p_tuning": Entry(prompt.PTuningConfig, prompt.method, "embedding"),
     "tera": Entry(tera.TeraConfig, tera.method),
+    "tera_iden": Entry(tera.TeraIdenConfig, tera.method),
+    "tera_unique": Entry(tera.TeraUniqueConfig, tera.method),
 }

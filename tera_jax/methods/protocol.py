@@ -35,19 +35,26 @@ class Method(NamedTuple):
 
     seed: int
     """Of the frozen arrays."""
-    check: Callable[[tuple[Site, ...]], None]
-    """Raise ``ValueError`` when the method cannot adapt these sites as it is configured."""
+    regenerates: bool
+    """Whether the frozen arrays follow from seed and shapes alone, so that none need be saved."""
     frozen_set: Callable[[Site], str | None]
     """The name of the frozen arrays that the site shares; None when each layer has its own."""
     init_frozen: Callable[..., Any]
-    """(key, kernel shape) -> frozen arrays."""
+    """(key, kernel) -> frozen arrays. The kernel of a shared set is abstract: a shape."""
     init_d: Callable[..., Any]
-    """(key, kernel, frozen) -> trainable arrays, float32; the kernel may be abstract."""
+    """(key, kernel, frozen) -> trainable arrays, float32."""
     merge: Callable[..., Any]
-    """(frozen, d, kernel) -> the adapted kernel, summed in float32 and rounded once."""
+    """(frozen, d, kernel) -> the adapted kernel, summed in float32 and rounded once.
+
+    Raises :class:`NotMergeableError` where no kernel does what the method does."""
     apply: Callable[..., Any]
-    """(frozen, d, kernel, x_...I) -> x @ merge(frozen, d, kernel), by the cheapest exact route; the
-    merged kernel is cast to the type of x."""
+    """(frozen, d, kernel, x_...I, dropout) -> y_...O, which without dropout is x @ merge(frozen, d,
+    kernel) by the cheapest exact route, the merged kernel cast to the type of x. ``dropout`` is a
+    key, or None to leave all of x."""
+
+
+class NotMergeableError(ValueError):
+    """The method changes the model by something that no kernel holds; the message says what."""
 
 
 def check_choices(config: Any) -> None:

@@ -85,6 +85,20 @@ class TeraConfig:
         return scheme
 
 
+@dataclasses.dataclass(frozen=True)
+class TeraIdenConfig(TeraConfig):
+    """TeRA_iden (Section 5.4): all factors are identities."""
+
+    init: Literal["normal", "uniform", "identity"] = "identity"
+
+
+@dataclasses.dataclass(frozen=True)
+class TeraUniqueConfig(TeraConfig):
+    """TeRA_unique (Appendix J): each kernel has a frozen network of its own."""
+
+    sharing: Literal["shape", "module", "none"] = "none"
+
+
 def init_frozen(
     key: Key[Array, ""], tensorization: Tensorization, config: TeraConfig
 ) -> dict[str, Any]:
@@ -163,16 +177,30 @@ def delta_w(
     return unfold(tensor, tensorization.split)
 
 
-def method(config: TeraConfig) -> Method:
-    """TeRA as a row of the methods' table."""
+def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
+    """TeRA as a row of the methods' table.
+
+    Raises:
+        ValueError: when a listed tensorization fits no kernel, or ``zero`` is above an order.
+    """
+    shapes = {site.kernel_shape for site in sites}
+    for text in config.tensorizations:
+        if Tensorization.parse(text).shape not in shapes:
+            raise ValueError(
+                f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
+                f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
+                "to one of these"
+            )
+    for shape in shapes:
+        config.tensorization(shape)
 
     def frozen_set(site: Site) -> str | None:
         shape = "x".join(map(str, site.kernel_shape))
         names = {"shape": shape, "module": f"{site.name}:{shape}", "none": None}
         return names[config.sharing]
 
-    def init_frozen_(key: Key[Array, ""], kernel_shape: tuple[int, int]) -> Any:
-        return init_frozen(key, config.tensorization(kernel_shape), config)
+    def init_frozen_(key: Key[Array, ""], kernel: Any) -> Any:
+        return init_frozen(key, config.tensorization(kernel.shape), config)
 
     def init_d_(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
         del key, frozen  # the ones and the zero need neither
@@ -183,22 +211,11 @@ def method(config: TeraConfig) -> Method:
         wide = contraction.accumulator(kernel.dtype)
         return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
 
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array) -> Array:
+    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
+        del dropout  # TeRA has none
         return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel).astype(x.dtype))
 
-    def check(sites: tuple[Site, ...]) -> None:
-        shapes = {site.kernel_shape for site in sites}
-        for text in config.tensorizations:
-            if Tensorization.parse(text).shape not in shapes:
-                raise ValueError(
-                    f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
-                    f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
-                    "to one of these"
-                )
-        for shape in shapes:
-            config.tensorization(shape)
-
-    return Method(config.seed, check, frozen_set, init_frozen_, init_d_, merge, apply)
+    return Method(config.seed, True, frozen_set, init_frozen_, init_d_, merge, apply)
 
 
 def _merge_precision(kernel: Array) -> jax.lax.Precision | None:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tera_jax import Adapter, adapt, load_adapter, save_adapter
+from tera_jax import adapt, load_adapter, save_adapter
+from tera_jax.adapter import make
 from tera_jax.export import _flatten, load_orbax, save_orbax, write_checked
 from tera_jax.methods import Site
 from tera_jax.methods.tera import TeraConfig
@@ -20,7 +21,7 @@ def made(sharing="shape", **fields):
     config = TeraConfig(parts=2, sharing=sharing, **fields)
     adapter = adapt(MODEL, X, config=config, targets=["layers_0", "layers_2"])
     params = MODEL.init(jax.random.key(0), X)["params"]
-    frozen = adapter.init_frozen()
+    frozen = adapter.init_frozen(params)
     d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
@@ -71,8 +72,9 @@ def test_the_adapter_of_a_7b_model(tmp_path):
     sites = tuple(
         Site(("layers", "self_attn", name), (4096, 4096), (32,)) for name in ("q_proj", "v_proj")
     )
-    adapter = Adapter("tera", TeraConfig(), sites)
-    d = jax.eval_shape(adapter.init_d, params_of(sites), jax.eval_shape(adapter.init_frozen))
+    adapter = make("tera", TeraConfig(), sites)
+    params = params_of(sites)
+    d = jax.eval_shape(adapter.init_d, params, jax.eval_shape(adapter.init_frozen, params))
     assert sum(leaf.size for leaf in jax.tree.leaves(d)) == 264_192
     sizes = {}
     for dtype in (jnp.float32, jnp.bfloat16):

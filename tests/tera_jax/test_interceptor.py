@@ -7,8 +7,9 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from tera_jax.interceptor import adapt, linear_layers
+from tera_jax.adapter import adapt
 from tera_jax.methods.tera import TeraConfig
+from tera_jax.sites import linear_layers
 
 
 class Layer(nn.Module):
@@ -48,7 +49,7 @@ EVERY = ("q_proj", "v_proj", "head")
 def variables(model, adapter, perturbed=True):
     params = model.init(jax.random.key(0), X)["params"]
     params = jax.tree.map(lambda p: p + 0.1, params)  # biases that are not zero
-    frozen = adapter.init_frozen()
+    frozen = adapter.init_frozen(params)
     d = adapter.init_d(params, frozen)
     if perturbed:
         random = np.random.default_rng(1)
@@ -56,6 +57,11 @@ def variables(model, adapter, perturbed=True):
             lambda v: v + jnp.asarray(0.3 * random.standard_normal(v.shape), v.dtype), d
         )
     return {"params": params, "frozen": frozen, "d": d}
+
+
+def frozen_of(config, targets):
+    params = Tower().init(jax.random.key(0), X)["params"]
+    return adapt(Tower(), X, config=config, targets=targets).init_frozen(params)
 
 
 @pytest.mark.parametrize("sharing", ["shape", "module", "none"])
@@ -124,7 +130,7 @@ def test_gradient_equals_finite_differences():
 def test_sharing_decides_how_many_networks_there_are():
     def networks(sharing):
         config = TeraConfig(parts=2, sharing=sharing)
-        frozen = adapt(Tower(), X, config=config, targets=EVERY).init_frozen()
+        frozen = frozen_of(config, EVERY)
         cores = [
             leaf
             for path, leaf in jax.tree_util.tree_leaves_with_path(frozen)
@@ -139,15 +145,15 @@ def test_sharing_decides_how_many_networks_there_are():
 
 def test_unshared_networks_all_differ():
     config = TeraConfig(parts=2, sharing="none")
-    frozen = adapt(Tower(), X, config=config, targets=EVERY).init_frozen()
+    frozen = frozen_of(config, EVERY)
     layers = frozen["layers"]
     cores = [layers[name]["tera"]["core"][i] for name in ("q_proj", "v_proj") for i in range(3)]
     assert len({float(core[0, 0, 0]) for core in cores}) == 6
 
 
 def test_a_set_does_not_depend_on_the_other_targets():
-    alone = adapt(Tower(), X, config=TeraConfig(parts=2), targets=["head"]).init_frozen()
-    among = adapt(Tower(), X, config=TeraConfig(parts=2), targets=EVERY).init_frozen()
+    alone = frozen_of(TeraConfig(parts=2), ["head"])
+    among = frozen_of(TeraConfig(parts=2), EVERY)
     assert jnp.array_equal(alone["shared"]["8x6"]["core"], among["shared"]["8x6"]["core"])
 
 

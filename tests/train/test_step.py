@@ -22,7 +22,7 @@ def parts(tiny_config):
         train, valid = data.split(config.data)
         run = runs.build(config)
         state, optimizer = runs.start(run, config.loop.steps)
-        step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params)
+        step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
         examples = data.tokenize(train, run.tokenizer, config.data)
         held_out = data.tokenize(valid, run.tokenizer, config.data)
         return run, state, step, examples, held_out
@@ -81,7 +81,9 @@ def test_a_sharded_run_equals_one_device(parts, mesh):
 
 def _restart(run):
     state, optimizer = runs.start(run, run.config.loop.steps)
-    return state, steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params)
+    return state, steps.make_train_step(
+        run.model, run.adapter, optimizer, run.mesh, run.params, state
+    )
 
 
 def test_the_loss_is_the_mean_over_target_tokens_of_all_rows(parts):
@@ -155,7 +157,7 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
     assert {str(adapter.config.tensorization(site.kernel_shape)) for site in adapter.sites} == {
         "4096|8x8x8x8"
     }
-    frozen = jax.eval_shape(adapter.init_frozen)
+    frozen = jax.eval_shape(adapter.init_frozen, params["params"])
     d = jax.eval_shape(adapter.init_d, params["params"], frozen)
     assert sum(leaf.size for leaf in jax.tree.leaves(d)) == 264_192
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 6_738_415_616

@@ -1,0 +1,345 @@
+"""A method, configured for the layers of one model: its collections, its use, its merge.
+
+The variables of an adapted model are three collections. ``params`` is the base. ``frozen`` holds
+shared sets by name under ``shared`` and, for methods that give each layer its own, arrays at the
+path of the module. ``d`` holds the trainable arrays at the path of the module. Below the path, the
+arrays stand under the name of the method.
+"""
+
+import abc
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tera_jax import interceptor
+from tera_jax.frozen import seed_key
+from tera_jax.methods import METHODS, Method, NotMergeableError, Site, full
+from tera_jax.methods.prompt import PromptMethod
+from tera_jax.sites import choose, embeddings, get, linear_layers, put
+
+SHARED = "shared"
+
+Variables = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter(abc.ABC):
+    """A method, its configuration and the layers that it adapts. Holds no arrays.
+
+    Made by :func:`adapt`.
+    """
+
+    name: str
+    config: Any
+    sites: tuple[Site, ...]
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether :meth:`merge` gives plain weights that do what the adapted model does."""
+        return True
+
+    @property
+    def regenerates(self) -> bool:
+        """Whether ``frozen`` follows from the configuration and the shapes of the base alone."""
+        return True
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Tokens to put before a prompt: ids from the vocabulary's size on, in order."""
+        return 0
+
+    def init_frozen(self, params: Variables) -> dict[str, Any]:
+        """The ``frozen`` collection.
+
+        A pure function: under ``jax.jit`` with ``out_shardings`` the arrays are made in place.
+
+        Args:
+            params: the base's ``params`` collection.
+        """
+        del params
+        return {}
+
+    @abc.abstractmethod
+    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+        """The ``d`` collection, float32, with which the adapted model is the base.
+
+        Exceptions, by their publications: LoRETTA, prompt tuning and P-tuning change it at once.
+
+        Args:
+            params: the base's ``params`` collection.
+            frozen: from :meth:`init_frozen`.
+            seed: of what is drawn at random, if anything.
+        """
+
+    @abc.abstractmethod
+    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """``model.apply`` of the adapted model.
+
+        Args:
+            model: the linen model that the adapter was made for.
+            variables: ``params``, ``frozen``, ``d`` and what else the model takes.
+            *args: of ``model.apply``, as are the keyword arguments; ``rngs={"dropout": key}``
+                turns the dropout of methods that have one on.
+            **kwargs: of ``model.apply``.
+
+        Raises:
+            ValueError: when a lifted transform keeps ``d`` or ``frozen`` from a targeted layer.
+        """
+
+    @abc.abstractmethod
+    def merge(self, variables: Variables) -> Any:
+        """``params`` that alone do what the adapted model does, summed in float32, rounded once.
+
+        Raises:
+            NotMergeableError: when no weights do.
+        """
+
+
+class KernelAdapter(Adapter):
+    """Adapts the kernels of linear layers."""
+
+    @property
+    def method(self) -> Method:
+        """The configured method."""
+        return METHODS[self.name].method(self.config, self.sites)
+
+    @property
+    def mergeable(self) -> bool:
+        """By trial on shapes alone."""
+        method = self.method
+        site = dataclasses.replace(self.sites[0], stack=())
+        kernel = jax.ShapeDtypeStruct(site.kernel_shape, jnp.float32)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        frozen = jax.eval_shape(method.init_frozen, key, kernel)
+        try:
+            d = jax.eval_shape(method.init_d, key, kernel, frozen)
+            jax.eval_shape(method.merge, frozen, d, kernel)
+        except NotMergeableError:
+            return False
+        return True
+
+    @property
+    def regenerates(self) -> bool:
+        """As the method says."""
+        return self.method.regenerates
+
+    def init_frozen(self, params: Variables) -> dict[str, Any]:
+        """One shared set for each name that the method gives, or one for each layer."""
+        method = self.method
+        frozen: dict[str, Any] = {}
+        for site in self.sites:
+            name = method.frozen_set(site)
+            if name is None:
+                keys = _stack_keys(seed_key(method.seed, site.name), site)
+                own = _over_stack(method.init_frozen, site)(keys, _matrices(params, site))
+                if jax.tree.leaves(own):
+                    put(frozen, (*site.path, self.name), own)
+            elif name not in frozen.get(SHARED, {}):
+                shape = jax.ShapeDtypeStruct(site.kernel_shape, jnp.float32)
+                put(frozen, (SHARED, name), method.init_frozen(seed_key(method.seed, name), shape))
+        return frozen
+
+    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+        """Stacked like the kernels."""
+        method = self.method
+        d: dict[str, Any] = {}
+        for site in self.sites:
+            keys = _stack_keys(seed_key(seed, site.name), site)
+            shared, own = self._frozen(frozen, site)
+
+            def init(key: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
+                return method.init_d(key, kernel, own if shared is None else shared)
+
+            each = _over_stack(init, site)(keys, _matrices(params, site), own)
+            put(d, (*site.path, self.name), each)
+        return d
+
+    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Every targeted kernel W reads as W + ΔW."""
+        frozen = dict(variables["frozen"])
+        shared = frozen.pop(SHARED, {})
+        seam = interceptor.kernels(self.method, self.sites, self.name, shared)
+        with nn.intercept_methods(seam):
+            return model.apply({**variables, "frozen": frozen}, *args, **kwargs)
+
+    def merge(self, variables: Variables) -> Any:
+        """Layer after layer of a stack, so that one layer's ΔW stands in memory at a time."""
+        method = self.method
+        params = jax.tree.map(lambda leaf: leaf, dict(variables["params"]))
+        for site in self.sites:
+            shared, own = self._frozen(variables["frozen"], site)
+
+            def merge(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
+                return method.merge(own if shared is None else shared, d, kernel)
+
+            d = get(variables["d"], (*site.path, self.name))
+            merged = _over_stack(merge, site)(d, _matrices(params, site), own)
+            kernel = get(params, (*site.path, "kernel"))
+            put(params, (*site.path, "kernel"), merged.reshape(kernel.shape))
+        return params
+
+    def _frozen(self, frozen: Variables, site: Site) -> tuple[Any, Any]:
+        """The set that the site shares, or else its own arrays, stacked like the kernel."""
+        name = self.method.frozen_set(site)
+        if name is not None:
+            return frozen[SHARED][name], {}
+        node: Any = frozen
+        for part in (*site.path, self.name):
+            node = node.get(part, {})
+        return None, node
+
+
+class PromptAdapter(Adapter):
+    """Adds virtual tokens: token ids from the size of the vocabulary on."""
+
+    @property
+    def method(self) -> PromptMethod:
+        """The configured method."""
+        return METHODS[self.name].method(self.config, self.sites)
+
+    @property
+    def mergeable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """P."""
+        return self.method.num_virtual_tokens
+
+    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+        """The prompt, or what makes it."""
+        del frozen
+        (site,) = self.sites
+        d: dict[str, Any] = {}
+        embedding_VD = get(params, (*site.path, "embedding"))
+        made = self.method.init_d(seed_key(seed, site.name), embedding_VD)
+        put(d, (*site.path, self.name), made)
+        return d
+
+    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Virtual tokens read the trained embeddings; a row without any gives the base's."""
+        (site,) = self.sites
+        with nn.intercept_methods(interceptor.virtual_tokens(self.method, site, self.name)):
+            return model.apply(variables, *args, **kwargs)
+
+    def merge(self, variables: Variables) -> Any:
+        """Raises."""
+        raise NotMergeableError(
+            f"{self.name} adds tokens, not weights; serve base and adapter together"
+        )
+
+
+class FullAdapter(Adapter):
+    """Trains every parameter."""
+
+    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+        """A float32 copy of the base."""
+        del frozen, seed
+        return full.init_d(dict(params))
+
+    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """The model with its trained parameters."""
+        rest = {k: v for k, v in variables.items() if k not in ("params", "frozen", "d")}
+        return model.apply({**rest, "params": self.merge(variables)}, *args, **kwargs)
+
+    def merge(self, variables: Variables) -> Any:
+        """The trained parameters in the types of the base."""
+        return full.merge(variables["d"], dict(variables["params"]))
+
+
+_ADAPTERS: dict[str, Callable[..., Adapter]] = {
+    "kernels": KernelAdapter,
+    "embedding": PromptAdapter,
+    "all": FullAdapter,
+}
+
+
+def make(name: str, config: Any, sites: tuple[Site, ...]) -> Adapter:
+    """The adapter of a method for given layers.
+
+    Raises:
+        ValueError: for an unknown method, or a configuration that is another method's or does not
+            fit the layers.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r}; choose one of {sorted(METHODS)}")
+    entry = METHODS[name]
+    if not isinstance(config, entry.config):
+        raise ValueError(f"method {name!r} takes a {entry.config.__name__}, not {config!r}")
+    entry.method(config, sites)  # refuses what does not fit
+    return _ADAPTERS[entry.adapts](name, config, sites)
+
+
+def adapt(
+    model: nn.Module,
+    *args: Any,
+    method: str = "tera",
+    config: Any = None,
+    targets: Sequence[str] = ("q_proj", "v_proj"),
+    **kwargs: Any,
+) -> Adapter:
+    """Find the layers that a method is to adapt and make an adapter for them.
+
+    The model is traced once with abstract values; nothing is computed.
+
+    Args:
+        model: a linen model.
+        *args: example inputs of ``model``'s ``__call__``, as are other keyword arguments;
+            ``jax.ShapeDtypeStruct`` does.
+        method: a row of :data:`tera_jax.methods.METHODS`.
+        config: an instance of that row's configuration; its defaults when None.
+        targets: patterns of module paths, see :func:`tera_jax.sites.choose`; methods that do not
+            adapt kernels take no notice of them.
+        **kwargs: of ``model``'s ``__call__``.
+
+    Raises:
+        ValueError: for an unknown method, a target that names no linear layer (the error lists
+            those there are), or a configuration that does not fit the kernels.
+
+    Example:
+        >>> model = nn.Sequential([nn.Dense(8), nn.Dense(6)])
+        >>> adapter = adapt(model, jnp.ones((1, 4)), targets=["layers_1"])
+        >>> adapter.sites[0].kernel_shape
+        (8, 6)
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r}; choose one of {sorted(METHODS)}")
+    entry = METHODS[method]
+    if entry.adapts == "kernels":
+        sites = choose(linear_layers(model, *args, **kwargs), targets)
+    elif entry.adapts == "embedding":
+        sites = embeddings(model, *args, **kwargs)
+        if len(sites) != 1:
+            names = [site.name for site in sites]
+            raise ValueError(f"{method} needs a model with one nn.Embed, but this has {names}")
+    else:
+        sites = ()
+    return make(method, entry.config() if config is None else config, sites)
+
+
+def _matrices(params: Variables, site: Site) -> Any:
+    """The kernels as (stack..., in, out)."""
+    return get(params, (*site.path, "kernel")).reshape(*site.stack, *site.kernel_shape)
+
+
+def _stack_keys(key: Any, site: Site) -> Any:
+    layers = math.prod(site.stack)
+    keys = jax.vmap(lambda layer: jax.random.fold_in(key, layer))(jnp.arange(layers))
+    return keys.reshape(site.stack)
+
+
+def _over_stack(function: Callable[..., Any], site: Site) -> Callable[..., Any]:
+    """Map a function of one layer over the stack axes of its arguments, one layer at a time."""
+    for _ in site.stack:
+        function = _mapped(function)
+    return function
+
+
+def _mapped(function: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *args: jax.lax.map(lambda each: function(*each), args)
