@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from tera_jax import peft
 from tera_jax.adapter import Adapter, make
 from tera_jax.frozen import fingerprint
 from tera_jax.methods import METHODS, Site
@@ -88,13 +89,36 @@ def save_adapter(
     return write_checked(directory, write, check)
 
 
+def save_peft(
+    directory: str | os.PathLike[str],
+    adapter: Adapter,
+    variables: Mapping[str, Any],
+    base_name: str,
+) -> Path:
+    """Write a PEFT adapter directory, and compare the update that is read back.
+
+    Raises:
+        FileExistsError: when the directory is not empty.
+        ValueError: for a method that PEFT does not have.
+    """
+
+    def check(path: Path) -> None:
+        loaded, found = peft.load(path, variables["params"])
+        if loaded.name == adapter.name:
+            require_equal(found["d"], variables["d"], path)
+
+    return write_checked(
+        directory, lambda path: peft.save(path, adapter, variables, base_name), check
+    )
+
+
 def load_adapter(
     directory: str | os.PathLike[str], params: Any, allow_other_base: bool = False
 ) -> tuple[Adapter, dict[str, Any]]:
     """Read an adapter and apply it to a base.
 
     Args:
-        directory: from :func:`save_adapter`.
+        directory: from :func:`save_adapter`, or a PEFT adapter directory (:mod:`tera_jax.peft`).
         params: the base's ``params`` collection, sharded or not.
         allow_other_base: apply it to weights that it was not made for, if the shapes fit.
 
@@ -113,6 +137,8 @@ def load_adapter(
         ``adapter.apply(model, variables, tokens_BL)``.
     """
     path = Path(directory)
+    if (path / peft.CONFIG).is_file():
+        return peft.load(path, params)
     adapter, description = _read_description(path / _DESCRIPTION)
     _check_layers(adapter, params, path)
     base, present = description["base"], base_fingerprint(params)

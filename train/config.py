@@ -12,6 +12,8 @@ from ml_collections.config_dict import placeholder
 
 from tera_jax.methods import METHODS
 
+EXPORTS = ("adapter", "peft", "hf", "orbax")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -144,7 +146,7 @@ class MethodConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run. ``export`` names what is written at its end: adapter, hf, orbax."""
+    """A whole run. ``export`` names what is written at its end, of :data:`EXPORTS`."""
 
     model: ModelConfig
     data: DataConfig
@@ -194,9 +196,9 @@ def parse(config: Mapping[str, Any]) -> Config:
     parsed = MethodConfig(
         name=name,
         targets=_value(hint, targets, "config.method.targets"),
-        settings=_build(METHODS[name].config, method, "config.method"),
+        settings=build(METHODS[name].config, method, "config.method"),
     )
-    result = _build(Config, tree, "config", method=parsed)
+    result = build(Config, tree, "config", method=parsed)
     _check(result)
     return result
 
@@ -231,7 +233,18 @@ def _fields(cls: Any) -> dict[str, Any]:
     return result
 
 
-def _build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
+def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
+    """An instance of a dataclass from a dictionary, every value checked against its annotation.
+
+    Args:
+        cls: the dataclass.
+        tree: field -> value; lists stand for tuples, integers for floats.
+        where: how errors name the dictionary.
+        **given: fields that are made already.
+
+    Raises:
+        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses.
+    """
     hints = typing.get_type_hints(cls)
     for key in tree:
         if key not in hints:
@@ -251,7 +264,7 @@ def _build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
 def _value(hint: Any, value: Any, where: str) -> Any:
     """``value`` as the annotation ``hint`` wants it."""
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)
+        return build(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -309,5 +322,5 @@ def _check(config: Config) -> None:
                 f"config.{where} {size} is not a multiple of mesh data x fsdp = {shards}"
             )
     for name in config.export:
-        if name not in ("adapter", "hf", "orbax"):
-            raise ValueError(f"config.export has {name!r}; choose from adapter, hf, orbax")
+        if name not in EXPORTS:
+            raise ValueError(f"config.export has {name!r}; choose from {', '.join(EXPORTS)}")

@@ -3,7 +3,8 @@
     python -m train.export --workdir=runs/quickstart --format=hf --output=merged
 
 ``hf`` writes merged weights as a directory that ``transformers`` loads, ``orbax`` merged weights
-as an Orbax checkpoint, ``adapter`` the adapter alone. Each is read back and compared before it
+as an Orbax checkpoint, ``adapter`` the adapter alone, ``peft`` the adapter alone as PEFT reads
+it, for the methods that PEFT has. Each is read back and compared before it
 appears under ``--output``, which must be absent or empty.
 """
 
@@ -20,10 +21,8 @@ from tera_jax import export as exporting
 from tera_jax.llama import load_pretrained, save_pretrained
 from train import checkpoint
 from train import run as runs
-from train.config import parse
+from train.config import EXPORTS, parse
 from train.run import Run
-
-FORMATS = ("adapter", "hf", "orbax")
 
 
 def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) -> Path:
@@ -32,7 +31,7 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
     Args:
         run: base and adapter.
         d: the adapter's trainable arrays.
-        format: one of :data:`FORMATS`.
+        format: one of :data:`train.config.EXPORTS`.
         output: absent or empty.
         **adapter_options: of :func:`tera_jax.save_adapter`.
 
@@ -46,6 +45,8 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         base = Path(run.config.model.path)
         name = base.name if base.exists() else run.config.model.path
         return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
+    if format == "peft":
+        return exporting.save_peft(output, run.adapter, variables, run.config.model.path)
     merged = jax.jit(run.adapter.merge)(variables)
     if format == "orbax":
         return exporting.save_orbax(output, merged, run.model.config.to_hf())
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export the best checkpoint of a run."""
     parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
-    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--format", choices=EXPORTS, required=True)
     parser.add_argument("--output", type=Path, required=True, help="absent or empty")
     parser.add_argument(
         "--with-frozen", action="store_true", help="let the adapter carry the frozen arrays"

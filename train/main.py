@@ -26,7 +26,8 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
     config = parse(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or f"runs/{name}")
+    method = "" if config.method.name == "tera" else f"-{config.method.name}"
+    workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
     train, valid = data.split(config.data)
     questions = evaluate.load_questions(config.evaluate.path, config.evaluate.rows)
     checkpoint.require_claimable(workdir, config)

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from tera_jax.methods import full, prompt, tera
+from tera_jax.methods import (
+    dora,
+    full,
+    hira,
+    lora,
+    loretta,
+    mora,
+    pissa,
+    prompt,
+    quanta,
+    tera,
+    toplora,
+    vera,
+)
 from tera_jax.methods.protocol import Method, NotMergeableError, Site
 
 __all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site"]
@@ -30,4 +43,13 @@ METHODS: dict[str, Entry] = {
     "tera": Entry(tera.TeraConfig, tera.method),
     "tera_iden": Entry(tera.TeraIdenConfig, tera.method),
     "tera_unique": Entry(tera.TeraUniqueConfig, tera.method),
+    "lora": Entry(lora.LoraConfig, lora.method),
+    "pissa": Entry(pissa.PissaConfig, pissa.method),
+    "dora": Entry(dora.DoraConfig, dora.method),
+    "toplora": Entry(toplora.TopLoraConfig, toplora.method),
+    "vera": Entry(vera.VeraConfig, vera.method),
+    "hira": Entry(hira.HiraConfig, hira.method),
+    "mora": Entry(mora.MoraConfig, mora.method),
+    "quanta": Entry(quanta.QuantaConfig, quanta.method),
+    "loretta": Entry(loretta.LorettaConfig, loretta.method),
 }

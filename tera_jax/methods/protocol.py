@@ -51,6 +51,9 @@ class Method(NamedTuple):
     """(frozen, d, kernel, x_...I, dropout) -> y_...O, which without dropout is x @ merge(frozen, d,
     kernel) by the cheapest exact route, the merged kernel cast to the type of x. ``dropout`` is a
     key, or None to leave all of x."""
+    max_rank: Callable[[Site], int]
+    """The largest rank that the change of the site's kernel can have, for one token where the
+    change depends on it."""
 
 
 class NotMergeableError(ValueError):

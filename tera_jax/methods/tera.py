@@ -215,7 +215,10 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         del dropout  # TeRA has none
         return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel).astype(x.dtype))
 
-    return Method(config.seed, True, frozen_set, init_frozen_, init_d_, merge, apply)
+    def max_rank(site: Site) -> int:  # Theorem 1
+        return config.tensorization(site.kernel_shape).max_rank
+
+    return Method(config.seed, True, frozen_set, init_frozen_, init_d_, merge, apply, max_rank)
 
 
 def _merge_precision(kernel: Array) -> jax.lax.Precision | None:

@@ -12,6 +12,7 @@ from tera_jax.export import load_orbax
 from tera_jax.llama import load_pretrained
 from train import export
 from train import run as runs
+from train.config import EXPORTS
 
 TOKENS = np.random.default_rng(0).integers(3, 49152, (2, 24))
 
@@ -82,7 +83,7 @@ def test_the_adapter_export_round_trip_is_exact(finished, trained, tmp_path, mor
     assert description["base"]["name"] == "tiny"
 
 
-@pytest.mark.parametrize("kind", export.FORMATS)
+@pytest.mark.parametrize("kind", EXPORTS)
 def test_an_output_that_is_not_empty_is_refused_before_anything_is_loaded(
     finished, tmp_path, kind, monkeypatch
 ):

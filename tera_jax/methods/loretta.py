@@ -1,0 +1,185 @@
+"""LoRETTA (the variant _rep): LoRA whose two matrices are tensor trains.
+
+Source: Yang et al., "LoRETTA: Low-Rank Economic Tensor-Train Adaptation for Ultra-Low-Parameter
+Fine-Tuning of Large Language Models", NAACL 2024; initial values as in the official code.
+"""
+
+import dataclasses
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tera_jax import contraction
+from tera_jax.methods import lora
+from tera_jax.methods.protocol import Method, Site
+from tera_jax.tensorize import balanced_factors
+
+_CORES = 5
+
+# (features, rank) of Llama's q and v under TeRA's setting. The official table does not multiply
+# out; these are inferred from the counts in TeRA's Tables 2 and 3.
+_LLAMA = {(4096, 32): (16, 16, 16, 8, 4), (1024, 32): (4, 8, 32, 8, 4)}
+
+
+@dataclasses.dataclass(frozen=True)
+class LorettaConfig(lora.LowRankConfig):
+    """LoRETTA_rep.
+
+    Both matrices start away from zero, as published: the adapted model is not the base at step 0.
+
+    Attributes:
+        rank: r, between the two matrices; TeRA's tables have 32.
+        alpha: numerator of the scale alpha / r.
+        dropout: probability with which an entry of the input of A is zeroed in training.
+        tt_rank: of the tensor trains, at all of their inner bonds.
+        modes: the sizes of the cores, such as ``"16x16x16x8x4"``, for matrices that are not to get
+            the default ones. They go to the matrices, (in, r) or (r, out), that have as many
+            entries as they multiply out to.
+    """
+
+    alpha: float = 16.0
+    dropout: float = 0.05
+    tt_rank: int = 8
+    modes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tt_rank < 1:
+            raise ValueError(f"tt_rank {self.tt_rank}; it must be at least 1")
+        sizes = [math.prod(_parse(text)) for text in self.modes]
+        for size in sizes:
+            if sizes.count(size) > 1:
+                raise ValueError(f"two modes for matrices of {size} among {self.modes}; keep one")
+
+    def shape(self, features: int) -> tuple[int, ...]:
+        """The sizes of the cores for a side with that many features.
+
+        The listed one, or the one inferred for Llama, or five nearly equal factors; fewer where
+        features × rank has fewer prime factors.
+        """
+        for modes in map(_parse, self.modes):
+            if math.prod(modes) == features * self.rank:
+                return modes
+        return _LLAMA.get((features, self.rank)) or balanced_factors(features * self.rank, _CORES)
+
+
+def _parse(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d+(x\d+)*", text):
+        raise ValueError(f"modes {text!r} are not of the form '16x16x16x8x4'")
+    modes = tuple(map(int, text.split("x")))
+    if min(modes) < 1:
+        raise ValueError(f"modes {text!r}; each is at least 1")
+    return modes
+
+
+def init_cores(
+    key: Key[Array, ""], modes: tuple[int, ...], tt_rank: int, std: float
+) -> list[Float[Array, "_ _ _"]]:
+    """The cores of one tensor train, whose entries have about standard deviation ``std``.
+
+    Args:
+        key: of the draws.
+        modes: the sizes n_1..n_d.
+        tt_rank: rho.
+        std: of the product's entries.
+
+    Returns:
+        d arrays (rho_{i-1}, n_i, rho_i), float32, normal with standard deviation
+        std^(1/d) / sqrt(rho_i); the outer ranks are 1.
+    """
+    ranks = (1, *[tt_rank] * (len(modes) - 1), 1)
+    cores = []
+    for i, mode in enumerate(modes):
+        shape = (ranks[i], mode, ranks[i + 1])
+        scale = std ** (1 / len(modes)) / math.sqrt(ranks[i + 1])
+        cores.append(scale * jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32))
+    return cores
+
+
+def contract(cores: list[Float[Array, "_ _ _"]], precision: Any = None) -> Float[Array, " _"]:
+    """All entries of a tensor train, row-major."""
+    train = cores[0].reshape(-1, cores[0].shape[2])
+    for core in cores[1:]:
+        product = jnp.einsum("ar,rnq->anq", train, core, precision=precision)
+        train = product.reshape(-1, core.shape[2])
+    return train.reshape(-1)
+
+
+def train_rank(modes: tuple[int, ...], tt_rank: int, rows: int) -> int:
+    """A bound on the rank of a tensor train that is reshaped to a matrix.
+
+    A bond of the train is its cut into a matrix of at most ``tt_rank``. Moving the cut by a factor
+    of q multiplies the bound by q. With the modes inferred for TeRA's tables, the cut of A lies at
+    a bond, so that the update there has rank 8 at most, and not 32.
+
+    Args:
+        modes: the sizes of the cores.
+        tt_rank: of the inner bonds.
+        rows: of the matrix; they divide the product of the modes.
+    """
+    bounds = [rows, math.prod(modes) // rows]
+    for i in range(1, len(modes)):
+        at = math.prod(modes[:i])
+        if max(at, rows) % min(at, rows) == 0:
+            bounds.append(tt_rank * max(at, rows) // min(at, rows))
+    return min(bounds)
+
+
+def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
+    """LoRETTA as a row of the methods' table: x W + alpha / r drop(x) A B.
+
+    A (in, r) and B (r, out) are the tensor trains ``a`` and ``b``, each a list of cores.
+
+    Raises:
+        ValueError: when the rank is above a kernel's, or listed modes fit no matrix.
+    """
+    config.check_sites(sites)
+    features = {side for site in sites for side in site.kernel_shape}
+    for text in config.modes:
+        sizes = {side * config.rank for side in features}
+        if math.prod(_parse(text)) not in sizes:
+            raise ValueError(
+                f"modes {text!r} multiply out to {math.prod(_parse(text))}, but the targets' "
+                f"features times rank {config.rank} are {sorted(sizes)}; fit one of these"
+            )
+
+    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
+        del frozen  # none
+
+        def train(address: int, side: int) -> list[Array]:
+            std = 1 / math.sqrt(side + config.rank)
+            address_key = jax.random.fold_in(key, address)
+            return init_cores(address_key, config.shape(side), config.tt_rank, std)
+
+        return {"a": train(0, kernel.shape[0]), "b": train(1, kernel.shape[1])}
+
+    def matrices(d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
+        """A and B. They are small, so the trains are contracted in float32 at least."""
+        wide = contraction.accumulator(dtype)
+        cores = jax.tree.map(lambda core: core.astype(wide), d)
+        a_IR = contract(cores["a"], precision).reshape(-1, config.rank)
+        b_RO = contract(cores["b"], precision).reshape(config.rank, -1)
+        return a_IR.astype(dtype), b_RO.astype(dtype)
+
+    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
+        del frozen  # none
+        wide = contraction.accumulator(kernel.dtype)
+        a_IR, b_RO = matrices(d, wide, jax.lax.Precision.HIGHEST)
+        update_IO = lora.update(a_IR, b_RO, config.scale, wide)
+        return (kernel.astype(wide) + update_IO).astype(kernel.dtype)
+
+    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
+        del frozen  # none
+        a_IR, b_RO = matrices(d, x.dtype, None)
+        dropped = lora.drop(dropout, config.dropout, x)
+        return lora.linear(x, kernel) + lora.branch(dropped, a_IR, b_RO, config.scale)
+
+    def max_rank(site: Site) -> int:
+        rows_of = zip(site.kernel_shape, (site.kernel_shape[0], config.rank), strict=True)
+        return min(train_rank(config.shape(side), config.tt_rank, rows) for side, rows in rows_of)
+
+    return Method(0, True, lambda site: None, lora.no_frozen, init_d, merge, apply, max_rank)

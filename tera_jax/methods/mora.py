@@ -1,0 +1,141 @@
+"""MoRA: one trained square matrix between a fixed compression and a fixed decompression.
+
+Source: Jiang et al., "MoRA: High-Rank Updating for Parameter-Efficient Fine-Tuning",
+arXiv:2405.12130; the types are those of the official code.
+"""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from tera_jax import contraction
+from tera_jax.methods import lora
+from tera_jax.methods.protocol import Method, Site, check_choices
+
+
+@dataclasses.dataclass(frozen=True)
+class MoraConfig:
+    """MoRA. It has no alpha.
+
+    Attributes:
+        rank: r of the LoRA with as many parameters; the side of the square matrix follows from it.
+        type: 1 sums the groups of the input and repeats the one output (sharing, published for
+            large ranks). 6 tells the groups apart by rotating group t as RoPE does position t and
+            puts their outputs one after the other (for small ranks, and what the counts in TeRA's
+            Tables 2 and 3 fit). Where a layer has fewer outputs than inputs, type 6 never reads
+            the last groups of the input, as published.
+    """
+
+    rank: int = 32
+    type: Literal[1, 6] = 6
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.rank < 1:
+            raise ValueError(f"rank {self.rank}; it must be at least 1")
+
+    def side(self, kernel_shape: tuple[int, ...]) -> int:
+        """The side r-hat of the square matrix: sqrt((in + out) r), for type 6 rounded to even.
+
+        Raises:
+            ValueError: when it is 0 or above both sides of the kernel.
+        """
+        side = int(math.sqrt(sum(kernel_shape) * self.rank) + 0.5)
+        if self.type == 6:
+            side -= side % 2
+        if not 1 <= side <= max(kernel_shape):
+            raise ValueError(
+                f"rank {self.rank} gives type {self.type} a square matrix of side {side} for a "
+                f"kernel {kernel_shape}; choose a {'higher' if side < 1 else 'lower'} rank"
+            )
+        return side
+
+
+def update(
+    x: Float[Array, "*_ _"],
+    matrix_RR: Float[Array, "R R"],
+    features: int,
+    rotate: bool,
+    precision: Any = None,
+) -> Float[Array, "*_ _"]:
+    """What MoRA adds to the output: linear in x.
+
+    Args:
+        x: (..., in).
+        matrix_RR: M, of the type of x; the transpose of the official weight.
+        features: of the output.
+        rotate: whether the groups are rotated (type 6) or summed (type 1).
+        precision: of the product, as in ``jax.lax.dot_general``.
+
+    Returns:
+        (..., out) in the type of x.
+    """
+    side = matrix_RR.shape[0]
+    groups = -(-x.shape[-1] // side)
+    if rotate:  # groups beyond the last output are cut off below: leave them out
+        groups = min(groups, -(-features // side))
+    # The end is filled up with x's own first entries.
+    x = jnp.take(x, np.arange(groups * side) % x.shape[-1], axis=-1)
+    x_GR = x.reshape(*x.shape[:-1], groups, side)
+    if rotate:
+        y_GR = jnp.matmul(_rope(x_GR), matrix_RR, precision=precision)
+        y = y_GR.reshape(*x.shape[:-1], groups * side)
+    else:
+        y = jnp.matmul(x_GR.sum(axis=-2), matrix_RR, precision=precision)
+    return jnp.take(y, np.arange(features) % y.shape[-1], axis=-1)
+
+
+def _rope(x_GR: Array) -> Array:
+    """Group t rotated as position t: entries i and i + R/2 by the angle t 10000^(-2i/R)."""
+    groups, side = x_GR.shape[-2:]
+    angle_GH = np.outer(np.arange(groups), 10000.0 ** (-np.arange(0, side, 2) / side))
+    leading = (1,) * (x_GR.ndim - 2)
+    cos_GH, sin_GH = (
+        jnp.asarray(table, x_GR.dtype).reshape(*leading, groups, side // 2)
+        for table in (np.cos(angle_GH), np.sin(angle_GH))
+    )
+    low_GH, high_GH = jnp.split(x_GR, 2, axis=-1)
+    return jnp.concatenate(
+        [low_GH * cos_GH - high_GH * sin_GH, high_GH * cos_GH + low_GH * sin_GH], axis=-1
+    )
+
+
+def method(config: MoraConfig, sites: tuple[Site, ...]) -> Method:
+    """MoRA as a row of the methods' table; the one trained array is M (r-hat, r-hat), from zero.
+
+    Raises:
+        ValueError: when the rank gives a square matrix that a kernel has no place for.
+    """
+    for site in sites:
+        config.side(site.kernel_shape)
+    rotate = config.type == 6
+
+    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
+        del key, frozen  # zeros need neither
+        side = config.side(kernel.shape)
+        return {"m": jnp.zeros((side, side), jnp.float32)}
+
+    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
+        del frozen  # none
+        wide = contraction.accumulator(kernel.dtype)
+        identity = jnp.eye(kernel.shape[0], dtype=wide)
+        highest = jax.lax.Precision.HIGHEST
+        added = update(identity, d["m"].astype(wide), kernel.shape[1], rotate, highest)
+        return (kernel.astype(wide) + added).astype(kernel.dtype)
+
+    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
+        del frozen, dropout  # none
+        added = update(x, d["m"].astype(x.dtype), kernel.shape[1], rotate)
+        return lora.linear(x, kernel) + added
+
+    def max_rank(site: Site) -> int:
+        # Type 6 has a block for each group of inputs that is kept, type 1 one for all.
+        blocks = math.ceil(site.kernel_shape[0] / config.side(site.kernel_shape)) if rotate else 1
+        return min(blocks * config.side(site.kernel_shape), *site.kernel_shape)
+
+    return Method(0, True, lambda site: None, lora.no_frozen, init_d, merge, apply, max_rank)

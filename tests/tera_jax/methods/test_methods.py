@@ -1,0 +1,141 @@
+"""The claims that every method of the table must hold, on one layer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.test_util
+import numpy as np
+import pytest
+
+from tera_jax.frozen import seed_key
+from tera_jax.methods import METHODS, NotMergeableError, Site
+
+SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
+SETTINGS = {
+    "dora": {"rank": 4},
+    "hira": {"rank": 4},
+    "lora": {"rank": 4, "alpha": 8.0},
+    "loretta": {"rank": 4},
+    "mora": {"rank": 2},
+    "pissa": {"rank": 4},
+    "quanta": {"axes": (4, 4, 2)},
+    "tera": {"parts": 2},
+    "tera_iden": {"parts": 2},
+    "tera_unique": {"parts": 2},
+    "toplora": {"rank": 4},
+    "vera": {"rank": 8},
+}
+NOT_IDENTITY = {"loretta"}  # the published initial values already change the model
+ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
+NOT_MERGEABLE = {"toplora"}
+KERNEL_METHODS = [name for name, entry in METHODS.items() if entry.adapts == "kernels"]
+
+
+@functools.cache
+def made(name, shape, dtype=jnp.float32):
+    """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
+    entry = METHODS[name]
+    site = Site(("layer",), SHAPES[shape])
+    method = entry.method(entry.config(**SETTINGS[name]), (site,))
+    random = np.random.default_rng(0)
+    kernel = jnp.asarray(random.standard_normal(site.kernel_shape) / 6, dtype)
+    x = jnp.asarray(random.standard_normal((3, 5, site.kernel_shape[0])), dtype)
+    frozen = jax.jit(method.init_frozen)(seed_key(0), kernel)
+    d = jax.jit(method.init_d)(seed_key(1), kernel, frozen)
+    moved = jax.tree.map(
+        lambda v: v + jnp.asarray(0.3 * random.standard_normal(v.shape), v.dtype), d
+    )
+    return method, frozen, d, moved, kernel, x
+
+
+def relative(a, b):
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.abs(a - b).max() / np.abs(b).max()
+
+
+def product(x, kernel):
+    return jnp.einsum("...i,io->...o", x, kernel)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
+    method, frozen, _, moved, kernel, x = made(name, shape, dtype)
+    y = jax.jit(method.apply)(frozen, moved, kernel, x, None)
+    assert y.dtype == dtype
+    bound = 2e-5 if dtype == jnp.float32 else 3e-2
+    assert relative(y, product(x, kernel)) > 2 * bound  # the perturbation is seen
+    if name in NOT_MERGEABLE:
+        with pytest.raises(NotMergeableError):
+            method.merge(frozen, moved, kernel)
+        return
+    merged = jax.jit(method.merge)(frozen, moved, kernel)
+    assert (merged.dtype, merged.shape) == (kernel.dtype, kernel.shape)
+    assert relative(y, product(x, merged)) < bound
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_at_step_0_the_model_is_the_base(name, shape, dtype):
+    method, frozen, d, _, kernel, x = made(name, shape, dtype)
+    y = jax.jit(method.apply)(frozen, d, kernel, x, None)
+    change = relative(y, product(x, kernel))
+    if name in NOT_IDENTITY:
+        assert change > 1e-3
+        return
+    rounding = 1e-6 if dtype == jnp.float32 else 1e-2
+    assert change < rounding
+    if name not in ROUNDED | NOT_MERGEABLE:
+        assert relative(jax.jit(method.merge)(frozen, d, kernel), kernel) <= rounding
+
+
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
+    method, frozen, d, moved, kernel, x = made(name, "gqa")
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(d))
+    y = method.apply(frozen, moved, kernel, x, None)
+    leaves, tree = jax.tree.flatten(moved)
+    for i, leaf in enumerate(leaves):
+        other = jax.tree.unflatten(tree, [*leaves[:i], leaf + 0.3, *leaves[i + 1 :]])
+        assert not jnp.allclose(method.apply(frozen, other, kernel, x, None), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", sorted(set(KERNEL_METHODS) - NOT_MERGEABLE))
+def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name, shape):
+    method, frozen, d, moved, kernel, _ = made(name, shape)
+    with jax.enable_x64(True):
+        frozen, d, moved, kernel = jax.tree.map(
+            lambda v: v.astype(jnp.float64), (frozen, d, moved, kernel)
+        )
+        merged = method.merge(frozen, moved, kernel)
+        change = np.asarray(merged - kernel)
+    tolerance = 1e-9 * np.linalg.norm(change, 2)
+    found = np.linalg.matrix_rank(change, tolerance)
+    assert found == method.max_rank(Site(("layer",), SHAPES[shape]))
+
+
+@pytest.mark.parametrize("name", sorted(set(KERNEL_METHODS) - {"dora"}))
+def test_gradients_equal_finite_differences_in_float64(name):
+    """DoRA is left out: its gradient holds the norm constant, as published; see test_dora."""
+    method, *arrays = made(name, "gqa")
+    with jax.enable_x64(True):
+        frozen, _, moved, kernel, x = jax.tree.map(lambda v: v.astype(jnp.float64), arrays)
+        weight = jnp.asarray(np.random.default_rng(2).standard_normal((3, 5, 8)))
+
+        @jax.jit
+        def loss(d):
+            return jnp.sum(weight * method.apply(frozen, d, kernel, x, None))
+
+        jax.test_util.check_grads(loss, (moved,), order=1, modes=["rev"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_frozen_arrays_regenerate_where_the_method_says_so(name):
+    method, frozen, _, _, kernel, _ = made(name, "gqa")
+    other = jax.jit(method.init_frozen)(seed_key(0), 2 * kernel)
+    same = all(map(jnp.array_equal, jax.tree.leaves(frozen), jax.tree.leaves(other)))
+    assert same == method.regenerates

@@ -1,0 +1,163 @@
+"""Every method on a small Llama: under scan and remat, sharded, merged, saved and loaded."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax import adapt, load_adapter, save_adapter
+from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.methods import METHODS, NotMergeableError
+from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
+
+SETTINGS = {
+    "dora": {"rank": 4},
+    "full": {},
+    "hira": {"rank": 4},
+    "lora": {"rank": 4},
+    "loretta": {"rank": 4, "dropout": 0.0},
+    "mora": {"rank": 2},
+    "p_tuning": {"num_virtual_tokens": 4, "hidden_size": 16},
+    "pissa": {"rank": 4},
+    "prompt": {"num_virtual_tokens": 4},
+    "quanta": {"axes": (4, 4, 2)},
+    "tera": {"parts": 2},
+    "tera_iden": {"parts": 2},
+    "tera_unique": {"parts": 2},
+    "toplora": {"rank": 4, "dropout": 0.0},
+    "vera": {"rank": 8},
+}
+NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
+CONFIG = LlamaConfig.from_hf(
+    {
+        "model_type": "qwen2",  # a bias on q and v
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    }
+)
+
+
+@functools.cache
+def made(name, remat="none"):
+    """The adapter, the model, perturbed variables, and tokens with the virtual ones before them."""
+    model = Llama(CONFIG, remat=remat)
+    random = np.random.default_rng(0)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(
+        lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
+    )
+    config = METHODS[name].config(**SETTINGS[name])
+    adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
+    frozen = jax.jit(adapter.init_frozen)(params)
+    d = jax.jit(adapter.init_d)(params, frozen)
+    d = jax.tree.map(lambda v: v + jnp.asarray(0.1 * random.standard_normal(v.shape), v.dtype), d)
+    count = adapter.num_virtual_tokens
+    tokens_BL = np.concatenate(
+        [np.broadcast_to(64 + np.arange(count), (8, count)), random.integers(0, 64, (8, 9))], axis=1
+    )
+    variables = {"params": params, "frozen": frozen, "d": d}
+    return adapter, model, variables, jnp.asarray(tokens_BL, jnp.int32)
+
+
+def value_and_grad(adapter, model):
+    def mean_logp(d, params, frozen, tokens_BL):
+        variables = {"params": params, "frozen": frozen, "d": d}
+        logits_BLV, _ = adapter.apply(model, variables, tokens_BL)
+        target_BL = jnp.minimum(tokens_BL[:, 1:], 63)[:, :, None]
+        logp_BLV = jax.nn.log_softmax(logits_BLV[:, :-1])
+        return jnp.mean(jnp.take_along_axis(logp_BLV, target_BL, axis=2))
+
+    return jax.value_and_grad(mean_logp)
+
+
+def assert_same(found, expected):
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * np.abs(b).max())
+
+
+@functools.cache
+def reference(name):
+    adapter, model, v, tokens_BL = made(name)
+    return jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
+    adapter, model, v, tokens_BL = made(name, "full")
+    found = jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
+    assert_same(found, reference(name))
+    assert all(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_sharded_step_equals_one_device(name):
+    adapter, model, v, tokens_BL = made(name)
+    mesh = make_mesh(2, 2, 2)
+    layout = parameter_shardings(v["params"], mesh)
+    step = jax.jit(
+        value_and_grad(adapter, model),
+        in_shardings=(None, layout, replicated(mesh), rows(mesh)),
+    )
+    with jax.set_mesh(mesh):
+        found = step(
+            jax.device_put(v["d"], layout if name == "full" else replicated(mesh)),
+            jax.device_put(v["params"], layout),
+            jax.device_put(v["frozen"], replicated(mesh)),
+            tokens_BL,
+        )
+    assert_same(found, reference(name))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_merged_weights_do_what_the_adapted_model_does(name):
+    adapter, model, v, tokens_BL = made(name)
+    assert adapter.mergeable == (name not in NOT_MERGEABLE)
+    if name in NOT_MERGEABLE:
+        with pytest.raises(NotMergeableError):
+            adapter.merge(v)
+        return
+    adapted, _ = jax.jit(lambda v: adapter.apply(model, v, tokens_BL))(v)
+    merged, _ = jax.jit(model.apply)({"params": jax.jit(adapter.merge)(v)}, tokens_BL)
+    base, _ = jax.jit(model.apply)({"params": v["params"]}, tokens_BL)
+    np.testing.assert_allclose(adapted, merged, atol=2e-5 * np.ptp(base), rtol=1e-4)
+    assert np.abs(adapted - base).max() > 1e-2 * np.ptp(base)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_adapter_survives_the_round_trip(name, tmp_path):
+    adapter, _, v, _ = made(name)
+    save_adapter(tmp_path / "a", adapter, v, "base")
+    loaded, found = load_adapter(tmp_path / "a", v["params"])
+    assert loaded == adapter
+    for key in ("d", "frozen"):
+        for a, b in zip(*map(jax.tree.leaves, (found[key], v[key])), strict=True):
+            assert jnp.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora"])
+def test_dropout_needs_a_key_and_changes_with_it(name):
+    adapter, model, v, tokens_BL = made(name)
+    config = METHODS[name].config(**{**SETTINGS[name], "dropout": 0.5})
+    dropping = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
+
+    @jax.jit
+    def with_key(key):
+        return dropping.apply(model, v, tokens_BL, rngs={"dropout": key})[0]
+
+    without, _ = dropping.apply(model, v, tokens_BL)
+    expected, _ = adapter.apply(model, v, tokens_BL)
+    np.testing.assert_allclose(without, expected, atol=1e-5)
+    one, two = with_key(jax.random.key(1)), with_key(jax.random.key(2))
+    assert jnp.array_equal(one, with_key(jax.random.key(1)))
+    assert not jnp.allclose(one, two, atol=1e-3)
+    assert not jnp.allclose(one, without, atol=1e-3)
