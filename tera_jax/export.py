@@ -77,9 +77,9 @@ def save_adapter(
 
     def write(path: Path) -> None:
         (path / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        save_file(_flatten(d), path / _ARRAYS)
+        save_arrays(path / _ARRAYS, d)
         if with_frozen or not adapter.regenerates:
-            save_file(_flatten(variables["frozen"]), path / _FROZEN)
+            save_arrays(path / _FROZEN, variables["frozen"])
 
     def check(path: Path) -> None:
         _, loaded = load_adapter(path, variables["params"])
@@ -150,7 +150,7 @@ def load_adapter(
         )
     frozen = _load_frozen(path, adapter, params, description["frozen_fingerprint"])
     shapes = jax.eval_shape(adapter.init_d, params, frozen)
-    d = _unflatten(_read_arrays(path / _ARRAYS), shapes, path / _ARRAYS)
+    d = load_arrays(path / _ARRAYS, shapes)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
@@ -160,7 +160,7 @@ def _read_description(path: Path) -> tuple[Adapter, dict[str, Any]]:
     try:
         description = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); export the adapter again") from None
+        raise ValueError(f"{path} is not JSON ({error}); write it again") from None
     found = (description.get("format"), description.get("version"))
     if found != (FORMAT, VERSION):
         raise ValueError(
@@ -199,7 +199,7 @@ def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
 def _load_frozen(path: Path, adapter: Adapter, params: Any, expected: str) -> Any:
     if (path / _FROZEN).is_file() or not adapter.regenerates:
         shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = _unflatten(_read_arrays(path / _FROZEN), shapes, path / _FROZEN)
+        frozen = load_arrays(path / _FROZEN, shapes)
     else:
         frozen = jax.jit(adapter.init_frozen)(params)
     require_fingerprint(fingerprint(frozen), expected, str(path))
@@ -299,6 +299,25 @@ def require_equal(found: Any, expected: Any, where: Path) -> None:
             raise ValueError(f"{name} read back from {where} is not what was written; export again")
 
 
+def save_arrays(path: Path, tree: Any) -> None:
+    """Write a tree of arrays as safetensors, each by its path."""
+    save_file(_flatten(tree), path)
+
+
+def load_arrays(path: Path, shapes: Any) -> Any:
+    """Read what :func:`save_arrays` wrote.
+
+    Args:
+        path: the file.
+        shapes: a tree like the one that was written; abstract leaves do.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged, or its arrays are not those of ``shapes``.
+    """
+    return _unflatten(_read_arrays(path), shapes, path)
+
+
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(
@@ -310,11 +329,11 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; export the adapter again")
+        raise FileNotFoundError(f"{path} does not exist; write it again")
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); export the adapter again") from None
+        raise ValueError(f"{path} is damaged ({error}); write it again") from None
 
 
 def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:

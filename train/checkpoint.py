@@ -18,11 +18,19 @@ _LOSS = "held_out_loss"
 
 
 class Meta(NamedTuple):
-    """What a checkpoint says of its run, beside the state."""
+    """What a checkpoint says of its run, beside the state.
+
+    Attributes:
+        position: examples fed.
+        frozen_fingerprint: of the ``frozen`` collection.
+        base_fingerprint: of the base's weights.
+        config: of the run, as :func:`train.config.to_dict` gives it.
+    """
 
     position: int
     frozen_fingerprint: str
     base_fingerprint: str
+    config: dict[str, Any]
 
 
 class Checkpoints:

@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     require_empty(output)
     questions = load_questions(args.data or config.evaluate.path, args.rows or config.evaluate.rows)
     _, records = data.split(config.data)
-    run = runs.build(config)
+    run = runs.build(config, args.workdir)
     step, d = runs.trained(run, args.workdir)
     valid = data.tokenize(records, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     exporting.require_empty(args.output)
-    run = runs.build(parse(checkpoint.saved_config(args.workdir)))
+    run = runs.build(parse(checkpoint.saved_config(args.workdir)), args.workdir)
     step, d = runs.trained(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)

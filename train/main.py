@@ -32,8 +32,9 @@ def main(_: Sequence[str]) -> None:
     questions = evaluate.load_questions(config.evaluate.path, config.evaluate.rows)
     checkpoint.require_claimable(workdir, config)
 
-    run = runs.build(config)
+    run = runs.build(config, workdir)
     checkpoint.claim(workdir, config)
+    runs.keep_frozen(run, workdir)
     print(runs.describe(run), flush=True)
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)

@@ -10,13 +10,15 @@ from jax.sharding import Mesh
 
 from tera_jax import sharding
 from tera_jax.adapter import Adapter, adapt
-from tera_jax.export import base_fingerprint
+from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer
 from train.checkpoint import Checkpoints, Meta
-from train.config import Config
+from train.config import Config, to_dict
 from train.optim import optimizer
 from train.step import State, init_state, state_shardings
+
+_FROZEN = "frozen.safetensors"
 
 
 class Run(NamedTuple):
@@ -42,8 +44,8 @@ class Run(NamedTuple):
         return {"params": self.params, "frozen": self.frozen, "d": d}
 
 
-def build(config: Config) -> Run:
-    """Load the base and draw the frozen network.
+def build(config: Config, workdir: Path | None = None) -> Run:
+    """Load the base, and draw the frozen arrays or read those that :func:`keep_frozen` wrote.
 
     Raises:
         ValueError: when the model, the method or the mesh do not fit each other.
@@ -64,9 +66,20 @@ def build(config: Config) -> Run:
         config=config.method.settings,
         targets=config.method.targets,
     )
-    frozen = jax.jit(adapter.init_frozen, out_shardings=sharding.replicated(mesh))(params)
-    meta = Meta(0, fingerprint(frozen), base_fingerprint(params))
+    replicated = sharding.replicated(mesh)
+    if workdir is not None and (workdir / _FROZEN).is_file():
+        shapes = jax.eval_shape(adapter.init_frozen, params)
+        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), replicated)
+    else:
+        frozen = jax.jit(adapter.init_frozen, out_shardings=replicated)(params)
+    meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
+
+
+def keep_frozen(run: Run, workdir: Path) -> None:
+    """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
+    if not run.adapter.regenerates and not (workdir / _FROZEN).is_file():
+        save_arrays(workdir / _FROZEN, run.frozen)
 
 
 def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:

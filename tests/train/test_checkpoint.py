@@ -6,7 +6,8 @@ from train.checkpoint import Checkpoints, Meta, claim, require_claimable
 from train.config import parse
 from train.step import State
 
-META = Meta(position=7, frozen_fingerprint="f" * 16, base_fingerprint="b" * 16)
+CONFIG = {"loop": {"steps": 9}}
+META = Meta(7, frozen_fingerprint="f" * 16, base_fingerprint="b" * 16, config=CONFIG)
 
 
 def state(step):
@@ -56,6 +57,7 @@ def test_state_and_position_come_back(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         restored, meta = checkpoints.restore(4, state(0), META)
     assert meta.position == 40
+    assert meta.config == CONFIG
     for a, b in zip(*map(jax.tree.leaves, (restored, state(4))), strict=True):
         assert jnp.array_equal(a, b)
     assert not jnp.array_equal(restored.d["q_proj"][0], state(0).d["q_proj"][0])

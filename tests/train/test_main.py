@@ -2,11 +2,14 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from train import data
 from train import run as runs
-from train.config import parse
+from train.config import default, parse
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,23 @@ def test_the_description_counts_base_and_trained_numbers(finished):
     )
     assert f"{trained:,} trained" in text
     assert "tera on q_proj, v_proj" in text
+
+
+def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
+    tiny_llama, records_path, tmp_path
+):
+    config = default("pissa")
+    config.model.path, config.model.dtype = str(tiny_llama), "float32"
+    config.data.path = str(records_path)
+    run = runs.build(parse(config), tmp_path)
+    runs.keep_frozen(run, tmp_path)
+    kept = tmp_path / "frozen.safetensors"
+    arrays = {key: -value for key, value in load_file(kept).items()}
+    save_file(arrays, kept)  # A0 and B0 with the other sign: as good, and another SVD's
+    again = runs.build(parse(config), tmp_path)
+    for a, b in zip(*map(jax.tree.leaves, (again.frozen, run.frozen)), strict=True):
+        assert jnp.array_equal(a, -b)
+    assert again.meta.frozen_fingerprint != run.meta.frozen_fingerprint
 
 
 def test_the_run_wrote_its_configuration(finished):
