@@ -32,7 +32,7 @@ quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it
 	$(BIN)/python -m train.main --config=configs/quickstart.py
 
 test: $(VENV)/.test  ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.test  ## formatter, linter and type checker
 	$(BIN)/ruff format --check .
