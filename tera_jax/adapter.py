@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from tera_jax import interceptor
 from tera_jax.frozen import seed_key
-from tera_jax.methods import METHODS, Method, NotMergeableError, Site, full
+from tera_jax.methods import METHODS, Method, NotMergeableError, Site, entry, full
 from tera_jax.methods.prompt import PromptMethod
 from tera_jax.sites import choose, embeddings, get, linear_layers, put
 
@@ -150,7 +150,7 @@ class KernelAdapter(Adapter):
         d: dict[str, Any] = {}
         for site in self.sites:
             keys = _stack_keys(seed_key(seed, site.name), site)
-            shared, own = self._frozen(frozen, site)
+            shared, own = self._frozen(method, frozen, site)
 
             def init(key: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
                 return method.init_d(key, kernel, own if shared is None else shared)
@@ -172,7 +172,7 @@ class KernelAdapter(Adapter):
         method = self.method
         params = jax.tree.map(lambda leaf: leaf, dict(variables["params"]))
         for site in self.sites:
-            shared, own = self._frozen(variables["frozen"], site)
+            shared, own = self._frozen(method, variables["frozen"], site)
 
             def merge(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
                 return method.merge(own if shared is None else shared, d, kernel)
@@ -183,9 +183,9 @@ class KernelAdapter(Adapter):
             put(params, (*site.path, "kernel"), merged.reshape(kernel.shape))
         return params
 
-    def _frozen(self, frozen: Variables, site: Site) -> tuple[Any, Any]:
+    def _frozen(self, method: Method, frozen: Variables, site: Site) -> tuple[Any, Any]:
         """The set that the site shares, or else its own arrays, stacked like the kernel."""
-        name = self.method.frozen_set(site)
+        name = method.frozen_set(site)
         if name is not None:
             return frozen[SHARED][name], {}
         node: Any = frozen
@@ -267,13 +267,11 @@ def make(name: str, config: Any, sites: tuple[Site, ...]) -> Adapter:
         ValueError: for an unknown method, or a configuration that is another method's or does not
             fit the layers.
     """
-    if name not in METHODS:
-        raise ValueError(f"method {name!r}; choose one of {sorted(METHODS)}")
-    entry = METHODS[name]
-    if not isinstance(config, entry.config):
-        raise ValueError(f"method {name!r} takes a {entry.config.__name__}, not {config!r}")
-    entry.method(config, sites)  # refuses what does not fit
-    return _ADAPTERS[entry.adapts](name, config, sites)
+    row = entry(name)
+    if not isinstance(config, row.config):
+        raise ValueError(f"method {name!r} takes a {row.config.__name__}, not {config!r}")
+    row.method(config, sites)  # refuses what does not fit
+    return _ADAPTERS[row.adapts](name, config, sites)
 
 
 def adapt(
@@ -308,19 +306,17 @@ def adapt(
         >>> adapter.sites[0].kernel_shape
         (8, 6)
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r}; choose one of {sorted(METHODS)}")
-    entry = METHODS[method]
-    if entry.adapts == "kernels":
+    row = entry(method)
+    if row.adapts == "kernels":
         sites = choose(linear_layers(model, *args, **kwargs), targets)
-    elif entry.adapts == "embedding":
+    elif row.adapts == "embedding":
         sites = embeddings(model, *args, **kwargs)
         if len(sites) != 1:
             names = [site.name for site in sites]
             raise ValueError(f"{method} needs a model with one nn.Embed, but this has {names}")
     else:
         sites = ()
-    return make(method, entry.config() if config is None else config, sites)
+    return make(method, row.config() if config is None else config, sites)
 
 
 def _matrices(params: Variables, site: Site) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-from tera_jax.methods import METHODS
+from tera_jax.methods import METHODS, entry
 
 EXPORTS = ("adapter", "peft", "hf", "orbax")
 
@@ -164,9 +164,7 @@ def default(method: str = "tera") -> ml_collections.ConfigDict:
     Raises:
         ValueError: for an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r}; choose one of {sorted(METHODS)}")
-    settings = _fields(METHODS[method].config)
+    settings = _fields(entry(method).config)
     return ml_collections.ConfigDict(
         {
             "model": _fields(ModelConfig),

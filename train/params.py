@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from tera_jax.adapter import make
 from tera_jax.llama import Llama, LlamaConfig
-from tera_jax.methods import METHODS, Site
+from tera_jax.methods import METHODS, Site, entry
 from tera_jax.sites import choose, embeddings, linear_layers
 from train.config import build
 from train.paper import PRINTED, Printed
@@ -58,21 +58,19 @@ def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[s
     Raises:
         ValueError: for an unknown model, method, setting or target.
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r}; choose one of {sorted(METHODS)}")
-    entry = METHODS[method]
+    row = entry(method)
     params, linear, embedding = _shapes(model)
-    sites: tuple[Site, ...] = {"kernels": linear, "embedding": embedding, "all": ()}[entry.adapts]
-    if entry.adapts == "kernels":
+    sites: tuple[Site, ...] = {"kernels": linear, "embedding": embedding, "all": ()}[row.adapts]
+    if row.adapts == "kernels":
         sites = choose(linear, targets)
-    adapter = make(method, build(entry.config, settings, f"settings of {method}"), sites)
+    adapter = make(method, build(row.config, settings, f"settings of {method}"), sites)
     frozen = jax.eval_shape(adapter.init_frozen, params)
     d = jax.eval_shape(adapter.init_d, params, frozen)
     base, trained = _size(params), _size(d)
-    whole = entry.adapts == "all"
+    whole = row.adapts == "all"
     ranks = {}
-    if entry.adapts == "kernels":
-        configured = entry.method(adapter.config, sites)
+    if row.adapts == "kernels":
+        configured = row.method(adapter.config, sites)
         ranks = {site.name: configured.max_rank(site) for site in sites}
     return Count(
         model,

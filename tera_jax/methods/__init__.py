@@ -19,7 +19,7 @@ from tera_jax.methods import (
 )
 from tera_jax.methods.protocol import Method, NotMergeableError, Site
 
-__all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site"]
+__all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site", "entry"]
 
 
 class Entry(NamedTuple):
@@ -53,3 +53,14 @@ METHODS: dict[str, Entry] = {
     "quanta": Entry(quanta.QuantaConfig, quanta.method),
     "loretta": Entry(loretta.LorettaConfig, loretta.method),
 }
+
+
+def entry(name: str) -> Entry:
+    """The row of a method.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method {name!r}; choose one of {sorted(METHODS)}")
+    return METHODS[name]

@@ -10,6 +10,7 @@ from train import run as runs
 from train import step as steps
 from train.config import parse
 from train.loop import held_out_loss, to_device
+from train.shapes import MODELS
 
 
 @pytest.fixture
@@ -136,20 +137,7 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
     from tera_jax import adapt
     from tera_jax.llama import Llama, LlamaConfig
 
-    config = LlamaConfig.from_hf(
-        {
-            "model_type": "llama",
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-        }
-    )
+    config = LlamaConfig.from_hf(MODELS["llama-2-7b"])
     model = Llama(config, dtype=jnp.bfloat16)
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))

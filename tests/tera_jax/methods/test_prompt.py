@@ -12,6 +12,7 @@ from tera_jax.adapter import adapt
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.methods import NotMergeableError
 from tera_jax.methods.prompt import PromptConfig, PTuningConfig
+from train.shapes import MODELS
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, 7))
 CONFIGS = {
@@ -132,20 +133,7 @@ def test_a_prompt_may_begin_as_tokens_of_the_vocabulary(base):
 
 def test_counts_on_llama_2_7b():
     """81,920 and 50,425,856: the paper's 0.0012 % and 0.7428 %."""
-    config = LlamaConfig.from_hf(
-        {
-            "model_type": "llama",
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 4096,
-            "rms_norm_eps": 1e-5,
-            "tie_word_embeddings": False,
-        }
-    )
+    config = LlamaConfig.from_hf(MODELS["llama-2-7b"])
     model, tokens = Llama(config), jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = jax.eval_shape(model.init, jax.random.key(0), tokens)["params"]
     counts = {}
