@@ -65,7 +65,9 @@ class Adapter(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+    def init_d(
+        self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
+    ) -> dict[str, Any]:
         """The ``d`` collection, float32, with which the adapted model is the base.
 
         Exceptions, by their publications: LoRETTA, prompt tuning and P-tuning change it at once.
@@ -73,7 +75,7 @@ class Adapter(abc.ABC):
         Args:
             params: the base's ``params`` collection.
             frozen: from :meth:`init_frozen`.
-            seed: of what is drawn at random, if anything.
+            seed: of what is drawn at random, if anything; it may be traced.
         """
 
     @abc.abstractmethod
@@ -144,7 +146,9 @@ class KernelAdapter(Adapter):
                 put(frozen, (SHARED, name), method.init_frozen(seed_key(method.seed, name), shape))
         return frozen
 
-    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+    def init_d(
+        self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
+    ) -> dict[str, Any]:
         """Stacked like the kernels."""
         method = self.method
         d: dict[str, Any] = {}
@@ -212,7 +216,9 @@ class PromptAdapter(Adapter):
         """P."""
         return self.method.num_virtual_tokens
 
-    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+    def init_d(
+        self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
+    ) -> dict[str, Any]:
         """The prompt, or what makes it."""
         del frozen
         (site,) = self.sites
@@ -238,7 +244,9 @@ class PromptAdapter(Adapter):
 class FullAdapter(Adapter):
     """Trains every parameter."""
 
-    def init_d(self, params: Variables, frozen: Variables, seed: int = 0) -> dict[str, Any]:
+    def init_d(
+        self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
+    ) -> dict[str, Any]:
         """A float32 copy of the base."""
         del frozen, seed
         return full.init_d(dict(params))

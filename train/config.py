@@ -36,12 +36,15 @@ class DataConfig:
     """Records, and how they become tokens.
 
     Attributes:
-        path: training records: a .json or .jsonl file, plain or gzipped.
+        path: training records: a .json or .jsonl file, plain or gzipped, or dialogues in ParlAI's
+            text format (.txt); a slice such as ``dialogues.txt[:800]`` takes part of them.
         validation_path: held-out records, or None to take the last ``validation_rows`` of the
             shuffled training records.
         validation_rows: see above.
         split_seed: of the shuffle before that split.
-        prompt: the template, ``hira`` (the paper's setting) or ``llm-adapters``.
+        prompt: the template: ``hira`` (the paper's setting) or ``llm-adapters`` for instructions,
+            ``convai2`` (HiRA's) for dialogues.
+        history: the last utterances of a dialogue that its prompt holds.
         max_prompt: tokens of a prompt; longer ones lose their beginning.
         max_response: tokens of a response; longer ones lose their end.
         loss_on: the ``response``, or the ``prompt`` too.
@@ -54,7 +57,8 @@ class DataConfig:
     validation_path: str | None = None
     validation_rows: int = 120
     split_seed: int = 58
-    prompt: Literal["hira", "llm-adapters"] = "hira"
+    prompt: Literal["hira", "llm-adapters", "convai2"] = "hira"
+    history: int = 3
     max_prompt: int = 256
     max_response: int = 16
     loss_on: Literal["response", "prompt"] = "response"
@@ -291,6 +295,7 @@ def _check(config: Config) -> None:
         ("data.max_prompt", config.data.max_prompt, 1),
         ("data.max_response", config.data.max_response, 1),
         ("data.validation_rows", config.data.validation_rows, 1),
+        ("data.history", config.data.history, 1),
         ("loop.batch_size", config.loop.batch_size, 1),
         ("loop.eval_every", config.loop.eval_every, 1),
         ("loop.log_every", config.loop.log_every, 1),

@@ -2,17 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import datasets
 import numpy as np
 
+from train import tasks
 from train.config import DataConfig
-from train.tasks import commonsense
-
-_SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 
 
 class Tokenizer(Protocol):
@@ -45,60 +41,8 @@ class Batch(NamedTuple):
     weight_BT: np.ndarray
 
 
-def load_records(path: str) -> datasets.Dataset:
-    """Read records with the string fields ``instruction`` and ``output``.
-
-    Args:
-        path: a .json file that holds a list, or a .jsonl file, plain or gzipped.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is no such file, has no records, or a record lacks a field.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"data file {path} does not exist; check config.data.path")
-    if not file.name.endswith(_SUFFIXES):
-        raise ValueError(f"data file {path} ends in none of {_SUFFIXES}")
-    datasets.disable_progress_bars()
-    try:
-        records = datasets.load_dataset("json", data_files=str(file), split="train")
-    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"data file {path} holds no list of JSON records: {cause}") from error
-    for field in ("instruction", "output"):
-        column = records[field] if field in records.column_names else [None] * len(records)
-        for row, value in enumerate(column):
-            if not isinstance(value, str) or not value:
-                raise ValueError(
-                    f"record {row} of {path} has no text in field {field!r}; each record needs "
-                    "'instruction' and 'output'"
-                )
-    return records
-
-
-def split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """The training and the held-out records.
-
-    Raises:
-        FileNotFoundError: as :func:`load_records`.
-        ValueError: as :func:`load_records`, or when no record is left to train on.
-    """
-    records = load_records(config.path)
-    if config.validation_path is not None:
-        return records, load_records(config.validation_path)
-    rest = len(records) - config.validation_rows
-    if rest < 1:
-        raise ValueError(
-            f"{config.path} has {len(records)} records, so holding out "
-            f"config.data.validation_rows={config.validation_rows} leaves none to train on"
-        )
-    shuffled = records.shuffle(seed=config.split_seed)
-    return shuffled.select(range(rest)), shuffled.select(range(rest, len(records)))
-
-
 def tokenize(
-    records: datasets.Dataset,
+    records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     config: DataConfig,
     virtual: Sequence[int] = (),
@@ -108,10 +52,12 @@ def tokenize(
     The two are tokenised apart, so that the prompt's tokens are those seen at inference.
     ``virtual`` ids stand before each prompt and do not count towards its length.
     """
+    records = list(records)
     prompts = encode_prompts(
-        records["instruction"], tokenizer, config, bos=config.bos == "always", virtual=virtual
+        records, tokenizer, config, bos=config.bos == "always", virtual=virtual
     )
-    responses = tokenizer(list(records["output"]), add_special_tokens=False)["input_ids"]
+    texts = [tasks.response(record, config.prompt) for record in records]
+    responses = tokenizer(texts, add_special_tokens=False)["input_ids"]
     eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
     return [
         Example(prompt, [*response, *eos][: config.max_response])
@@ -120,14 +66,14 @@ def tokenize(
 
 
 def encode_prompts(
-    instructions: Sequence[str],
+    records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     config: DataConfig,
     bos: bool,
     virtual: Sequence[int] = (),
 ) -> list[list[int]]:
-    """Instructions in the template of ``config`` as token ids, the last ``max_prompt`` of them."""
-    texts = [commonsense.prompt(text, config.prompt) for text in instructions]
+    """The prompts of records as token ids, the last ``max_prompt`` of each."""
+    texts = [tasks.prompt(record, config.prompt, config.history) for record in records]
     first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
     room = config.max_prompt - len(first)
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from tera_jax.export import require_empty
 from tera_jax.llama.generate import greedy, left_pad
-from train import checkpoint, data
+from train import checkpoint, data, records
 from train import run as runs
 from train.config import parse
 from train.loop import held_out_loss
@@ -98,7 +98,7 @@ def generate_answers(run: Run, d: Any, questions: Sequence[dict[str, Any]]) -> I
     else:
         variables, apply = run.variables(d), functools.partial(run.adapter.apply, run.model)
     prompts = data.encode_prompts(
-        [record["instruction"] for record in questions],
+        questions,
         run.tokenizer,
         config.data,
         bos=config.data.bos != "never",
@@ -148,8 +148,8 @@ def load_questions(path: str | None, rows: int | None) -> list[dict[str, Any]]:
     """
     if path is None:
         return []
-    records = list(data.load_records(path))[:rows]
-    for row, record in enumerate(records):
+    questions = list(records.load(path))[:rows]
+    for row, record in enumerate(questions):
         gold = record.get("answer")
         if not isinstance(gold, str):
             raise ValueError(f"record {row} of {path} has no text in field 'answer'")
@@ -157,7 +157,7 @@ def load_questions(path: str | None, rows: int | None) -> list[dict[str, Any]]:
             commonsense.answer_in("", gold)
         except ValueError as error:
             raise ValueError(f"record {row} of {path}: {error}") from None
-    return records
+    return questions
 
 
 def table(scores: dict[str, Score]) -> str:
@@ -200,10 +200,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = args.output or args.workdir / "evaluation"
     require_empty(output)
     questions = load_questions(args.data or config.evaluate.path, args.rows or config.evaluate.rows)
-    _, records = data.split(config.data)
+    _, held_out = records.split(config.data)
     run = runs.build(config, args.workdir)
     step, d = runs.trained(run, args.workdir)
-    valid = data.tokenize(records, run.tokenizer, config.data, run.virtual_tokens)
+    valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         score, answers = evaluate(run, d, valid, questions)
     write(output, step, score, answers)

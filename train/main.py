@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from train import checkpoint, data, evaluate, export
+from train import checkpoint, data, evaluate, export, records
 from train import run as runs
 from train.config import parse
 from train.loop import Interrupted, fit
@@ -28,7 +28,7 @@ def main(_: Sequence[str]) -> None:
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     method = "" if config.method.name == "tera" else f"-{config.method.name}"
     workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
-    train, valid = data.split(config.data)
+    train, valid = records.split(config.data)
     questions = evaluate.load_questions(config.evaluate.path, config.evaluate.rows)
     checkpoint.require_claimable(workdir, config)
 

@@ -152,6 +152,42 @@ def test_an_adapter_made_by_peft_gives_the_same_logits_here(base, tmp_path, name
     assert_close(our_logits(adapter, model, variables), expected, torch_logits(torch_base(base)))
 
 
+KERNEL_METHODS = sorted(set(SETTINGS) - {"prompt", "p_tuning"})  # test_prompt.py has those
+
+
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_gradients_through_the_whole_model_are_those_of_peft(base, tmp_path, name, monkeypatch):
+    """PEFT's gradients, written into its own adapter file, are read as ours are laid out."""
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(torch_base(base), THEIRS[name]()).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    theirs.save_pretrained(tmp_path / "a")
+    model, params = load_pretrained(base)
+    adapter, variables = load_adapter(tmp_path / "a", params)
+    weight_BLV = np.random.default_rng(1).normal(size=(*TOKENS.shape, 96)).astype(np.float32)
+
+    (theirs(torch.tensor(TOKENS)).logits * torch.tensor(weight_BLV)).sum().backward()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.grad)
+    theirs.save_pretrained(tmp_path / "gradients")
+    monkeypatch.setattr("tera_jax.peft._require_pissa_base", lambda *_: None)  # no PiSSA factors
+    _, expected = load_adapter(tmp_path / "gradients", params)
+
+    def weighted(d):
+        logits_BLV, _ = adapter.apply(model, {**variables, "d": d}, jnp.asarray(TOKENS, jnp.int32))
+        return jnp.sum(logits_BLV * weight_BLV)
+
+    found = jax.jit(jax.grad(weighted))(variables["d"])
+    for ours, same in zip(jax.tree.leaves(found), jax.tree.leaves(expected["d"]), strict=True):
+        assert np.abs(same).max() > 1e-3
+        assert np.abs(ours - same).max() <= 1e-5 * np.abs(same).max()
+
+
 @pytest.fixture
 def lora(base, tmp_path):
     """A directory with a LoRA adapter, and the base's params."""

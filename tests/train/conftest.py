@@ -4,43 +4,15 @@ import string
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import pytest
 
-from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
-from train import data
+from train import data, records
 from train.checkpoint import claim
 from train.config import default, parse
 from train.loop import fit
 from train.run import build
 
 WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
-
-
-@pytest.fixture(scope="session")
-def tiny_llama(tmp_path_factory, smollm2_path) -> Path:
-    """A random Llama of two layers under SmolLM2's tokenizer, as an HF directory."""
-    config = LlamaConfig.from_hf(
-        {
-            "model_type": "llama",
-            "vocab_size": 49152,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": 256,
-            "rms_norm_eps": 1e-5,
-            "rope_theta": 10000.0,
-            "tie_word_embeddings": True,
-            "eos_token_id": 2,
-        }
-    )
-    model = Llama(config)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    path = tmp_path_factory.mktemp("models") / "tiny"
-    save_pretrained(model, params, path, load_tokenizer(smollm2_path))
-    return path
 
 
 def record(rng: random.Random) -> dict[str, str]:
@@ -102,7 +74,7 @@ def finished(tiny_llama, records_path, tmp_path_factory):
     claim(workdir, config)
     run = build(config)
     train, valid = (
-        data.tokenize(records, run.tokenizer, config.data) for records in data.split(config.data)
+        data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
     )
     with jax.set_mesh(run.mesh):
         fit(run, workdir, train, valid)

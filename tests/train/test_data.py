@@ -1,8 +1,4 @@
-import gzip
-import json
-
 import numpy as np
-import pytest
 
 from train import data
 from train.config import DataConfig
@@ -22,69 +18,9 @@ class Words:
         return {"input_ids": [[len(word) for word in line.split()] for line in text]}
 
 
-def write(path, records):
-    text = json.dumps(records)
-    if path.name.endswith("l") or path.name.endswith("l.gz"):
-        text = "\n".join(map(json.dumps, records))
-    if path.suffix == ".gz":
-        path.write_bytes(gzip.compress(text.encode()))
-    else:
-        path.write_text(text)
-    return str(path)
-
-
-RECORDS = [{"instruction": f"question {i}", "output": f"answer {i}"} for i in range(10)]
-
-
-@pytest.mark.parametrize("name", ["r.json", "r.jsonl", "r.json.gz", "r.jsonl.gz"])
-def test_records_are_read_from_every_format(tmp_path, name):
-    records = data.load_records(write(tmp_path / name, RECORDS))
-    assert records["instruction"][3] == "question 3"
-    assert len(records) == 10
-
-
-def test_bad_files_are_refused_by_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.json does not exist"):
-        data.load_records(str(tmp_path / "none.json"))
-    (tmp_path / "r.csv").write_text("a,b")
-    with pytest.raises(ValueError, match=r"r.csv ends in none of"):
-        data.load_records(str(tmp_path / "r.csv"))
-    (tmp_path / "bad.json").write_text("{not json")
-    with pytest.raises(ValueError, match=r"bad.json holds no list of JSON records"):
-        data.load_records(str(tmp_path / "bad.json"))
-    with pytest.raises(ValueError, match=r"empty.json holds no list of JSON records"):
-        data.load_records(write(tmp_path / "empty.json", []))
-
-
-@pytest.mark.parametrize("field", ["instruction", "output"])
-@pytest.mark.parametrize("value", [None, "", "absent"])
-def test_a_record_without_its_fields_is_refused_by_row(tmp_path, field, value):
-    records = [dict(record) for record in RECORDS]
-    if value == "absent":
-        del records[7][field]
-    else:
-        records[7][field] = value
-    with pytest.raises(ValueError, match=f"record 7 of .* has no text in field '{field}'"):
-        data.load_records(write(tmp_path / "r.json", records))
-
-
-def test_the_split_holds_out_the_last_rows_of_a_seeded_shuffle(tmp_path):
-    path = write(tmp_path / "r.json", RECORDS)
-    train, valid = data.split(DataConfig(path=path, validation_rows=3))
-    questions = [*train["instruction"], *valid["instruction"]]
-    assert len(valid) == 3
-    assert sorted(questions) == sorted(record["instruction"] for record in RECORDS)
-    again, _ = data.split(DataConfig(path=path, validation_rows=3))
-    other, _ = data.split(DataConfig(path=path, validation_rows=3, split_seed=1))
-    assert list(again["instruction"]) == list(train["instruction"])
-    assert list(other["instruction"]) != list(train["instruction"])
-    with pytest.raises(ValueError, match="leaves none to train on"):
-        data.split(DataConfig(path=path, validation_rows=10))
-
-
 def test_prompts_lose_their_beginning_and_responses_their_end():
     config = DataConfig(path="x", max_prompt=4, max_response=2, bos="always", append_eos=True)
-    records = {"instruction": ["aa bbb"], "output": ["c dd eee"]}
+    records = [{"instruction": "aa bbb", "output": "c dd eee"}]
     (example,) = data.tokenize(records, Words(), config)
     assert example.prompt == [1, 3, 3, len("Response:")]  # "... aa bbb ### Response:"
     assert example.response == [1, 2]

@@ -40,9 +40,7 @@ def test_answers_are_those_of_uncached_greedy_decoding(finished):
     _, d = runs.trained(run, workdir)
     questions = evaluate.load_questions(run.config.evaluate.path, 3)
     found = list(evaluate.generate_answers(run, d, questions))
-    prompts = data.encode_prompts(
-        [record["instruction"] for record in questions], run.tokenizer, run.config.data, bos=False
-    )
+    prompts = data.encode_prompts(questions, run.tokenizer, run.config.data, bos=False)
 
     @jax.jit
     def next_token(tokens_BL, length):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from train import data
+from train import records
 from train import run as runs
 from train.config import default, parse
 
@@ -32,7 +32,7 @@ def test_a_run_that_cannot_be_is_refused_by_name(tiny_config, field, value, erro
 def test_missing_data_is_refused_by_name(tiny_config, tmp_path):
     tiny_config.data.path = str(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
-        data.split(parse(tiny_config).data)
+        records.split(parse(tiny_config).data)
 
 
 def test_a_foreign_or_truncated_model_file_is_refused(tiny_config, tiny_llama, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 
 from tera_jax import sharding
 from tera_jax.frozen import fingerprint
-from train import data
+from train import data, records
 from train import run as runs
 from train import step as steps
 from train.config import parse
@@ -20,7 +20,7 @@ def parts(tiny_config):
     def make(**mesh):
         tiny_config.mesh.update(mesh)
         config = parse(tiny_config)
-        train, valid = data.split(config.data)
+        train, valid = records.split(config.data)
         run = runs.build(config)
         state, optimizer = runs.start(run, config.loop.steps)
         step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
