@@ -45,7 +45,7 @@ STEPS, WARMUP, BATCH = 300, 60, 32
 SKIPPED = 10
 """Steps before the clock starts, the first of which may compile."""
 SEEDS = (0, 1, 2)
-GRID = tuple(digit * 10.0**power for power in range(-6, 2) for digit in (1, 3))
+GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
 _SCHEMES = ("576|24x24", "576|12x16")
 _SPLIT_INPUT = ("24x24|576", "24x24|192")
 

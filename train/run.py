@@ -1,5 +1,7 @@
 """The parts of a run, built once from its configuration for training, evaluation and export."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,6 +110,16 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
         like, _ = start(run, steps=1)
         state, _ = checkpoints.restore(step, like, run.meta)
     return step, state.d
+
+
+def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
+    """Variables and the function that applies them, for inference.
+
+    A method that can be merged is merged first, which makes it as fast as the base.
+    """
+    if run.adapter.mergeable:
+        return {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
+    return run.variables(d), functools.partial(run.adapter.apply, run.model)
 
 
 def describe(run: Run) -> str:
