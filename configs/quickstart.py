@@ -35,7 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loop.log_every = 4
     config.evaluate.path = str(_RECORDS / "test.json")
     config.evaluate.batch_size = 16
-    config.evaluate.max_new_tokens = 8
+    config.decoding.max_new_tokens = 8
     config.export = ("adapter", "hf", "orbax")
     return config
 

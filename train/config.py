@@ -10,7 +10,9 @@ from typing import Any, Literal
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from tera_jax.llama.decoding import Decoding
 from tera_jax.methods import METHODS, entry
+from train import tasks
 
 EXPORTS = ("adapter", "peft", "hf", "orbax")
 
@@ -47,6 +49,8 @@ class DataConfig:
         history: the last utterances of a dialogue that its prompt holds.
         max_prompt: tokens of a prompt; longer ones lose their beginning.
         max_response: tokens of a response; longer ones lose their end.
+        max_tokens: of a training row, prompt and response together; longer ones lose their end.
+            None sets no other limit.
         loss_on: the ``response``, or the ``prompt`` too.
         bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
             setting), or ``always``.
@@ -61,6 +65,7 @@ class DataConfig:
     history: int = 3
     max_prompt: int = 256
     max_response: int = 16
+    max_tokens: int | None = None
     loss_on: Literal["response", "prompt"] = "response"
     bos: Literal["never", "inference", "always"] = "never"
     append_eos: bool = False
@@ -119,15 +124,22 @@ class EvaluateConfig:
 
     Attributes:
         path: records whose answers are generated, or None to generate none.
+        task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``.
         rows: at most so many of them, or None for all.
         batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
-        max_new_tokens: of a generated answer.
+        seed: of sampled answers.
+        wordnet: the directory of WordNet's dictionary, for METEOR (task ``convai2``). Debian's
+            package ``wordnet-base`` puts it at the default.
+        encoder: of BERTScore (task ``convai2``): a local path, or a name on the hub.
     """
 
     path: str | None = None
+    task: str = "commonsense"
     rows: int | None = None
     batch_size: int = 32
-    max_new_tokens: int = 16
+    seed: int = 0
+    wordnet: str = "/usr/share/wordnet"
+    encoder: str = "roberta-large"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +162,10 @@ class MethodConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A whole run. ``export`` names what is written at its end, of :data:`EXPORTS`."""
+    """A whole run. ``export`` names what is written at its end, of :data:`EXPORTS`.
+
+    ``decoding`` says how answers are generated: :class:`tera_jax.llama.Decoding`.
+    """
 
     model: ModelConfig
     data: DataConfig
@@ -158,6 +173,7 @@ class Config:
     optim: OptimConfig = OptimConfig()
     loop: LoopConfig = LoopConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    decoding: Decoding = dataclasses.field(default_factory=Decoding)
     mesh: MeshConfig = MeshConfig()
     export: tuple[str, ...] = ()
 
@@ -177,6 +193,7 @@ def default(method: str = "tera") -> ml_collections.ConfigDict:
             "optim": _fields(OptimConfig),
             "loop": _fields(LoopConfig),
             "evaluate": _fields(EvaluateConfig),
+            "decoding": _fields(Decoding),
             "mesh": _fields(MeshConfig),
             "export": (),
         }
@@ -294,6 +311,7 @@ def _check(config: Config) -> None:
     for where, value, least in (
         ("data.max_prompt", config.data.max_prompt, 1),
         ("data.max_response", config.data.max_response, 1),
+        ("data.max_tokens", config.data.max_tokens, 2),
         ("data.validation_rows", config.data.validation_rows, 1),
         ("data.history", config.data.history, 1),
         ("loop.batch_size", config.loop.batch_size, 1),
@@ -303,7 +321,6 @@ def _check(config: Config) -> None:
         ("loop.steps", config.loop.steps, 1),
         ("evaluate.rows", config.evaluate.rows, 1),
         ("evaluate.batch_size", config.evaluate.batch_size, 1),
-        ("evaluate.max_new_tokens", config.evaluate.max_new_tokens, 1),
         ("optim.warmup_steps", config.optim.warmup_steps, 0),
         ("optim.weight_decay", config.optim.weight_decay, 0),
     ):
@@ -324,6 +341,7 @@ def _check(config: Config) -> None:
             raise ValueError(
                 f"config.{where} {size} is not a multiple of mesh data x fsdp = {shards}"
             )
+    tasks.task(config.evaluate.task)
     for name in config.export:
         if name not in EXPORTS:
             raise ValueError(f"config.export has {name!r}; choose from {', '.join(EXPORTS)}")

@@ -53,27 +53,32 @@ def tokenize(
     ``virtual`` ids stand before each prompt and do not count towards its length.
     """
     records = list(records)
-    prompts = encode_prompts(
-        records, tokenizer, config, bos=config.bos == "always", virtual=virtual
-    )
+    prompts = encode_prompts(records, tokenizer, config, virtual)
     texts = [tasks.response(record, config.prompt) for record in records]
     responses = tokenizer(texts, add_special_tokens=False)["input_ids"]
     eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
-    return [
-        Example(prompt, [*response, *eos][: config.max_response])
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
+    most = _row_length(config, len(virtual))
+    examples = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        kept = prompt[:most]
+        examples.append(Example(kept, [*response, *eos][: config.max_response][: most - len(kept)]))
+    return examples
 
 
 def encode_prompts(
     records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     config: DataConfig,
-    bos: bool,
     virtual: Sequence[int] = (),
+    inference: bool = False,
 ) -> list[list[int]]:
-    """The prompts of records as token ids, the last ``max_prompt`` of each."""
-    texts = [tasks.prompt(record, config.prompt, config.history) for record in records]
+    """The prompts of records as token ids, the last ``max_prompt`` of each.
+
+    ``inference`` prompts are those for a response; their authors may train on others.
+    """
+    style, history = config.prompt, config.history
+    texts = [tasks.prompt(record, style, history, inference) for record in records]
+    bos = config.bos == "always" or (config.bos == "inference" and inference)
     first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
     room = config.max_prompt - len(first)
     ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -86,13 +91,19 @@ def _special(token: int | None, name: str) -> int:
     return token
 
 
+def _row_length(config: DataConfig, virtual: int) -> int:
+    longest = config.max_prompt + config.max_response
+    return virtual + min(longest, config.max_tokens or longest)
+
+
 def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -> Batch:
     """One batch of the shapes that ``config`` fixes, so that a step is traced once.
 
-    L is ``virtual + max_prompt + max_response``; T is ``max_response``, or all but the virtual
-    tokens and the first when the loss is on the prompt too.
+    L is ``virtual + max_prompt + max_response``, or ``virtual + max_tokens`` if that is less; T is
+    ``max_response``, or all but the virtual tokens and the first when the loss is on the prompt
+    too.
     """
-    length = virtual + config.max_prompt + config.max_response
+    length = _row_length(config, virtual)
     on_prompt = config.loss_on == "prompt"
     targets = length - max(1, virtual) if on_prompt else config.max_response
     rows = len(examples)

@@ -1,175 +1,182 @@
-r"""Evaluate a trained run: held-out loss, and generated answers of the commonsense format.
+r"""Evaluate a trained run: held-out loss, and generated answers to test sets.
 
-    python -m train.evaluate --workdir=runs/quickstart [--data=test.json] [--rows=100]
+    python -m train.evaluate --workdir=runs/commonsense --data=dataset --tasks boolq piqa
+    python -m train.evaluate --workdir=runs/convai2 --tasks convai2=dialogues.txt[900:]
+    python -m train.evaluate --workdir=runs/quickstart
 
-Writes ``evaluation.json`` (the summary) and ``answers.jsonl`` (prompt, output, answer, gold,
-right) into ``--output``, by default ``<workdir>/evaluation``.
+Without ``--tasks`` it is the run's ``evaluate.task`` on its ``evaluate.path``. ``--score=labels``
+and ``--score=texts`` compare the likelihoods of the given choices instead of generating. ``--base``
+evaluates the base under the run's settings.
+
+Writes ``<workdir>/evaluation/<task>/``: ``answers.jsonl``, a line for each question, and
+``summary.json``. An evaluation that was killed goes on where it stopped.
 """
 
 import argparse
-import functools
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from tqdm import tqdm
 
-from tera_jax.export import require_empty
-from tera_jax.llama.generate import greedy, left_pad
-from train import checkpoint, data, records
+from train import answers, checkpoint, data, likelihood, questions, records
 from train import run as runs
-from train.config import parse
+from train.answers import Answer
+from train.config import EvaluateConfig, parse, to_dict
+from train.generation import Generator
 from train.loop import held_out_loss
+from train.questions import Question
 from train.run import Run
 from train.step import make_eval_step
-from train.tasks import commonsense
+
+HELD_OUT = "held-out"
+SCORES = ("generate", "labels", "texts")
 
 
 class Score(NamedTuple):
-    """Held-out loss in nats a target token, and counts of generated answers."""
+    """Of one task: fractions in 0..1, and the number of questions. Of the held-out loss: nats."""
 
-    held_out_loss: float
-    answers: int
-    parsed: int
-    right: int
+    metrics: dict[str, float]
+    examples: int
 
 
-class Answer(NamedTuple):
-    """One generated answer; ``answer`` is None where the output holds none."""
-
-    prompt: str
-    output: str
-    answer: str | None
-    gold: str
-    right: bool
+Tests = Mapping[str, Sequence[Question]]
 
 
-def evaluate(
+def load_tests(config: EvaluateConfig, data_config: Any) -> dict[str, list[Question]]:
+    """The questions that the configuration names, by their task; none without a path."""
+    if config.path is None:
+        return {}
+    return {config.task: questions.load(config.path, config.task, data_config, config.rows)}
+
+
+def measure(
     run: Run,
+    step: int,
     d: Any,
+    directory: Path,
     valid: Sequence[data.Example],
-    questions: Sequence[dict[str, Any]],
-) -> tuple[Score, list[Answer]]:
-    """Measure the adapted model.
+    tests: Tests,
+    score: str = "generate",
+) -> dict[str, Score]:
+    """Held-out loss and every test, each written below ``directory`` when it is done.
+
+    What is there already under the same settings is read, or gone on with.
 
     Args:
         run: the base and the adapter.
+        step: of ``d``, for the summaries.
         d: the adapter's trainable arrays.
-        valid: held-out examples for the loss.
-        questions: records whose answers are generated; none is allowed.
-    """
-    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
-    loss = held_out_loss(run, eval_step, d, valid)
-    answers = list(generate_answers(run, d, questions))
-    parsed = sum(answer.answer is not None for answer in answers)
-    return Score(loss, len(answers), parsed, sum(answer.right for answer in answers)), answers
-
-
-def at_start(
-    run: Run,
-    workdir: Path,
-    valid: Sequence[data.Example],
-    questions: Sequence[dict[str, Any]],
-) -> Score:
-    """The score before the first step; read from ``workdir`` if it was measured before."""
-    summary = workdir / "before" / "evaluation.json"
-    if summary.is_file():
-        fields = json.loads(summary.read_text())
-        return Score(**{name: fields[name] for name in Score._fields})
-    state, _ = runs.start(run, steps=1)
-    score, answers = evaluate(run, state.d, valid, questions)
-    write(summary.parent, 0, score, answers)
-    return score
-
-
-def generate_answers(run: Run, d: Any, questions: Sequence[dict[str, Any]]) -> Iterator[Answer]:
-    """Greedy answers, in the order of the questions.
-
-    A method that can be merged is merged first, which makes decoding as fast as the base's.
-    Prompts are decoded in the order of their lengths, so that a batch carries little padding.
-    """
-    if not questions:
-        return
-    config = run.config
-    if run.adapter.mergeable:
-        variables, apply = {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
-    else:
-        variables, apply = run.variables(d), functools.partial(run.adapter.apply, run.model)
-    prompts = data.encode_prompts(
-        questions,
-        run.tokenizer,
-        config.data,
-        bos=config.data.bos != "never",
-        virtual=run.virtual_tokens,
-    )
-    decode = jax.jit(
-        functools.partial(
-            greedy,
-            run.model,
-            max_new_tokens=config.evaluate.max_new_tokens,
-            eos_id=run.tokenizer.eos_token_id,
-            pad_id=0,
-            apply=apply,
-        )
-    )
-    outputs: dict[int, str] = {}
-    order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
-    size = config.evaluate.batch_size
-    with tqdm(total=len(prompts), unit="answer", dynamic_ncols=True) as bar:
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            filled = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-            tokens_BL, segments_BL = left_pad([prompts[row] for row in filled], pad_id=0)
-            new_BT = decode(variables, tokens_BL, segments_BL)
-            for row, tokens_T in zip(chunk, jax.device_get(new_BT), strict=False):
-                outputs[row] = _text(tokens_T.tolist(), run.tokenizer)
-            bar.update(len(chunk))
-    for row, record in enumerate(questions):
-        gold = record["answer"]
-        answer = commonsense.answer_in(outputs[row], gold)
-        yield Answer(record["instruction"], outputs[row], answer, gold, answer == gold)
-
-
-def _text(tokens: list[int], tokenizer: Any) -> str:
-    """The text up to the first EOS token."""
-    if tokenizer.eos_token_id in tokens:
-        tokens = tokens[: tokens.index(tokenizer.eos_token_id)]
-    return tokenizer.decode(tokens, skip_special_tokens=True)
-
-
-def load_questions(path: str | None, rows: int | None) -> list[dict[str, Any]]:
-    """Records with the field ``answer``, in the commonsense format.
+        directory: gets a directory for each test.
+        valid: held-out examples for the loss; there may be none.
+        tests: questions by task.
+        score: how questions are answered, of :data:`SCORES`.
 
     Raises:
-        FileNotFoundError: when the file does not exist.
-        ValueError: when a record lacks a field or its answer is not of the format.
+        FileExistsError: when ``directory`` holds an evaluation under other settings.
+        ValueError: when a prompt is longer than the model's context.
     """
-    if path is None:
-        return []
-    questions = list(records.load(path))[:rows]
-    for row, record in enumerate(questions):
-        gold = record.get("answer")
-        if not isinstance(gold, str):
-            raise ValueError(f"record {row} of {path} has no text in field 'answer'")
-        try:
-            commonsense.answer_in("", gold)
-        except ValueError as error:
-            raise ValueError(f"record {row} of {path}: {error}") from None
-    return questions
+    for task, asked in tests.items():
+        answers.require(task, run)
+        answers.claim(directory / _name(task, score), _settings(run, step, task, asked, score))
+        if score == "generate":
+            answers.prompts(run, asked)
+    result: dict[str, Score] = {}
+    if valid:
+        loss = _held_out(run, step, d, directory / HELD_OUT, valid)
+        result[HELD_OUT] = Score({"loss": loss}, len(valid))
+    generator = Generator(run, d) if score == "generate" and tests else None
+    for task, asked in tests.items():
+        name = _name(task, score)
+        file = directory / name / "summary.json"
+        if file.is_file():
+            summary = json.loads(file.read_text())
+            result[name] = Score(summary["metrics"], summary["examples"])
+            continue
+        found: list[Answer] = []
+        if generator is not None:
+            found = answers.ask(run, generator, asked, task, directory / name, progress=True)
+            metrics = answers.metrics(found, task, run)
+        else:
+            metrics = _chosen(run, d, asked, score)
+        result[name] = Score(metrics, len(asked))
+        answers.write(directory / name, found, _summary(run, step, d, name, result[name]))
+    return result
 
 
-def table(scores: dict[str, Score]) -> str:
+def _name(task: str, score: str) -> str:
+    return task if score == "generate" else f"{task}-{score}"
+
+
+def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
+    file = directory / "loss.json"
+    if file.is_file() and (kept := json.loads(file.read_text()))["step"] == step:
+        return kept["held_out_loss"]
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    loss = held_out_loss(run, eval_step, d, valid)
+    directory.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+    return loss
+
+
+def _summary(run: Run, step: int, d: Any, name: str, score: Score) -> dict[str, Any]:
+    """What ``train.report`` reads."""
+    base = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    trained = sum(leaf.size for leaf in jax.tree.leaves(d))
+    return {
+        "task": name,
+        "metrics": score.metrics,
+        "examples": score.examples,
+        "method": run.config.method.name,
+        "model": Path(run.config.model.path).name,
+        "seed": run.config.loop.seed,
+        "trained": trained,
+        "percent": 100 * trained / (base + trained),
+        "step": step,
+    }
+
+
+def _chosen(run: Run, d: Any, asked: Sequence[Question], score: str) -> dict[str, float]:
+    """Accuracy of the likeliest choice, and of the likeliest for its length."""
+    rows = [question.record for question in asked]
+    if score == "labels":
+        given = likelihood.label_questions(rows, run.tokenizer, run.config.data)
+    else:
+        limit = run.model.config.max_position_embeddings
+        given = likelihood.text_questions(rows, run.tokenizer, limit)
+    chosen = likelihood.choose(run, d, given, progress=True)
+    pairs = list(zip(chosen, given, strict=True))
+    return {
+        "accuracy": sum(choice.by_sum == one.gold for choice, one in pairs) / len(pairs),
+        "accuracy_by_length": sum(c.by_length == one.gold for c, one in pairs) / len(pairs),
+    }
+
+
+def _settings(
+    run: Run, step: int, task: str, asked: Sequence[Question], score: str
+) -> dict[str, Any]:
+    """What the answers depend on."""
+    config = to_dict(run.config)
+    text = json.dumps([[dict(question.record), question.golds] for question in asked])
+    shared = {"task": task, "step": step, "questions": zlib.crc32(text.encode()), "score": score}
+    shared |= {"base": run.meta.base_fingerprint, "frozen": run.meta.frozen_fingerprint}
+    if score == "generate":
+        shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
+    keys = ("prompt", "history", "max_prompt", "bos")
+    return json.loads(json.dumps(shared | {key: config["data"][key] for key in keys}))
+
+
+def table(columns: Mapping[str, Mapping[str, Score]]) -> str:
     """Scores side by side, one column each, for a terminal."""
-    rows = [["", *scores]]
-    rows.append(
-        ["held-out loss (nats/token)", *(f"{s.held_out_loss:.4f}" for s in scores.values())]
-    )
-    if any(score.answers for score in scores.values()):
-        of = [(s, s.answers) for s in scores.values()]
-        rows.append(["answers parsed", *(f"{s.parsed}/{n} ({s.parsed / n:.1%})" for s, n in of)])
-        rows.append(["answers right", *(f"{s.right}/{n} ({s.right / n:.1%})" for s, n in of)])
+    rows = [["", *columns]]
+    for name, first in next(iter(columns.values())).items():
+        scores = [column[name] for column in columns.values()]
+        for metric in first.metrics:
+            label = "held-out loss (nats/token)" if name == HELD_OUT else f"{name} {metric}"
+            rows.append([label, *(_cell(name, metric, score) for score in scores)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
@@ -177,37 +184,57 @@ def table(scores: dict[str, Score]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def write(directory: Path, step: int, score: Score, answers: Sequence[Answer]) -> None:
-    """``evaluation.json`` and, if there are answers, ``answers.jsonl``."""
-    directory.mkdir(parents=True, exist_ok=True)
-    summary = {"step": step, **score._asdict()}
-    (directory / "evaluation.json").write_text(json.dumps(summary, indent=2) + "\n")
-    if answers:
-        lines = "".join(json.dumps(answer._asdict()) + "\n" for answer in answers)
-        (directory / "answers.jsonl").write_text(lines)
+def _cell(name: str, metric: str, score: Score) -> str:
+    value = score.metrics[metric]
+    if name == HELD_OUT:
+        return f"{value:.4f}"
+    if metric in ("accuracy", "parsed", "accuracy_by_length"):
+        return f"{round(value * score.examples)}/{score.examples} ({value:.1%})"
+    return f"{value:.2%}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(prog="python -m train.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m train.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
-    parser.add_argument("--data", help="records to answer; by default the run's evaluate.path")
-    parser.add_argument("--rows", type=int, help="at most so many of them")
+    parser.add_argument("--tasks", nargs="+", help="names of test sets, or NAME=FILE")
+    parser.add_argument("--data", default=".", help="directory with <task>/test.json")
+    parser.add_argument("--rows", type=int, help="at most so many questions of each")
+    parser.add_argument("--score", choices=SCORES, default="generate", help="see above")
+    parser.add_argument("--base", action="store_true", help="the base, without the adapter")
     parser.add_argument("--output", type=Path, help="by default <workdir>/evaluation")
+    parser.add_argument("--batch-size", type=int, help="prompts at once; by default the run's")
+    parser.add_argument("--num-beams", type=int, help="by default the run's")
     args = parser.parse_args(argv)
 
     config = parse(checkpoint.saved_config(args.workdir))
-    output = args.output or args.workdir / "evaluation"
-    require_empty(output)
-    questions = load_questions(args.data or config.evaluate.path, args.rows or config.evaluate.rows)
+    if args.num_beams:
+        decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
+        config = dataclasses.replace(config, decoding=decoding)
+    if args.batch_size:
+        sizes = dataclasses.replace(config.evaluate, batch_size=args.batch_size)
+        config = dataclasses.replace(config, evaluate=sizes)
+    rows = args.rows or config.evaluate.rows
+    if args.tasks:
+        files = questions.find(args.data, args.tasks)
+        tests = {t: questions.load(file, t, config.data, rows) for t, file in files.items()}
+    else:
+        tests = load_tests(dataclasses.replace(config.evaluate, rows=rows), config.data)
     _, held_out = records.split(config.data)
     run = runs.build(config, args.workdir)
-    step, d = runs.trained(run, args.workdir)
+    if args.base:
+        step, d = 0, runs.start(run, steps=1)[0].d
+    else:
+        step, d = runs.trained(run, args.workdir)
+    output = args.output or args.workdir / ("evaluation-base" if args.base else "evaluation")
     valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
-        score, answers = evaluate(run, d, valid, questions)
-    write(output, step, score, answers)
-    print(table({f"step {step}": score}))
+        scores = measure(run, step, d, output, valid, tests, args.score)
+    print(table({"base" if args.base else f"step {step}": scores}))
     print(f"written to {output}")
 
 

@@ -29,7 +29,7 @@ def main(_: Sequence[str]) -> None:
     method = "" if config.method.name == "tera" else f"-{config.method.name}"
     workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
     train, valid = records.split(config.data)
-    questions = evaluate.load_questions(config.evaluate.path, config.evaluate.rows)
+    tests = evaluate.load_tests(config.evaluate, config.data)
     checkpoint.require_claimable(workdir, config)
 
     run = runs.build(config, workdir)
@@ -39,15 +39,15 @@ def main(_: Sequence[str]) -> None:
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
-        before = evaluate.at_start(run, workdir, valid, questions)
+        d = runs.start(run, steps=1)[0].d
+        before = evaluate.measure(run, 0, d, workdir / "before", valid, tests)
         try:
             fit(run, workdir, train, valid)
         except Interrupted as interrupted:
             print(interrupted.message)
             raise
         step, d = runs.trained(run, workdir)
-        after, answers = evaluate.evaluate(run, d, valid, questions)
-    evaluate.write(workdir / "after", step, after, answers)
+        after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)
     print(evaluate.table({"before": before, f"after (step {step})": after}))
     for kind in config.export:
         path = export.export_once(run, d, kind, workdir / kind)

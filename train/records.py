@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import datasets
 
@@ -12,13 +11,7 @@ from train.tasks import convai2
 
 _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".txt")
 _SLICED = re.compile(r"(.*)\[(\d*):(\d*)\]")
-
-
-class _Source(NamedTuple):
-    """A path, and the slice of what the file holds."""
-
-    file: Path
-    part: slice
+_HUB = "hub:"
 
 
 def load(path: str, prompt: str = "hira", answered: bool = True) -> datasets.Dataset:
@@ -27,20 +20,19 @@ def load(path: str, prompt: str = "hira", answered: bool = True) -> datasets.Dat
     Args:
         path: a .json file that holds a list, a .jsonl file, either plain or gzipped, or dialogues
             in ParlAI's text format (.txt), which become a record for each answer. A slice of it
-            takes part of the records, or of the dialogues: ``dialogues.txt[:800]``.
+            takes part of the records, or of the dialogues: ``dialogues.txt[:800]``. A data set of
+            the hub is ``hub:owner/name`` or ``hub:owner/name:split``; the split is train if unsaid.
         prompt: the style of prompt they are for, which says what fields they need.
         answered: refuse records without an ``output``.
 
     Raises:
-        FileNotFoundError: when there is no such file.
+        FileNotFoundError: when there is no such file, or data set of the hub.
         ValueError: when it is no such file, has no records, or a record lacks a field.
     """
-    file, part = _source(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"data file {file} does not exist; check config.data.path")
-    if not file.name.endswith(_SUFFIXES):
-        raise ValueError(f"data file {file} ends in none of {_SUFFIXES}")
-    records = _dialogues(file, part) if file.suffix == ".txt" else _json(file, part)
+    sliced = _SLICED.fullmatch(path)
+    whole, start, stop = sliced.groups() if sliced else (path, "", "")
+    part = slice(int(start) if start else None, int(stop) if stop else None)
+    records = _hub(whole, part) if whole.startswith(_HUB) else _file(Path(whole), part)
     if not len(records):
         raise ValueError(f"{path} has no records; check the file and the slice")
     fields = tasks.fields(prompt) | ({"output": str} if answered else {})
@@ -76,12 +68,25 @@ def split(config: DataConfig) -> tuple[datasets.Dataset, datasets.Dataset]:
     return shuffled.select(range(rest)), shuffled.select(range(rest, len(records)))
 
 
-def _source(path: str) -> _Source:
-    sliced = _SLICED.fullmatch(path)
-    if sliced is None:
-        return _Source(Path(path), slice(None))
-    start, stop = (int(text) if text else None for text in sliced.groups()[1:])
-    return _Source(Path(sliced[1]), slice(start, stop))
+def _file(file: Path, part: slice) -> datasets.Dataset:
+    if not file.is_file():
+        raise FileNotFoundError(f"data file {file} does not exist; check config.data.path")
+    if not file.name.endswith(_SUFFIXES):
+        raise ValueError(f"data file {file} ends in none of {_SUFFIXES}")
+    return _dialogues(file, part) if file.suffix == ".txt" else _json(file, part)
+
+
+def _hub(path: str, part: slice) -> datasets.Dataset:
+    name, _, split = path.removeprefix(_HUB).partition(":")
+    datasets.disable_progress_bars()
+    try:
+        records = datasets.load_dataset(name, split=split or "train")
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"data set {path} could not be had from the hub: {error}. Check its name and split, or "
+            "download it and give the file"
+        ) from error
+    return _part(records, part)
 
 
 def _json(file: Path, part: slice) -> datasets.Dataset:
@@ -91,6 +96,10 @@ def _json(file: Path, part: slice) -> datasets.Dataset:
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         cause = error.__cause__ or error
         raise ValueError(f"data file {file} holds no list of JSON records: {cause}") from error
+    return _part(records, part)
+
+
+def _part(records: datasets.Dataset, part: slice) -> datasets.Dataset:
     return records.select(list(range(*part.indices(len(records)))))
 
 

@@ -119,7 +119,12 @@ def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """
     if run.adapter.mergeable:
         return {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
-    return run.variables(d), functools.partial(run.adapter.apply, run.model)
+    return run.variables(d), _apply(run.adapter, run.model)
+
+
+@functools.cache  # the same object each time, so that what is jitted with it is not compiled again
+def _apply(adapter: Adapter, model: Llama) -> Callable[..., Any]:
+    return functools.partial(adapter.apply, model)
 
 
 def describe(run: Run) -> str:

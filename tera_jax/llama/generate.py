@@ -1,5 +1,6 @@
-"""Greedy decoding with a cache."""
+"""Greedy decoding and sampling with a cache."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tera_jax.llama.beam import beam_search, left_padded
 from tera_jax.llama.cache import init_cache
+from tera_jax.llama.decoding import Decoding, filtered, without_repeats
 from tera_jax.llama.model import Llama
 
 
@@ -40,29 +43,31 @@ def left_pad(
     return tokens_BL, segment_ids_BL
 
 
-def greedy(
+def generate(
     model: Llama,
     variables: Any,
     tokens_BL: jax.Array,
     segment_ids_BL: jax.Array,
+    decoding: Decoding,
     *,
-    max_new_tokens: int,
     eos_id: int | Sequence[int] | None,
     pad_id: int,
+    key_B: jax.Array | None = None,
     apply: Callable[..., Any] | None = None,
 ) -> jax.Array:
-    """The most likely next token, again and again, until every row has ended.
+    """Answers to prompts; ends with the row that ends last.
 
-    To be called under ``jax.jit`` with all but ``variables`` and the two arrays static.
+    To be called under ``jax.jit`` with all but ``variables`` and the arrays static.
 
     Args:
         model: gives the sizes and the dtype of the cache.
         variables: all collections that ``apply`` reads, such as ``{"params": ...}``.
         tokens_BL: int32 prompts, padded on the left (see :func:`left_pad`).
         segment_ids_BL: int32, 0 at padding and 1 at tokens.
-        max_new_tokens: the length T of the answer, at least 1.
+        decoding: how tokens are chosen, and how many.
         eos_id: the token or tokens that end a row; None for none.
         pad_id: fills a row after its end.
+        key_B: a key for each row, for sampling: a row's draws do not depend on its neighbours.
         apply: ``model.apply`` or a wrapper of it, called as
             ``apply(variables, ..., method="hidden")`` and ``method="logits"``.
 
@@ -70,43 +75,62 @@ def greedy(
         ``tokens_BT`` int32: the new tokens, the one that ends a row included.
 
     Raises:
-        ValueError: when ``max_new_tokens`` is below 1.
+        ValueError: for sampling without keys.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
-    apply_: Callable[..., Any] = model.apply if apply is None else apply
-    ends = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
-    tokens_BL, segment_ids_BL = jnp.asarray(tokens_BL), jnp.asarray(segment_ids_BL)
+    if decoding.do_sample and key_B is None:
+        raise ValueError("do_sample needs key_B, a key for each row")
+    apply = model.apply if apply is None else apply
+    eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
+    search = beam_search if decoding.num_beams > 1 else _single
+    return search(
+        model,
+        functools.partial(apply, variables),
+        jnp.asarray(tokens_BL),
+        jnp.asarray(segment_ids_BL),
+        decoding,
+        jnp.asarray(eos_ids, jnp.int32),
+        pad_id,
+        key_B,
+    )
+
+
+def _single(model, apply, tokens_BL, segment_ids_BL, decoding, eos_ids, pad_id, key_B):
+    """One hypothesis a row."""
     batch, length = tokens_BL.shape
+    count = decoding.max_new_tokens
 
-    def next_token(positions_BL, tokens_BL, segment_ids_BL, cache):
-        hidden_BLD, cache = apply_(
-            variables, tokens_BL, positions_BL, segment_ids_BL, cache, method="hidden"
-        )
-        logits_BV = apply_(variables, hidden_BLD[:, -1], method="logits")
-        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), cache
-
-    def ended(token_B):
-        return jnp.isin(token_B, jnp.asarray(ends, jnp.int32))
+    def advance(step, text_BS, positions_BL, tokens_BL, segment_ids_BL, cache):
+        hidden_BLD, cache = apply(tokens_BL, positions_BL, segment_ids_BL, cache, method="hidden")
+        logits_BV = apply(hidden_BLD[:, -1], method="logits")
+        if decoding.no_repeat_ngram_size:
+            first_B, end_B = length - prompt_B, jnp.full(batch, length + step)
+            size = decoding.no_repeat_ngram_size
+            logits_BV = without_repeats(logits_BV, text_BS, first_B, end_B, size)
+        if not decoding.do_sample:
+            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), cache
+        draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row))
+        return draw(key_B, filtered(logits_BV, decoding)).astype(jnp.int32), cache
 
     def unfinished(state):
         step, done_B, *_ = state
-        return (step < max_new_tokens) & ~jnp.all(done_B)
+        return (step < count) & ~jnp.all(done_B)
 
-    def advance(state):
-        step, done_B, token_B, out_BT, cache = state
+    def body(state):
+        step, done_B, text_BS, cache = state
+        token_B1 = lax.dynamic_slice_in_dim(text_BS, length + step - 1, 1, axis=1)
         positions_BL = (prompt_B + step - 1)[:, None]
         ones_BL = jnp.ones_like(positions_BL)
-        token_B, cache = next_token(positions_BL, token_B[:, None], ones_BL, cache)
+        token_B, cache = advance(step, text_BS, positions_BL, token_B1, ones_BL, cache)
         token_B = jnp.where(done_B, pad_id, token_B)
-        out_BT = lax.dynamic_update_slice_in_dim(out_BT, token_B[:, None], step, axis=1)
-        return step + 1, done_B | ended(token_B), token_B, out_BT, cache
+        text_BS = lax.dynamic_update_slice_in_dim(text_BS, token_B[:, None], length + step, axis=1)
+        return step + 1, done_B | jnp.isin(token_B, eos_ids), text_BS, cache
 
-    prompt_B = jnp.sum(segment_ids_BL != 0, axis=1, dtype=jnp.int32)
-    positions_BL = jnp.maximum(jnp.cumsum(segment_ids_BL != 0, axis=1, dtype=jnp.int32) - 1, 0)
+    prompt_B, positions_BL = left_padded(segment_ids_BL)
     # The last new token is never fed back, so it needs no slot.
-    cache = init_cache(model.config, batch, length + max_new_tokens - 1, model.dtype)
-    token_B, cache = next_token(positions_BL, tokens_BL, segment_ids_BL, cache)
-    out_BT = jnp.full((batch, max_new_tokens), pad_id, jnp.int32).at[:, 0].set(token_B)
-    state = (jnp.ones((), jnp.int32), ended(token_B), token_B, out_BT, cache)
-    return lax.while_loop(unfinished, advance, state)[3]
+    cache = init_cache(model.config, batch, length + count - 1, model.dtype)
+    text_BS = jnp.pad(tokens_BL, ((0, 0), (0, count)), constant_values=pad_id)
+    step = jnp.zeros((), jnp.int32)
+    token_B, cache = advance(step, text_BS, positions_BL, tokens_BL, segment_ids_BL, cache)
+    text_BS = text_BS.at[:, length].set(token_B)
+    state = (step + 1, jnp.isin(token_B, eos_ids), text_BS, cache)
+    return lax.while_loop(unfinished, body, state)[2][:, length:]

@@ -92,6 +92,7 @@ class Llama(nn.Module):
         positions_BL: jax.Array | None = None,
         segment_ids_BL: jax.Array | None = None,
         cache: Cache | None = None,
+        mask_BLS: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The normed residual stream after the last layer.
 
@@ -103,6 +104,8 @@ class Llama(nn.Module):
                 segment where ``segment_ids_BL`` is given; with a cache it must be given.
             segment_ids_BL: int32. A token attends to its own segment only; 0 is padding.
             cache: its next L slots receive the tokens. They must be free: this is not checked.
+            mask_BLS: with a cache, the slots that each token attends to, in place of those up to
+                its own that are of its segment.
 
         Returns:
             ``(hidden_BLD, cache)``, the hidden states in ``dtype``.
@@ -123,7 +126,9 @@ class Llama(nn.Module):
                 cache.segment_ids_BS, segment_ids_BL, cache.length, axis=1
             )
             start, layer_cache = cache.length, (cache.key, cache.value)
-            mask = self._cached_mask(segment_ids_BL, segment_ids_BS, start)
+            if mask_BLS is None:
+                mask_BLS = self._cached_mask(segment_ids_BL, segment_ids_BS, start)
+            mask = mask_BLS[:, None]
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
@@ -144,7 +149,7 @@ class Llama(nn.Module):
         return _dot_general_f32(hidden, embedding_VD, contract)
 
     def _cached_mask(self, segment_ids_BL, segment_ids_BS, start):
-        """``(B, 1, L, S)``: slots up to the query's own, of its segment, within its window."""
+        """``(B, L, S)``: slots up to the query's own, of its segment, within its window."""
         own_L = start + jnp.arange(segment_ids_BL.shape[1], dtype=jnp.int32)
         slot_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
         age_LS = own_L[:, None] - slot_S[None, :]
@@ -152,7 +157,7 @@ class Llama(nn.Module):
         if self.config.sliding_window is not None:
             seen_LS &= age_LS < self.config.sliding_window
         same_BLS = segment_ids_BL[:, :, None] == segment_ids_BS[:, None, :]
-        return (seen_LS[None] & same_BLS)[:, None]
+        return seen_LS[None] & same_BLS
 
 
 def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Array:

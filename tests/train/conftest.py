@@ -62,7 +62,7 @@ def make_config(tiny_llama: Path, records_path: Path):
     config.evaluate.path = str(records_path)
     config.evaluate.rows = 6
     config.evaluate.batch_size = 8
-    config.evaluate.max_new_tokens = 8
+    config.decoding.max_new_tokens = 8
     return config
 
 

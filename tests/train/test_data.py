@@ -30,6 +30,22 @@ def test_prompts_lose_their_beginning_and_responses_their_end():
     assert example.prompt == [2, 3, 3, len("Response:")]
 
 
+def test_a_row_loses_its_end_where_prompt_and_response_are_too_long_together():
+    config = DataConfig(path="x", max_prompt=5, max_response=4, max_tokens=6, append_eos=True)
+    records = [{"instruction": "a bb", "output": "ccc dddd eeeee"}]
+    (example,) = data.tokenize(records, Words(), config, virtual=(90, 91))
+    assert example.prompt == [90, 91, 12, 1, 2, 3, len("Response:")]  # "Instruction: a bb ###"
+    assert example.response == [3]
+    batch = data.collate([example], config, virtual=2)
+    assert batch.tokens_BL.shape == (1, 8)
+    assert batch.weight_BT.sum() == 1
+    config = DataConfig(path="x", max_prompt=5, max_response=4, max_tokens=3)
+    (example,) = data.tokenize(records, Words(), config)
+    assert example.prompt == [12, 1, 2]
+    assert example.response == []
+    assert data.collate([example], config).weight_BT.sum() == 0
+
+
 def test_the_loss_reads_the_state_before_each_response_token():
     batch = data.collate([Example([5, 6, 7], [8, 9]), Example([4], [3, 2, 1])], CONFIG)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0, 0], [4, 3, 2, 1, 0, 0, 0, 0, 0]]

@@ -1,84 +1,198 @@
 import json
+import shutil
 
 import jax
 import pytest
 
-from train import data, evaluate
+from train import answers, data, evaluate, questions
 from train import run as runs
-from train.evaluate import Score
+from train.evaluate import HELD_OUT, Score
+from train.generation import Generator
 
 
 def call(workdir, *more):
     evaluate.main([f"--workdir={workdir}", *more])
 
 
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_a_run_is_evaluated_by_one_command(finished, tmp_path, capsys):
     _, workdir = finished
     call(workdir, f"--output={tmp_path / 'e'}", "--rows=5")
-    summary = json.loads((tmp_path / "e" / "evaluation.json").read_text())
-    answers = [
-        json.loads(line) for line in (tmp_path / "e" / "answers.jsonl").read_text().splitlines()
-    ]
-    assert len(answers) == summary["answers"] == 5
-    assert summary["right"] == sum(answer["right"] for answer in answers)
-    assert summary["parsed"] == sum(answer["answer"] is not None for answer in answers)
-    best = json.loads(
-        [line for line in (workdir / "metrics.jsonl").read_text().splitlines() if "held" in line][
-            -1
-        ]
-    )
-    assert summary["step"] == best["step"] == 12
-    assert summary["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-6)
-    assert f"{summary['held_out_loss']:.4f}" in capsys.readouterr().out
-    with pytest.raises(FileExistsError, match="not empty"):
-        call(workdir, f"--output={tmp_path / 'e'}")
+    task = tmp_path / "e" / "commonsense"
+    summary = json.loads((task / "summary.json").read_text())
+    found = lines(task / "answers.jsonl")
+    assert len(found) == summary["examples"] == 5
+    assert [answer["row"] for answer in found] == [0, 1, 2, 3, 4]
+    assert summary["metrics"] == {
+        "accuracy": sum(answer["right"] for answer in found) / 5,
+        "parsed": sum(answer["answer"] is not None for answer in found) / 5,
+    }
+    assert summary["method"] == "tera"
+    assert summary["model"] == "tiny"
+    loss = json.loads((tmp_path / "e" / HELD_OUT / "loss.json").read_text())
+    best = [row for row in lines(workdir / "metrics.jsonl") if "held_out_loss" in row][-1]
+    assert summary["step"] == loss["step"] == best["step"] == 12
+    assert loss["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-6)
+    assert f"{loss['held_out_loss']:.4f}" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match=r"other settings: settings\.questions: "):
+        call(workdir, f"--output={tmp_path / 'e'}", "--rows=4")
+
+
+def test_an_evaluation_that_was_killed_goes_on(finished, tmp_path, monkeypatch):
+    """After a line and a half: what is there is not asked again, and the result is the same."""
+    _, workdir = finished
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    call(workdir, f"--output={whole}")
+    shutil.copytree(whole, killed)
+    kept = killed / "commonsense"
+    (kept / "summary.json").unlink()
+    first, second, *_ = (kept / "answers.jsonl").read_text().splitlines(keepends=True)
+    (kept / "answers.jsonl").write_text(second + first[: len(first) // 2])
+    asked = []
+
+    class Counting(Generator):
+        def __call__(self, prompts, rows=None, progress=False):
+            asked.extend(rows)
+            return super().__call__(prompts, rows, progress)
+
+    monkeypatch.setattr(evaluate, "Generator", Counting)
+    call(workdir, f"--output={killed}")
+    assert asked == [0, 2, 3, 4, 5]
+    for name in ("answers.jsonl", "summary.json"):
+        expected = (whole / "commonsense" / name).read_text()
+        assert (kept / name).read_text() == expected
+    asked.clear()
+    call(workdir, f"--output={killed}")
+    assert asked == []
+
+
+def test_the_base_is_evaluated_under_the_runs_settings(finished, tmp_path):
+    _, workdir = finished
+    call(workdir, f"--output={tmp_path / 'b'}", "--base", "--rows=5")
+    loss = json.loads((tmp_path / "b" / HELD_OUT / "loss.json").read_text())
+    call(workdir, f"--output={tmp_path / 'e'}", "--rows=5")
+    tuned = json.loads((tmp_path / "e" / HELD_OUT / "loss.json").read_text())
+    assert loss["step"] == 0
+    assert loss["held_out_loss"] > tuned["held_out_loss"]
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_answers_do_not_depend_on_the_batch(finished, beams):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
+    ids = answers.prompts(run, asked)
+    decoding = run.config.decoding.__class__(num_beams=beams, max_new_tokens=6)
+    generator = Generator(run, d, decoding)
+    together = dict(generator(ids))
+    alone = dict(pair for row in range(6) for pair in generator(ids, [row]))
+    assert together == alone
+    assert sorted(together) == list(range(6))
 
 
 def test_answers_are_those_of_uncached_greedy_decoding(finished):
     """Token by token through the whole adapted model, one question at a time."""
     run, workdir = finished
     _, d = runs.trained(run, workdir)
-    questions = evaluate.load_questions(run.config.evaluate.path, 3)
-    found = list(evaluate.generate_answers(run, d, questions))
-    prompts = data.encode_prompts(questions, run.tokenizer, run.config.data, bos=False)
+    asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 3)
+    found = answers.ask(run, Generator(run, d), asked, "commonsense")
+    prompts = data.encode_prompts([q.record for q in asked], run.tokenizer, run.config.data)
 
     @jax.jit
     def next_token(tokens_BL, length):
         logits_BLV, _ = run.adapter.apply(run.model, run.variables(d), tokens_BL)
         return logits_BLV[0, length - 1].argmax()
 
-    for prompt, answer in zip(prompts, found, strict=True):
-        tokens = list(prompt)
-        for _ in range(run.config.evaluate.max_new_tokens):
-            row = [*tokens, *[0] * (64 - len(tokens))]
-            tokens.append(int(next_token(jax.numpy.asarray([row]), len(tokens))))
+    count = run.config.decoding.max_new_tokens
+    for answer, prompt in zip(found, prompts, strict=True):
+        tokens = [*prompt]
+        for _ in range(count):
+            padded = tokens + [0] * (len(prompt) + count - len(tokens))
+            tokens.append(int(next_token(jax.numpy.asarray([padded]), len(tokens))))
             if tokens[-1] == run.tokenizer.eos_token_id:
                 break
-        assert answer.output == evaluate._text(tokens[len(prompt) :], run.tokenizer)
+        new = tokens[len(prompt) :]
+        assert answer.output == run.tokenizer.decode(new, skip_special_tokens=True)
 
 
-def test_questions_need_an_answer_of_the_format(tmp_path):
-    def write(answer):
-        record = {"instruction": "a", "output": "b", "answer": answer}
-        path = tmp_path / f"{answer}.json"
-        path.write_text(json.dumps([record]))
-        return str(path)
+def test_sampled_answers_follow_from_the_seed(finished):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
+    ids = answers.prompts(run, asked)
+    decoding = run.config.decoding.__class__(do_sample=True, max_new_tokens=6)
+    first, again, other = (dict(Generator(run, d, decoding, seed)(ids)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
 
-    assert evaluate.load_questions(None, None) == []
-    assert len(evaluate.load_questions(write("true"), None)) == 1
-    with pytest.raises(ValueError, match=r"record 0 of .* has no text in field 'answer'"):
-        evaluate.load_questions(write(None), None)
-    with pytest.raises(ValueError, match=r"record 0 of .*'maybe' is none of the commonsense"):
-        evaluate.load_questions(write("maybe"), None)
+
+def test_a_prompt_beyond_the_context_is_refused_before_any_work(finished):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    with pytest.raises(ValueError, match=r"prompt 1 has 250 tokens, and with 8 new ones .* of 256"):
+        next(Generator(run, d)([[3] * 5, [3] * 250]))
+
+
+def test_the_likeliest_choices_are_scored(finished, tmp_path):
+    _, workdir = finished
+    rows = [
+        {
+            "instruction": "Please answer the following question with true or false, "
+            f"question: {q}?\n\nAnswer format: true/false",
+            "output": f"the correct answer is {a}",
+            "answer": a,
+        }
+        for q, a in (("is a cat red", "true"), ("is the sun a sea", "false"))
+    ]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    for score in ("labels", "texts"):
+        tasks = ["--tasks", f"boolq={tmp_path / 'q.json'}"]
+        call(workdir, *tasks, f"--score={score}", f"--output={tmp_path / 'e'}")
+        summary = json.loads((tmp_path / "e" / f"boolq-{score}" / "summary.json").read_text())
+        assert summary["examples"] == 2
+        assert summary["metrics"].keys() == {"accuracy", "accuracy_by_length"}
+
+
+def test_bad_calls_are_refused_before_the_model_is_loaded(finished, tmp_path, monkeypatch):
+    _, workdir = finished
+    monkeypatch.setattr(runs, "build", lambda *_: pytest.fail("built"))
+    with pytest.raises(ValueError, match="unknown task 'boolk'; did you mean 'boolq'"):
+        call(workdir, "--tasks", "boolk")
+    with pytest.raises(FileNotFoundError, match=r"task boolq: .*boolq/test\.json does not exist"):
+        call(workdir, "--tasks", "boolq", f"--data={tmp_path}")
+    (tmp_path / "empty.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"empty\.json holds no list of JSON records"):
+        call(workdir, "--tasks", f"boolq={tmp_path / 'empty.json'}")
+
+
+def test_a_directory_with_other_files_is_left_alone(finished, tmp_path):
+    _, workdir = finished
+    (tmp_path / "commonsense").mkdir()
+    (tmp_path / "commonsense" / "mine.txt").write_text("x")
+    with pytest.raises(FileExistsError, match="is not empty; choose another --output"):
+        call(workdir, f"--output={tmp_path}")
 
 
 def test_the_table_stands_side_by_side():
-    text = evaluate.table({"before": Score(2.5, 4, 1, 0), "after": Score(0.25, 4, 4, 3)})
-    head, rule, loss, parsed, right = text.splitlines()
+    columns = {
+        "before": {
+            HELD_OUT: Score({"loss": 2.5}, 16),
+            "boolq": Score({"accuracy": 0.0, "parsed": 0.25}, 4),
+        },
+        "after": {
+            HELD_OUT: Score({"loss": 0.25}, 16),
+            "boolq": Score({"accuracy": 0.75, "parsed": 1.0}, 4),
+        },
+    }
+    head, rule, loss, right, parsed = evaluate.table(columns).splitlines()
     assert head.split() == ["before", "after"]
     assert rule == "-" * len(head)
     assert loss.split()[-2:] == ["2.5000", "0.2500"]
-    assert parsed.split()[-4:] == ["1/4", "(25.0%)", "4/4", "(100.0%)"]
     assert right.split()[-4:] == ["0/4", "(0.0%)", "3/4", "(75.0%)"]
-    assert len({len(line) for line in text.splitlines()}) == 1
-    assert "answers" not in evaluate.table({"before": Score(2.5, 0, 0, 0)})
+    assert parsed.split()[-4:] == ["1/4", "(25.0%)", "4/4", "(100.0%)"]
+    assert len({len(line) for line in (head, loss, right, parsed)}) == 1
+    texts = {"convai2": Score({"bleu": 0.0312}, 9)}
+    assert "3.12%" in evaluate.table({"step 3": texts})

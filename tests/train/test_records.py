@@ -109,3 +109,17 @@ def test_dialogues_are_no_instructions(tmp_path):
     path.write_text("hello\n")
     with pytest.raises(ValueError, match=r"d.txt is not in ParlAI's text format: line 1 does not"):
         records.load(str(path), "convai2")
+
+
+def test_a_data_set_of_the_hub_is_read_by_its_split(tmp_path):
+    """A directory of files stands for one: ``datasets`` reads both by the same call."""
+    (tmp_path / "named").mkdir()
+    write(tmp_path / "named" / "train.json", RECORDS)
+    write(tmp_path / "named" / "test.json", RECORDS[:4])
+    assert len(records.load(f"hub:{tmp_path / 'named'}")) == 10
+    read = records.load(f"hub:{tmp_path / 'named'}:test[1:3]")
+    assert list(read["instruction"]) == ["question 1", "question 2"]
+    with pytest.raises(FileNotFoundError, match=r"data set hub:.*:none could not be had"):
+        records.load(f"hub:{tmp_path / 'named'}:none")
+    with pytest.raises(FileNotFoundError, match=r"data set hub:owner/name could not be had"):
+        records.load("hub:owner/name")

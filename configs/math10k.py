@@ -1,0 +1,33 @@
+r"""A method on Math10k, in the setting of the TeRA paper's Table 4.
+
+    python -m train.main --config=configs/math10k.py --config.model.path=<Llama-2-7B> \
+        --config.data.path=math_10k.json --workdir=runs/math
+    python -m train.evaluate --workdir=runs/math --data=dataset --tasks AQuA SVAMP
+
+Prompts, lengths, loss and scoring follow LLM-Adapters (arXiv:2304.01933), whose data it is: the
+loss is on the prompt too, a row has 256 tokens, the last 120 of the shuffled records are held out,
+and answers are decoded with 4 beams and have 256 tokens at most. Epochs are HiRA's 2 and the batch
+is 32, as in the TeRA paper; LLM-Adapters takes 3 and 16.
+"""
+
+import ml_collections
+
+from configs._methods import published
+
+
+def get_config(method: str = "tera") -> ml_collections.ConfigDict:
+    """The configuration; every field is documented in train/config.py."""
+    config = published(method)
+    config.data.prompt = "llm-adapters"
+    config.data.loss_on = "prompt"
+    config.data.split_seed = 42
+    config.data.bos = "always"
+    config.data.append_eos = True
+    config.data.max_prompt = 512
+    config.data.max_response = 256
+    config.data.max_tokens = 256
+    config.loop.epochs = 2.0
+    config.evaluate.task = "SVAMP"
+    config.decoding.num_beams = 4
+    config.decoding.max_new_tokens = 256
+    return config
