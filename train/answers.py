@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from train import data, tasks
-from train.config import differences
+from train.config import EvaluateConfig, differences
 from train.generation import Generator, require_room
 from train.questions import Question
 from train.run import Run
@@ -120,12 +120,23 @@ def metrics(answers: Sequence[Answer], task: str, run: Run) -> dict[str, float]:
     return {**found._asdict(), "average": found.average}
 
 
-def require(task: str, run: Run) -> None:
-    """Raise what :func:`metrics` would, before long work: a missing dictionary or encoder."""
-    if tasks.task(task).answer is None:
-        from train import text_metrics
+def require(names: Iterable[str], config: EvaluateConfig) -> None:
+    """Raise what :func:`metrics` of tasks would, before long work.
 
-        text_metrics.require(Path(run.config.evaluate.wordnet), run.config.evaluate.encoder)
+    Raises:
+        ImportError: when the libraries are not installed.
+        FileNotFoundError: when WordNet's dictionary is missing.
+        ValueError: when BERTScore's encoder is.
+    """
+    if all(tasks.task(name).answer is not None for name in names):
+        return
+    try:
+        from train import text_metrics
+    except ImportError as error:
+        raise ImportError(
+            f"the metrics of generated text need pip install 'tera-jax[evaluate]' ({error})"
+        ) from error
+    text_metrics.require(Path(config.wordnet), config.encoder)
 
 
 def claim(directory: Path, settings: dict[str, Any]) -> None:

@@ -80,7 +80,6 @@ def measure(
         ValueError: when a prompt is longer than the model's context.
     """
     for task, asked in tests.items():
-        answers.require(task, run)
         answers.claim(directory / _name(task, score), _settings(run, step, task, asked, score))
         if score == "generate":
             answers.prompts(run, asked)
@@ -224,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         tests = {t: questions.load(file, t, config.data, rows) for t, file in files.items()}
     else:
         tests = load_tests(dataclasses.replace(config.evaluate, rows=rows), config.data)
+    if args.score == "generate":
+        answers.require(tests, config.evaluate)
     _, held_out = records.split(config.data)
     run = runs.build(config, args.workdir)
     if args.base:

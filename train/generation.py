@@ -1,8 +1,8 @@
 """Answers to many prompts: buckets of length, batches over the mesh, one program for each shape."""
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,9 +12,8 @@ from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.llama.generate import generate as decode
 from tera_jax.llama.generate import left_pad
+from train.loop import one_late
 from train.run import Run, serving
-
-_T = TypeVar("_T")
 
 
 class Generator:
@@ -63,7 +62,7 @@ class Generator:
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         bar = tqdm(total=len(order), unit="answer", disable=not progress, dynamic_ncols=True)
         with bar:
-            for chunk, new_BT in _one_late(
+            for chunk, new_BT in one_late(
                 (chunk, self._dispatch(prompts, chunk)) for chunk in chunks
             ):
                 for row, tokens_T in zip(chunk, jax.device_get(new_BT).tolist(), strict=False):
@@ -91,15 +90,6 @@ def generate(
 ) -> Iterator[tuple[int, list[int]]]:
     """Answers to one set of prompts; see :class:`Generator`."""
     return Generator(run, d, decoding, seed)(prompts, progress=progress)
-
-
-def _one_late(items: Iterable[_T]) -> Iterator[_T]:
-    """Each item after the next was made, so that the device works while the host reads."""
-    held: list[_T] = []
-    for item in items:
-        yield from held
-        held = [item]
-    yield from held
 
 
 def require_room(run: Run, prompts: Sequence[Sequence[int]], new: int) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from train import data
 from train.config import DataConfig
-from train.loop import to_device
+from train.loop import one_late, to_device
 from train.run import Run, serving
 from train.tasks import choices
 
@@ -211,8 +211,8 @@ def score(
         tqdm(total=len(rows), unit="row", dynamic_ncols=True, disable=not progress) as bar,
     ):
         variables, apply = serving(run, d)
-        for places, sums in _one_late(_dispatch(run, variables, apply, rows, size)):
-            for place, logprob, greedy in zip(places, *sums, strict=False):
+        for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):
+            for place, logprob, greedy in zip(places, *jax.device_get(sums), strict=False):
                 tokens = len(rows[place][1])
                 result[place] = Likelihood(float(logprob), tokens, bool(greedy))
             bar.update(len(places))
@@ -250,17 +250,6 @@ def _dispatch(
         batch = to_device(_collate([rows[i] for i in filled], length, targets), run)
         chunk = min(targets, _floor_power(_LOGITS_AT_ONCE // (size * run.model.config.vocab_size)))
         yield places, _sums(variables, batch, apply=apply, chunk=chunk)
-
-
-def _one_late(
-    batches: Iterator[tuple[list[int], _Sums]],
-) -> Iterator[tuple[list[int], _Sums]]:
-    """Each batch on the host, after the next was dispatched: the device does not wait."""
-    held = next(batches, None)
-    while held is not None:
-        following = next(batches, None)
-        yield held[0], jax.device_get(held[1])
-        held = following
 
 
 def _shape(context: Sequence[int], continuation: Sequence[int]) -> tuple[int, int]:

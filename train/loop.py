@@ -1,11 +1,11 @@
 """Training: from the last checkpoint to the last step, or to a signal."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -16,6 +16,7 @@ from train.metrics import Log
 from train.run import Run, start
 from train.step import LossSum, make_eval_step, make_train_step
 
+_T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -99,6 +100,15 @@ def to_device(batch: data.Batch, run: Run) -> Any:
     """The rows that this process holds, as part of a batch over the whole mesh."""
     rows = sharding.rows(run.mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)
+
+
+def one_late(items: Iterable[_T]) -> Iterator[_T]:
+    """Each item after the next was made, so that the device works while the host reads."""
+    held: list[_T] = []
+    for item in items:
+        yield from held
+        held = [item]
+    yield from held
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from train import checkpoint, data, evaluate, export, records
+from train import answers, checkpoint, data, evaluate, export, records
 from train import run as runs
 from train.config import parse
 from train.loop import Interrupted, fit
@@ -30,6 +30,7 @@ def main(_: Sequence[str]) -> None:
     workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
     train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
+    answers.require(tests, config.evaluate)
     checkpoint.require_claimable(workdir, config)
 
     run = runs.build(config, workdir)

@@ -267,6 +267,10 @@ def _encoder_config(encoder: str) -> Any:
     path = Path(encoder)
     if path.is_dir() and not (path / "config.json").is_file():
         raise FileNotFoundError(f"encoder {encoder!r} has no config.json; {remedy}")
+    if path.is_dir() and not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"encoder {encoder!r} has no .safetensors file, and pickles are not loaded; {remedy}"
+        )
     try:
         config = AutoConfig.from_pretrained(encoder)
     except OSError as error:

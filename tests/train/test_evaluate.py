@@ -1,11 +1,14 @@
+import dataclasses
 import json
 import shutil
 
 import jax
 import pytest
 
-from train import answers, data, evaluate, questions
+from tera_jax.llama import Decoding
+from train import answers, data, evaluate, questions, text_metrics
 from train import run as runs
+from train.config import EvaluateConfig
 from train.evaluate import HELD_OUT, Score
 from train.generation import Generator
 
@@ -85,7 +88,7 @@ def test_answers_do_not_depend_on_the_batch(finished, beams):
     _, d = runs.trained(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
-    decoding = run.config.decoding.__class__(num_beams=beams, max_new_tokens=6)
+    decoding = Decoding(num_beams=beams, max_new_tokens=6)
     generator = Generator(run, d, decoding)
     together = dict(generator(ids))
     alone = dict(pair for row in range(6) for pair in generator(ids, [row]))
@@ -123,7 +126,7 @@ def test_sampled_answers_follow_from_the_seed(finished):
     _, d = runs.trained(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
-    decoding = run.config.decoding.__class__(do_sample=True, max_new_tokens=6)
+    decoding = Decoding(do_sample=True, max_new_tokens=6)
     first, again, other = (dict(Generator(run, d, decoding, seed)(ids)) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -154,6 +157,58 @@ def test_the_likeliest_choices_are_scored(finished, tmp_path):
         summary = json.loads((tmp_path / "e" / f"boolq-{score}" / "summary.json").read_text())
         assert summary["examples"] == 2
         assert summary["metrics"].keys() == {"accuracy", "accuracy_by_length"}
+
+
+def test_a_mesh_gives_the_same_answers(finished):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
+    ids = answers.prompts(run, asked)
+    mesh = dataclasses.replace(run.config.mesh, data=2, fsdp=2, tensor=2)
+    sharded = runs.build(dataclasses.replace(run.config, mesh=mesh))
+    _, same_d = runs.trained(sharded, workdir)
+    decoding = Decoding(num_beams=3, max_new_tokens=6)
+    with jax.set_mesh(sharded.mesh):
+        found = dict(Generator(sharded, same_d, decoding)(ids))
+    assert found == dict(Generator(run, d, decoding)(ids))
+
+
+DIALOGUES = """\
+1 your persona: i have a red cat.
+2 hi !\thello .
+3 a pet ?\ti have a red cat .
+"""
+
+
+def test_dialogues_are_scored_by_six_metrics(finished, tmp_path, monkeypatch):
+    """The metrics themselves are held to their libraries in test_text_metrics.py."""
+    run, workdir = finished
+    (tmp_path / "d.txt").write_text(DIALOGUES)
+    config = dataclasses.replace(run.config.data, prompt="convai2")
+    asked = questions.load(str(tmp_path / "d.txt"), "convai2", config)
+    talking = run._replace(config=dataclasses.replace(run.config, data=config))
+    _, d = runs.trained(run, workdir)
+    given = {}
+
+    def score(outputs, references, *, wordnet, encoder):
+        given.update(outputs=outputs, references=references, wordnet=wordnet, encoder=encoder)
+        return text_metrics.Metrics(*(0.1 * place for place in range(6)))
+
+    monkeypatch.setattr(text_metrics, "score", score)
+    scores = evaluate.measure(talking, 12, d, tmp_path / "e", [], {"convai2": asked})
+    assert given["references"] == [["hello ."], ["i have a red cat ."]]
+    found = lines(tmp_path / "e" / "convai2" / "answers.jsonl")
+    assert given["outputs"] == [answer["answer"] for answer in found]
+    assert found[1]["prompt"].endswith("Q: hi ! R: hello . Q: a pet ? TARGET:")
+    assert scores["convai2"].metrics["average"] == pytest.approx(0.25)
+    assert set(scores["convai2"].metrics) == {*text_metrics.Metrics._fields, "average"}
+
+
+def test_dialogues_need_a_dictionary_and_an_encoder(tmp_path):
+    config = EvaluateConfig(wordnet=str(tmp_path / "none"))
+    with pytest.raises(FileNotFoundError, match="none"):
+        answers.require(["boolq", "convai2"], config)
+    answers.require(["boolq", "SVAMP"], config)
 
 
 def test_bad_calls_are_refused_before_the_model_is_loaded(finished, tmp_path, monkeypatch):

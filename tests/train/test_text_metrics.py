@@ -371,6 +371,9 @@ def test_require_names_an_unusable_encoder(tmp_path, wordnet, bert):
     unknown = tmp_path / "unknown"
     unknown.mkdir()
     (unknown / "config.json").write_text('{"model_type": "nonsense"}')
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors file, and pickles are not"):
+        text_metrics.require(wordnet, str(unknown))
+    (unknown / "model.safetensors").write_bytes(b"")
     with pytest.raises(
         ValueError, match=r"encoder '.*unknown': (?s:.*) in config.evaluate.encoder"
     ):
