@@ -173,15 +173,37 @@ def read(directory: Path) -> dict[int, str]:
     return {one["row"]: one["output"] for one in rows}
 
 
-def write(directory: Path, answers: Iterable[Answer], summary: dict[str, Any]) -> None:
+class Pick(NamedTuple):
+    """A question whose given choices were compared; places count from 0.
+
+    Attributes:
+        row: the place of the question.
+        prompt: the instruction.
+        logprobs: of each choice, in nats.
+        answer: the place of the likeliest choice.
+        by_length: the place of the likeliest for its length.
+        gold: the place of the right choice.
+        right: whether ``answer`` is ``gold``.
+    """
+
+    row: int
+    prompt: str
+    logprobs: list[float]
+    answer: int
+    by_length: int
+    gold: int
+    right: bool
+
+
+def write(
+    directory: Path, answers: Iterable[Answer] | Iterable[Pick], summary: dict[str, Any]
+) -> None:
     """The answers in order, and ``summary.json``, whose presence says that they are complete."""
-    lines = "".join(map(_line, answers))
-    if lines:
-        _write(directory / _ANSWERS, lines)
+    _write(directory / _ANSWERS, "".join(map(_line, answers)))
     _write(directory / _SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
-def _line(answer: Answer) -> str:
+def _line(answer: Answer | Pick) -> str:
     return json.dumps(answer._asdict()) + "\n"
 
 

@@ -24,7 +24,7 @@ import jax
 
 from train import answers, checkpoint, data, likelihood, questions, records
 from train import run as runs
-from train.answers import Answer
+from train.answers import Answer, Pick
 from train.config import EvaluateConfig, parse, to_dict
 from train.generation import Generator
 from train.loop import held_out_loss
@@ -95,12 +95,16 @@ def measure(
             summary = json.loads(file.read_text())
             result[name] = Score(summary["metrics"], summary["examples"])
             continue
-        found: list[Answer] = []
+        found: list[Answer] | list[Pick]
         if generator is not None:
             found = answers.ask(run, generator, asked, task, directory / name, progress=True)
             metrics = answers.metrics(found, task, run)
         else:
-            metrics = _chosen(run, d, asked, score)
+            found = _picked(run, d, asked, score)
+            metrics = {
+                "accuracy": sum(pick.right for pick in found) / len(found),
+                "accuracy_by_length": sum(p.by_length == p.gold for p in found) / len(found),
+            }
         result[name] = Score(metrics, len(asked))
         answers.write(directory / name, found, _summary(run, step, d, name, result[name]))
     return result
@@ -138,8 +142,7 @@ def _summary(run: Run, step: int, d: Any, name: str, score: Score) -> dict[str, 
     }
 
 
-def _chosen(run: Run, d: Any, asked: Sequence[Question], score: str) -> dict[str, float]:
-    """Accuracy of the likeliest choice, and of the likeliest for its length."""
+def _picked(run: Run, d: Any, asked: Sequence[Question], score: str) -> list[Pick]:
     rows = [question.record for question in asked]
     if score == "labels":
         given = likelihood.label_questions(rows, run.tokenizer, run.config.data)
@@ -147,11 +150,13 @@ def _chosen(run: Run, d: Any, asked: Sequence[Question], score: str) -> dict[str
         limit = run.model.config.max_position_embeddings
         given = likelihood.text_questions(rows, run.tokenizer, limit)
     chosen = likelihood.choose(run, d, given, progress=True)
-    pairs = list(zip(chosen, given, strict=True))
-    return {
-        "accuracy": sum(choice.by_sum == one.gold for choice, one in pairs) / len(pairs),
-        "accuracy_by_length": sum(c.by_length == one.gold for c, one in pairs) / len(pairs),
-    }
+    picks = []
+    for row, (record, choice, one) in enumerate(zip(rows, chosen, given, strict=True)):
+        right = choice.by_sum == one.gold
+        by_sum, by_length, logprobs = choice
+        prompt = record["instruction"]
+        picks.append(Pick(row, prompt, logprobs, by_sum, by_length, one.gold, right))
+    return picks
 
 
 def _settings(

@@ -3,6 +3,7 @@ import json
 import shutil
 
 import jax
+import numpy as np
 import pytest
 
 from tera_jax.llama import Decoding
@@ -156,7 +157,12 @@ def test_the_likeliest_choices_are_scored(finished, tmp_path):
         call(workdir, *tasks, f"--score={score}", f"--output={tmp_path / 'e'}")
         summary = json.loads((tmp_path / "e" / f"boolq-{score}" / "summary.json").read_text())
         assert summary["examples"] == 2
+        picks = lines(tmp_path / "e" / f"boolq-{score}" / "answers.jsonl")
+        assert [pick["gold"] for pick in picks] == [0, 1]
+        assert [pick["right"] for pick in picks] == [p["answer"] == p["gold"] for p in picks]
+        assert all(pick["answer"] == np.argmax(pick["logprobs"]) for pick in picks)
         assert summary["metrics"].keys() == {"accuracy", "accuracy_by_length"}
+        assert summary["metrics"]["accuracy"] == sum(pick["right"] for pick in picks) / 2
 
 
 def test_a_mesh_gives_the_same_answers(finished):
