@@ -40,8 +40,8 @@ def main(_: Sequence[str]) -> None:
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
-        d = runs.start(run, steps=1)[0].d
-        before = evaluate.measure(run, 0, d, workdir / "before", valid, tests)
+        # No name is kept for the untrained d: it can be as large as the base.
+        before = evaluate.measure(run, 0, runs.start(run, 1)[0].d, workdir / "before", valid, tests)
         try:
             fit(run, workdir, train, valid)
         except Interrupted as interrupted:
