@@ -29,14 +29,13 @@ import transformers
 
 from configs.commonsense import get_config
 from tera_jax import sharding
-from tera_jax.adapter import adapt
 from tera_jax.llama import Decoding, load_pretrained, load_tokenizer, save_pretrained
 from tera_jax.llama.generate import left_pad
 from train import data, records
 from train.checkpoint import Meta
 from train.config import parse
 from train.generation import Generator
-from train.run import Run
+from train.run import Run, make_adapter
 from train.tasks.commonsense import LABELS
 
 SETTINGS = {
@@ -77,7 +76,7 @@ def ours(path: str, dtype: str, tokenizer: Any) -> tuple[Decode, Any, Any, Any]:
     config = get_config("lora")
     config.model.path, config.data.path = path, "-"
     config.method.rank = 1
-    adapter = adapt(model, jnp.zeros((1, 2), jnp.int32), method="lora")
+    adapter = make_adapter(parse(config), model)
     d = jax.jit(adapter.init_d)(params, {})
 
     def decode(prompts: Sequence[Sequence[int]], decoding: Decoding, batch: int) -> Answers:

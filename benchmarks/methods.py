@@ -31,14 +31,13 @@ import optax
 
 from configs.commonsense import get_config
 from tera_jax import sharding
-from tera_jax.adapter import adapt
 from tera_jax.llama import load_pretrained, load_tokenizer
 from train import data, records
 from train.checkpoint import Meta
 from train.config import parse
 from train.loop import held_out_loss, to_device
 from train.optim import optimizer
-from train.run import Run
+from train.run import Run, make_adapter
 from train.step import init_state, make_eval_step, make_train_step, state_shardings
 
 STEPS, WARMUP, BATCH = 300, 60, 32
@@ -184,13 +183,7 @@ def make_run(base: Base, variant: Variant, task: Task, seed: int) -> Run:
     config.optim.warmup_steps = WARMUP
     config.loop.batch_size = config.evaluate.batch_size = BATCH
     parsed = parse(config)
-    adapter = adapt(
-        base.model,
-        jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        method=variant.method,
-        config=parsed.method.settings,
-        targets=parsed.method.targets,
-    )
+    adapter = make_adapter(parsed, base.model)
     frozen = jax.jit(adapter.init_frozen)(base.params)
     meta = Meta(0, "", "", {})  # of checkpoints, which are not written here
     return Run(parsed, base.mesh, base.model, base.params, base.tokenizer, adapter, frozen, meta)

@@ -12,7 +12,7 @@ from train.generation import Generator, require_room
 from train.questions import Question
 from train.run import Run
 
-_ANSWERS, _SETTINGS, _SUMMARY = "answers.jsonl", "settings.json", "summary.json"
+_ANSWERS, _SETTINGS, SUMMARY = "answers.jsonl", "settings.json", "summary.json"
 
 
 class Answer(NamedTuple):
@@ -53,6 +53,7 @@ def ask(
     run: Run,
     generator: Generator,
     questions: Sequence[Question],
+    ids: Sequence[Sequence[int]],
     task: str,
     directory: Path | None = None,
     progress: bool = False,
@@ -63,12 +64,12 @@ def ask(
         run: the base and the adapter.
         generator: of the adapted model.
         questions: of one task.
+        ids: their :func:`prompts`.
         task: which; it says how they are judged.
         directory: where each answer is written as soon as it is there, and where those of an
             evaluation that was killed are found; None keeps nothing. See :func:`claim`.
         progress: show a bar.
     """
-    ids = prompts(run, questions)
     outputs = read(directory) if directory is not None else {}
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
@@ -200,7 +201,7 @@ def write(
 ) -> None:
     """The answers in order, and ``summary.json``, whose presence says that they are complete."""
     _write(directory / _ANSWERS, "".join(map(_line, answers)))
-    _write(directory / _SUMMARY, json.dumps(summary, indent=2) + "\n")
+    _write(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
 
 def _line(answer: Answer | Pick) -> str:

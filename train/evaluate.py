@@ -79,25 +79,27 @@ def measure(
         FileExistsError: when ``directory`` holds an evaluation under other settings.
         ValueError: when a prompt is longer than the model's context.
     """
+    ids = {}
     for task, asked in tests.items():
-        answers.claim(directory / _name(task, score), _settings(run, step, task, asked, score))
-        if score == "generate":
-            answers.prompts(run, asked)
+        place = directory / _name(task, score)
+        answers.claim(place, _settings(run, step, task, asked, score))
+        if score == "generate" and not (place / answers.SUMMARY).is_file():
+            ids[task] = answers.prompts(run, asked)
     result: dict[str, Score] = {}
     if valid:
         loss = _held_out(run, step, d, directory / HELD_OUT, valid)
         result[HELD_OUT] = Score({"loss": loss}, len(valid))
-    generator = Generator(run, d) if score == "generate" and tests else None
+    generator = Generator(run, d) if ids else None
     for task, asked in tests.items():
         name = _name(task, score)
-        file = directory / name / "summary.json"
+        file = directory / name / answers.SUMMARY
         if file.is_file():
             summary = json.loads(file.read_text())
             result[name] = Score(summary["metrics"], summary["examples"])
             continue
         found: list[Answer] | list[Pick]
         if generator is not None:
-            found = answers.ask(run, generator, asked, task, directory / name, progress=True)
+            found = answers.ask(run, generator, asked, ids[task], task, directory / name, True)
             metrics = answers.metrics(found, task, run)
         else:
             found = _picked(run, d, asked, score)

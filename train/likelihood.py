@@ -20,13 +20,12 @@ from train import data
 from train.config import DataConfig
 from train.loop import one_late, to_device
 from train.run import Run, serving
+from train.step import chunk_size, chunks
 from train.tasks import choices
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of the continuation to score after it."""
 
-_LOGITS_AT_ONCE = 2**27
-"""Entries of the logits that stand in memory at a time, in float32: 512 MiB."""
 _LENGTHS = 32
 
 
@@ -248,7 +247,7 @@ def _dispatch(
         length, targets = (max(axis) for axis in zip(*(shapes[i] for i in places), strict=True))
         filled = [*places, *[places[-1]] * (size - len(places))]
         batch = to_device(_collate([rows[i] for i in filled], length, targets), run)
-        chunk = min(targets, _floor_power(_LOGITS_AT_ONCE // (size * run.model.config.vocab_size)))
+        chunk = chunk_size(size, targets, run.model.config.vocab_size)
         yield places, _sums(variables, batch, apply=apply, chunk=chunk)
 
 
@@ -256,11 +255,6 @@ def _shape(context: Sequence[int], continuation: Sequence[int]) -> tuple[int, in
     """Tokens and targets, rounded up so that few shapes are compiled."""
     length = len(context) + len(continuation) - 1
     return -(-length // _LENGTHS) * _LENGTHS, 1 << (len(continuation) - 1).bit_length()
-
-
-def _floor_power(number: int) -> int:
-    """The greatest power of two up to a number, at least 1."""
-    return 1 << max(0, number.bit_length() - 1)
 
 
 def _collate(rows: Sequence[Pair], length: int, targets: int) -> data.Batch:
@@ -293,12 +287,7 @@ def _sums(variables: Any, batch: data.Batch, *, apply: Callable[..., Any], chunk
         hit_BC = (jnp.argmax(logits_BCV, axis=-1) == target_BC) | (weight_BC == 0)
         return _Sums(-jnp.sum(nll_BC * weight_BC, axis=1), jnp.all(hit_BC, axis=1))
 
-    def chunks(array_BT: Any) -> Array:
-        """(B, T, ...) as (T / chunk, B, chunk, ...): both are powers of two."""
-        rows, _, *rest = array_BT.shape
-        return jnp.moveaxis(array_BT.reshape(rows, -1, chunk, *rest), 1, 0)
-
-    pieces = (chunks(state_BTD), chunks(batch.target_BT), chunks(batch.weight_BT))
+    pieces = chunks(chunk, state_BTD, batch.target_BT, batch.weight_BT)
     logprob_NB, greedy_NB = jax.lax.map(score_chunk, pieces)
     sums = _Sums(jnp.sum(logprob_NB, axis=0), jnp.all(greedy_NB, axis=0))
     return jax.lax.with_sharding_constraint(sums, P())

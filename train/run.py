@@ -61,13 +61,7 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         mesh=mesh,
         remat=config.model.remat,
     )
-    adapter = adapt(
-        model,
-        jax.ShapeDtypeStruct((1, 2), jnp.int32),
-        method=config.method.name,
-        config=config.method.settings,
-        targets=config.method.targets,
-    )
+    adapter = make_adapter(config, model)
     replicated = sharding.replicated(mesh)
     if workdir is not None and (workdir / _FROZEN).is_file():
         shapes = jax.eval_shape(adapter.init_frozen, params)
@@ -76,6 +70,21 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         frozen = jax.jit(adapter.init_frozen, out_shardings=replicated)(params)
     meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
+
+
+def make_adapter(config: Config, model: Llama) -> Adapter:
+    """The method of a configuration on the layers of a model.
+
+    Raises:
+        ValueError: when they do not fit each other.
+    """
+    return adapt(
+        model,
+        jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        method=config.method.name,
+        config=config.method.settings,
+        targets=config.method.targets,
+    )
 
 
 def keep_frozen(run: Run, workdir: Path) -> None:

@@ -144,15 +144,26 @@ def loss_sum(
         return jnp.sum(nll_BC * weight_BC)
 
     rows, targets = batch.target_BT.shape
-    chunk = max(1, min(targets, _LOGITS_AT_ONCE // (rows * model.config.vocab_size)))
-    pieces = [_chunks(array, chunk) for array in (state_BTD, batch.target_BT, batch.weight_BT)]
-    nlls = jax.lax.map(lambda piece: nll(*piece), tuple(pieces))
+    size = chunk_size(rows, targets, model.config.vocab_size)
+    pieces = chunks(size, state_BTD, batch.target_BT, batch.weight_BT)
+    nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
     return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
 
 
-def _chunks(array_BT: Any, chunk: int) -> Array:
-    """(B, T, ...) as (T / chunk, B, chunk, ...), filled up with zeros, which have no weight."""
-    rows, targets, *rest = array_BT.shape
-    fill = -targets % chunk
-    padded = jnp.pad(array_BT, ((0, 0), (0, fill), *[(0, 0)] * len(rest)))
-    return jnp.moveaxis(padded.reshape(rows, -1, chunk, *rest), 1, 0)
+def chunk_size(rows: int, targets: int, vocab_size: int) -> int:
+    """How many targets of each row can have their logits in memory at a time."""
+    return max(1, min(targets, _LOGITS_AT_ONCE // (rows * vocab_size)))
+
+
+def chunks(size: int, *arrays_BT: Any) -> tuple[Array, ...]:
+    """Arrays (B, T, ...) as (T / size, B, size, ...).
+
+    The last chunk is filled up with zeros, which as weights are none.
+    """
+
+    def split(array_BT: Any) -> Array:
+        rows, targets, *rest = array_BT.shape
+        padded = jnp.pad(array_BT, ((0, 0), (0, -targets % size), *[(0, 0)] * len(rest)))
+        return jnp.moveaxis(padded.reshape(rows, -1, size, *rest), 1, 0)
+
+    return tuple(map(split, arrays_BT))

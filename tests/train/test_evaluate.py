@@ -102,7 +102,8 @@ def test_answers_are_those_of_uncached_greedy_decoding(finished):
     run, workdir = finished
     _, d = runs.trained(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 3)
-    found = answers.ask(run, Generator(run, d), asked, "commonsense")
+    ids = answers.prompts(run, asked)
+    found = answers.ask(run, Generator(run, d), asked, ids, "commonsense")
     prompts = data.encode_prompts([q.record for q in asked], run.tokenizer, run.config.data)
 
     @jax.jit

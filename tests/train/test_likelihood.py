@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from train import data, likelihood
+from train import data, likelihood, step
 from train import run as runs
 from train.config import default, parse
 from train.likelihood import Question, choose, cut, label_questions, score, text_questions
@@ -106,7 +106,7 @@ def test_logits_are_taken_a_few_at_a_time(trained, monkeypatch):
     pairs = make_pairs(3, seed=2)
     whole = score(run, d, pairs, batch_size=4)
     traces = likelihood._sums._cache_size()
-    monkeypatch.setattr(likelihood, "_LOGITS_AT_ONCE", 4 * 49152 * 3)
+    monkeypatch.setattr(step, "_LOGITS_AT_ONCE", 4 * 49152 * 3)
     parts = score(run, d, pairs, batch_size=4)
     assert likelihood._sums._cache_size() == traces + 1
     for a, b in zip(whole, parts, strict=True):
