@@ -64,7 +64,7 @@ class Variant(NamedTuple):
 
 
 def _tera(method: str = "tera", **fields: Any) -> Variant:
-    return Variant(method, 3e-2, {"tensorizations": _SCHEMES} | fields)
+    return Variant(method, 1e-1, {"tensorizations": _SCHEMES} | fields)
 
 
 METHODS = (
@@ -86,17 +86,21 @@ METHODS = (
 )
 """With the ranks of ``configs/commonsense.py``, on the query and value projections."""
 
+_UNSCALED = {"gain": 1.0}
 CHOICES = (
-    _tera(zero=2),
-    _tera(zero=3),
-    _tera(init="uniform"),
-    _tera(gain=0.5),
-    _tera(gain=2.0),
-    _tera(sharing="module"),
-    _tera(side="in", tensorizations=_SPLIT_INPUT),
-    _tera("tera_iden", side="in", tensorizations=_SPLIT_INPUT),
+    _tera(**_UNSCALED),
+    _tera(gain=1 / 16),
+    _tera(gain=256.0),
+    _tera(**_UNSCALED, zero=2),
+    _tera(**_UNSCALED, zero=3),
+    _tera(**_UNSCALED, init="uniform"),
+    _tera(**_UNSCALED, sharing="module"),
+    _tera(**_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
+    _tera("tera_iden", **_UNSCALED),
+    _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
+    _tera("tera_unique", **_UNSCALED),
 )
-"""What the paper leaves open, one change at a time."""
+"""What the paper leaves open: the gain, and from gain 1 one change at a time."""
 
 
 _PLAIN = Variant("lora", 1e-3, {"rank": 1})

@@ -215,21 +215,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="by default <workdir>/evaluation")
     parser.add_argument("--batch-size", type=int, help="prompts at once; by default the run's")
     parser.add_argument("--num-beams", type=int, help="by default the run's")
+    parser.add_argument("--wordnet", help="WordNet's dictionary; by default the run's")
+    parser.add_argument("--encoder", help="BERTScore's encoder; by default the run's")
     args = parser.parse_args(argv)
 
     config = parse(checkpoint.saved_config(args.workdir))
     if args.num_beams:
         decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
         config = dataclasses.replace(config, decoding=decoding)
-    if args.batch_size:
-        sizes = dataclasses.replace(config.evaluate, batch_size=args.batch_size)
-        config = dataclasses.replace(config, evaluate=sizes)
-    rows = args.rows or config.evaluate.rows
+    given = {key: getattr(args, key) for key in ("batch_size", "rows", "wordnet", "encoder")}
+    chosen = {key: value for key, value in given.items() if value is not None}
+    config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, **chosen))
+    config = parse(to_dict(config))  # for its checks
     if args.tasks:
         files = questions.find(args.data, args.tasks)
+        rows = config.evaluate.rows
         tests = {t: questions.load(file, t, config.data, rows) for t, file in files.items()}
     else:
-        tests = load_tests(dataclasses.replace(config.evaluate, rows=rows), config.data)
+        tests = load_tests(config.evaluate, config.data)
     if args.score == "generate":
         answers.require(tests, config.evaluate)
     _, held_out = records.split(config.data)

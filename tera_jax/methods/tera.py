@@ -33,10 +33,10 @@ class TeraConfig:
             by default d^(1), which belongs to the whole side and is by far the longest.
         init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``, or
             ``identity`` factors with a normal core (TeRA_iden, Section 5.4).
-        gain: of the Kaiming initialisation of the core and of each factor: standard deviation
-            gain / sqrt(fan in), the fan in being the axis that x @ delta_w sums over. With gain 1
-            and all d at one the update preserves the mean square of x; other gains scale it by
-            gain^(2N + 2).
+        gain: of the whole update, in the core. Core and factors have Kaiming's standard deviation,
+            1 / sqrt(fan in), the fan in being the axis that x @ delta_w sums over, so that with all
+            d at one the root mean square of x @ delta_w is ``gain`` times that of x. It says how
+            fast the d that starts at zero learns beside the others.
         sharing: one frozen network for each kernel ``shape``, over all layers and modules (the
             paper), for each ``module`` over its layers, or for ``none`` of them (TeRA_unique,
             Appendix J).
@@ -49,7 +49,7 @@ class TeraConfig:
     side: Literal["out", "in"] = "out"
     zero: int = 1
     init: Literal["normal", "uniform", "identity"] = "normal"
-    gain: float = 1.0
+    gain: float = 16.0
     sharing: Literal["shape", "module", "none"] = "shape"
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -115,8 +115,8 @@ def init_frozen(
     draw = frozen.uniform if config.init == "uniform" else frozen.normal
     dtype = jnp.dtype(config.dtype)
 
-    def kaiming(address: int, shape: tuple[int, ...], fan_in: int) -> Array:
-        std = config.gain / math.sqrt(fan_in)
+    def kaiming(address: int, shape: tuple[int, ...], fan_in: int, gain: float = 1.0) -> Array:
+        std = gain / math.sqrt(fan_in)
         return draw(jax.random.fold_in(key, address), shape, std, dtype)
 
     factors = []
@@ -126,7 +126,7 @@ def init_frozen(
         else:
             # x @ delta_w sums over I_i on the input side and over R_i on the output side.
             factors.append(kaiming(i, (rank, mode), mode if i <= tensorization.split else rank))
-    core = kaiming(0, tensorization.ranks, math.prod(tensorization.in_ranks))
+    core = kaiming(0, tensorization.ranks, math.prod(tensorization.in_ranks), config.gain)
     return {"core": core, "factors": factors}
 
 
