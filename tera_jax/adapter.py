@@ -79,7 +79,9 @@ class Adapter(abc.ABC):
         """
 
     @abc.abstractmethod
-    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+    def apply(
+        self, model: nn.Module, variables: Variables, *args: Any, built: Any = None, **kwargs: Any
+    ) -> Any:
         """``model.apply`` of the adapted model.
 
         Args:
@@ -87,11 +89,25 @@ class Adapter(abc.ABC):
             variables: ``params``, ``frozen``, ``d`` and what else the model takes.
             *args: of ``model.apply``, as are the keyword arguments; ``rngs={"dropout": key}``
                 turns the dropout of methods that have one on.
+            built: kernels from :meth:`build`.
             **kwargs: of ``model.apply``.
 
         Raises:
             ValueError: when a lifted transform keeps ``d`` or ``frozen`` from a targeted layer.
         """
+
+    def build(self, variables: Variables, tokens: int) -> dict[str, Any]:
+        """The adapted kernels that :meth:`apply` would make for so many tokens, made ahead of it.
+
+        ``apply(..., built=...)`` then takes them as they are, as often as it is called. A part of
+        ``params``; empty where no layer's kernel is worth making.
+
+        Args:
+            variables: the three collections.
+            tokens: rows that a layer multiplies in one call.
+        """
+        del variables, tokens
+        return {}
 
     @abc.abstractmethod
     def merge(self, variables: Variables) -> Any:
@@ -163,29 +179,49 @@ class KernelAdapter(Adapter):
             put(d, (*site.path, self.name), each)
         return d
 
-    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+    def apply(
+        self, model: nn.Module, variables: Variables, *args: Any, built: Any = None, **kwargs: Any
+    ) -> Any:
         """Every targeted kernel W reads as W + ΔW."""
         frozen = dict(variables["frozen"])
         shared = frozen.pop(SHARED, {})
-        seam = interceptor.kernels(self.method, self.sites, self.name, shared)
+        params = _with_kernels(variables["params"], built or {}, self.sites)
+        sites = tuple(site for site in self.sites if not _holds(built or {}, site))
+        seam = interceptor.kernels(self.method, sites, self.name, shared)
         with nn.intercept_methods(seam):
-            return model.apply({**variables, "frozen": frozen}, *args, **kwargs)
+            return model.apply({**variables, "params": params, "frozen": frozen}, *args, **kwargs)
+
+    def build(self, variables: Variables, tokens: int) -> dict[str, Any]:
+        """Those of the sites whose kernel the method would make; see :class:`Method`."""
+        method = self.method
+        sites = [site for site in self.sites if method.builds(site.kernel_shape, tokens)]
+
+        def make(frozen: Any, d: Any, kernel: Any) -> Any:
+            return method.build(frozen, d, kernel, kernel.dtype)
+
+        return self._kernels(variables, sites, make)
 
     def merge(self, variables: Variables) -> Any:
         """Layer after layer of a stack, so that one layer's ΔW stands in memory at a time."""
-        method = self.method
-        params = jax.tree.map(lambda leaf: leaf, dict(variables["params"]))
-        for site in self.sites:
-            shared, own = self._frozen(method, variables["frozen"], site)
+        made = self._kernels(variables, self.sites, self.method.merge)
+        return _with_kernels(variables["params"], made, self.sites)
 
-            def merge(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
-                return method.merge(own if shared is None else shared, d, kernel)
+    def _kernels(
+        self, variables: Variables, sites: Sequence[Site], make: Callable[..., Any]
+    ) -> dict[str, Any]:
+        """``make(frozen, d, kernel)`` of every layer of the sites, as a part of ``params``."""
+        made: dict[str, Any] = {}
+        for site in sites:
+            shared, own = self._frozen(self.method, variables["frozen"], site)
+
+            def one(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
+                return make(own if shared is None else shared, d, kernel)
 
             d = get(variables["d"], (*site.path, self.name))
-            merged = _over_stack(merge, site)(d, _matrices(params, site), own)
-            kernel = get(params, (*site.path, "kernel"))
-            put(params, (*site.path, "kernel"), merged.reshape(kernel.shape))
-        return params
+            kernels = _over_stack(one, site)(d, _matrices(variables["params"], site), own)
+            shape = get(variables["params"], (*site.path, "kernel")).shape
+            put(made, (*site.path, "kernel"), kernels.reshape(shape))
+        return made
 
     def _frozen(self, method: Method, frozen: Variables, site: Site) -> tuple[Any, Any]:
         """The set that the site shares, or else its own arrays, stacked like the kernel."""
@@ -228,8 +264,11 @@ class PromptAdapter(Adapter):
         put(d, (*site.path, self.name), made)
         return d
 
-    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+    def apply(
+        self, model: nn.Module, variables: Variables, *args: Any, built: Any = None, **kwargs: Any
+    ) -> Any:
         """Virtual tokens read the trained embeddings; a row without any gives the base's."""
+        del built  # none
         (site,) = self.sites
         with nn.intercept_methods(interceptor.virtual_tokens(self.method, site, self.name)):
             return model.apply(variables, *args, **kwargs)
@@ -251,8 +290,11 @@ class FullAdapter(Adapter):
         del frozen, seed
         return full.init_d(dict(params))
 
-    def apply(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+    def apply(
+        self, model: nn.Module, variables: Variables, *args: Any, built: Any = None, **kwargs: Any
+    ) -> Any:
         """The model with its trained parameters."""
+        del built  # none
         rest = {k: v for k, v in variables.items() if k not in ("params", "frozen", "d")}
         return model.apply({**rest, "params": self.merge(variables)}, *args, **kwargs)
 
@@ -325,6 +367,22 @@ def adapt(
     else:
         sites = ()
     return make(method, row.config() if config is None else config, sites)
+
+
+def _holds(made: Variables, site: Site) -> bool:
+    node: Any = made
+    for part in site.path:
+        node = node.get(part, {})
+    return "kernel" in node
+
+
+def _with_kernels(params: Variables, made: Variables, sites: Sequence[Site]) -> dict[str, Any]:
+    """``params`` with the kernels that are in ``made``."""
+    result = jax.tree.map(lambda leaf: leaf, dict(params))
+    for site in sites:
+        if _holds(made, site):
+            put(result, (*site.path, "kernel"), get(made, (*site.path, "kernel")))
+    return result
 
 
 def _matrices(params: Variables, site: Site) -> Any:

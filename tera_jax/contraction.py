@@ -1,12 +1,110 @@
-"""The contraction of a Tucker-like network with diagonal factors into a weight update."""
+"""A Tucker-like network with diagonal factors, contracted: the weight update, and x times it.
 
+Two exact routes. Building the update costs products of the size of the kernel and, in the backward
+pass, one of the size of a batch; it is the route for many tokens. On the side of the activations
+nothing of the kernel's size is made; it is the route for few. :func:`building_is_cheaper` chooses.
+
+Consecutive small modes are contracted together, by the Kronecker product of their factors: a
+product with a matrix of a few dozen rows takes the time of reading and writing the tensor, and two
+such matrices take it twice.
+"""
+
+import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+BUILT = "built_kernel"
+"""The name under which a rematerialisation policy finds W + dW."""
+NARROW = 64
+"""The most rows of a Kronecker product, and of a factor that takes its d into itself."""
+
+
+class Device(NamedTuple):
+    """What the choice of a route needs to know. Products are in bfloat16 where there are units."""
+
+    flops: float
+    """Operations a second in matrix products."""
+    bandwidth: float
+    """Bytes a second from and to memory."""
+
+
+_DEVICES = {
+    "A100": Device(280e12, 1.9e12),
+    "H100": Device(700e12, 3.0e12),
+    "H200": Device(700e12, 4.3e12),
+    "B200": Device(1700e12, 7.0e12),
+    "TPU v5 lite": Device(180e12, 0.8e12),
+    "cpu": Device(100e9, 20e9),
+}
+
+
+def device(kind: str | None = None) -> Device:
+    """The rates of a kind of device, of the first one here by default; unknown ones are H100s.
+
+    Rates are about nine tenths of the published ones; what counts is their ratio.
+    """
+    kind = jax.devices()[0].device_kind if kind is None else kind
+    return next((rates for name, rates in _DEVICES.items() if name in kind), _DEVICES["H100"])
+
+
+def groups(ranks: Sequence[int], modes: Sequence[int]) -> list[tuple[int, int]]:
+    """Which consecutive modes are contracted together: (start, stop), from the first mode on.
+
+    Example:
+        >>> groups((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8))
+        [(0, 1), (1, 3), (3, 5)]
+    """
+    found: list[tuple[int, int]] = []
+    for i, sizes in enumerate(zip(ranks, modes, strict=True)):
+        if found:
+            start, stop = found[-1]
+            width = max(math.prod(ranks[start:stop]), math.prod(modes[start:stop]))
+            if width * max(sizes) <= NARROW:
+                found[-1] = (start, i + 1)
+                continue
+        found.append((i, i + 1))
+    return found
+
+
+class _Factor(NamedTuple):
+    """A group's matrix: a wide factor and its d, or a narrow matrix that has taken d in.
+
+    The latter is in float32 at least.
+    """
+
+    matrix_RI: Array
+    d_R: Array | None
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """How soon it is contracted: those that enlarge the tensor least, then small ones first."""
+        rank, mode = self.matrix_RI.shape
+        return mode / rank, mode
+
+
+def _factors(
+    factors: Sequence[Array], d: Sequence[Array], start: int = 0, stop: int | None = None
+) -> list[_Factor]:
+    """The groups among the modes from ``start`` to ``stop``."""
+    factors, d = factors[start:stop], d[start:stop]
+    ranks, modes = zip(*(factor.shape for factor in factors), strict=True)
+    return [_joined(factors[i:j], d[i:j]) for i, j in groups(ranks, modes)]
+
+
+def _joined(factors: Sequence[Array], d: Sequence[Array]) -> _Factor:
+    if factors[0].shape[0] > NARROW:
+        return _Factor(factors[0], d[0])
+    wide = accumulator(factors[0].dtype)
+    scaled = [
+        factor.astype(wide) * vector.astype(wide)[:, None]
+        for factor, vector in zip(factors, d, strict=True)
+    ]
+    return _Factor(functools.reduce(jnp.kron, scaled), None)
 
 
 def network(
@@ -17,10 +115,9 @@ def network(
 ) -> Float[Array, "..."]:
     """G x_1 diag(d^(1)) x_1 A^(1) ... x_N diag(d^(N)) x_N A^(N), Eq. 5.
 
-    One mode after the other, so that no Kronecker product is formed. The modes that enlarge the
-    tensor least come first. The tensor is scaled by d^(i), not the factor, so that the gradient of
-    d^(i) is a sum over the tensor and costs no product of its own. Scaling is done in float32 at
-    least and rounded once to the type of the core.
+    The tensor is scaled by the d of a wide factor, not the factor, so that the gradient of d is a
+    sum over the tensor and costs no product of its own. Scaling is done in float32 at least and
+    rounded once to the type of the core.
 
     Args:
         core: (R_1..R_N).
@@ -31,26 +128,148 @@ def network(
     Returns:
         (I_1..I_N) in the type of the core.
     """
-    tensor = core
-    for i in sorted(range(core.ndim), key=lambda i: (_growth(factors[i]), factors[i].shape[1])):
-        tensor = _mode_product(tensor, i, d[i], factors[i], precision)
-    return tensor
+    joined = _factors(factors, d)
+    tensor = core.reshape([factor.matrix_RI.shape[0] for factor in joined])
+    for axis in sorted(range(len(joined)), key=lambda axis: (*joined[axis].order, -axis)):
+        tensor = _mode_product(tensor, axis, joined[axis], precision)
+    return tensor.reshape([factor.shape[1] for factor in factors])
 
 
-def _growth(factor: Array) -> float:
-    rank, mode = factor.shape
-    return mode / rank
-
-
-def _mode_product(tensor: Array, axis: int, d_R: Array, factor_RI: Array, precision: Any) -> Array:
+def _mode_product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
     """``tensor x_axis diag(d) x_axis A``: axis ``axis`` goes from R to I entries."""
     before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
-    rank, mode = factor_RI.shape
+    rank, mode = factor.matrix_RI.shape
     flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
-    wide = accumulator(tensor.dtype)
-    scaled_aRb = (flat_aRb.astype(wide) * d_R.astype(wide)[None, :, None]).astype(tensor.dtype)
-    product_aIb = jnp.einsum("arb,ri->aib", scaled_aRb, factor_RI, precision=precision)
+    if factor.d_R is not None:
+        flat_aRb = _scaled(flat_aRb, factor.d_R[None, :, None])
+        product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, factor.matrix_RI, precision=precision)
+    else:
+        product_aIb = _narrow_product(precision, flat_aRb, factor.matrix_RI)
     return product_aIb.reshape(*before, mode, *after)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _narrow_product(precision: Any, flat_aRb: Array, matrix_RI: Array) -> Array:
+    """With a matrix that is wider than the tensor, so that its gradient is not rounded.
+
+    That of d is a sum over entries of the matrix's, and smaller than they are.
+    """
+    matrix_RI = matrix_RI.astype(flat_aRb.dtype)
+    return jnp.einsum("arb,ri->aib", flat_aRb, matrix_RI, precision=precision)
+
+
+def _narrow_forward(precision: Any, flat_aRb: Array, matrix_RI: Array) -> tuple[Array, Any]:
+    return _narrow_product(precision, flat_aRb, matrix_RI), (flat_aRb, matrix_RI)
+
+
+def _narrow_backward(precision: Any, kept: Any, ct_aIb: Array) -> tuple[Array, Array]:
+    flat_aRb, matrix_RI = kept
+    wide = matrix_RI.dtype
+    matrix_RI = matrix_RI.astype(ct_aIb.dtype)
+    tensor_RX, ct_XI = _rows(flat_aRb), _rows(ct_aIb).T
+    return (
+        jnp.einsum("aib,ri->arb", ct_aIb, matrix_RI, precision=precision),
+        jnp.einsum("rx,xi->ri", tensor_RX, ct_XI, precision=precision, preferred_element_type=wide),
+    )
+
+
+def _rows(flat_aRb: Array) -> Array:
+    """One row for each entry of the middle axis."""
+    return jnp.moveaxis(flat_aRb, 1, 0).reshape(flat_aRb.shape[1], -1)
+
+
+_narrow_product.defvjp(_narrow_forward, _narrow_backward)
+
+
+def _scaled(x: Array, scale: Array) -> Array:
+    wide = accumulator(x.dtype)
+    return (x.astype(wide) * scale.astype(wide)).astype(x.dtype)
+
+
+def through(
+    x_TJ: Float[Array, "T _"],
+    core: Float[Array, "..."],
+    factors: Sequence[Float[Array, "_ _"]],
+    d: Sequence[Float[Array, " _"]],
+    split: int,
+    precision: Any = None,
+) -> Float[Array, "T _"]:
+    """The product of x with the network's unfolding (Eq. 5 and 1), which is not made.
+
+    (((x L) * e) G * f) M with Kronecker products L and M that are never formed: e and f are those
+    of the d of either side.
+
+    Args:
+        x_TJ: T rows of the input side's J_1 = I_1 ... I_k entries, in the type of the core.
+        core: (R_1..R_N).
+        factors: N arrays (R_i, I_i) of the core's type.
+        d: N vectors (R_i).
+        split: k, the number of input modes.
+        precision: of the products, as in ``jax.lax.dot_general``.
+
+    Returns:
+        (T, J_2) in the type of the core.
+    """
+    tokens = x_TJ.shape[0]
+    inward, outward = _factors(factors, d, 0, split), _factors(factors, d, split)
+    tensor = x_TJ.reshape(tokens, *(factor.matrix_RI.shape[1] for factor in inward))
+    for axis, factor in enumerate(inward, 1):
+        transposed = _Factor(factor.matrix_RI.T, None)
+        tensor = _mode_product(tensor, axis, transposed, precision)
+        if factor.d_R is not None:
+            tensor = _scaled(tensor, _along(factor.d_R, axis, tensor.ndim))
+    core_RS = core.reshape(math.prod(core.shape[:split]), -1)
+    tensor_TR = tensor.reshape(tokens, -1)
+    tensor = jnp.einsum("tr,rs->ts", tensor_TR, core_RS, precision=precision)
+    tensor = tensor.reshape(tokens, *(factor.matrix_RI.shape[0] for factor in outward))
+    for axis, factor in enumerate(outward, 1):
+        tensor = _mode_product(tensor, axis, factor, precision)
+    return tensor.reshape(tokens, -1)
+
+
+def _along(vector: Array, axis: int, ndim: int) -> Array:
+    return vector.reshape([-1 if i == axis else 1 for i in range(ndim)])
+
+
+def building_is_cheaper(
+    ranks: Sequence[int],
+    modes: Sequence[int],
+    split: int,
+    tokens: int,
+    rates: Device,
+) -> bool:
+    """Whether making W + dW for ``tokens`` rows takes less time than :func:`through`, in training.
+
+    A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
+    twice: forward, and for what flows back through it. Beside those a built update has the product
+    of the batch with its cotangent. Decoding alone gives nearly the same answer.
+    """
+    j1, j2 = math.prod(modes[:split]), math.prod(modes[split:])
+    r1, r2 = math.prod(ranks[:split]), math.prod(ranks[split:])
+    every, inward, outward = (
+        [
+            (math.prod(ranks[start + i : start + j]), math.prod(modes[start + i : start + j]))
+            for i, j in groups(ranks[start:stop], modes[start:stop])
+        ]
+        for start, stop in ((0, len(modes)), (0, split), (split, len(modes)))
+    )
+    size, build, apply = math.prod(ranks), 0.0, 2 * _seconds(tokens, r1, r2, rates)
+    for rank, mode in sorted(every, key=lambda sizes: (sizes[1] / sizes[0], sizes[1])):
+        rows = size // rank
+        build += 2 * _seconds(rows, rank, mode, rates)
+        size = rows * mode
+    for pairs, size in ((inward, j1), (outward, r2)):
+        for rank, mode in pairs:
+            less, more = (mode, rank) if pairs is inward else (rank, mode)
+            apply += 2 * _seconds(tokens * size // less, rank, mode, rates)
+            size = size // less * more
+    return build + _seconds(j1, tokens, j2, rates) < apply
+
+
+def _seconds(rows: int, inner: int, columns: int, rates: Device) -> float:
+    """Of (rows, inner) @ (inner, columns), with two bytes a number."""
+    numbers = rows * inner + inner * columns + rows * columns
+    return max(2 * rows * inner * columns / rates.flops, 2 * numbers / rates.bandwidth)
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> Any:

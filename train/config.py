@@ -55,6 +55,9 @@ class DataConfig:
         bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
             setting), or ``always``.
         append_eos: end a response with the tokenizer's EOS token where it fits.
+        packed_tokens: of a row that holds several records, apart from one another: the loss is the
+            same and little is padding. Batch sizes then count rows, in training and for the
+            held-out loss. None gives each record a row.
     """
 
     path: str
@@ -69,6 +72,7 @@ class DataConfig:
     loss_on: Literal["response", "prompt"] = "response"
     bos: Literal["never", "inference", "always"] = "never"
     append_eos: bool = False
+    packed_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +103,7 @@ class LoopConfig:
     """Batches and cadence.
 
     Attributes:
-        batch_size: records a step, over all devices.
+        batch_size: records a step, over all devices; rows where ``data.packed_tokens`` is set.
         epochs: passes over the training records; ignored when ``steps`` is given.
         steps: optimizer steps, or None.
         seed: of the order of the records.
@@ -107,6 +111,7 @@ class LoopConfig:
             best and the last are kept.
         checkpoint_every: steps between further checkpoints, or None.
         log_every: steps between lines of the log.
+        accumulate: parts of a batch that are computed one after the other, for less memory.
     """
 
     batch_size: int = 32
@@ -116,6 +121,7 @@ class LoopConfig:
     eval_every: int = 80
     checkpoint_every: int | None = None
     log_every: int = 10
+    accumulate: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +324,7 @@ def _check(config: Config) -> None:
         ("loop.eval_every", config.loop.eval_every, 1),
         ("loop.log_every", config.loop.log_every, 1),
         ("loop.checkpoint_every", config.loop.checkpoint_every, 1),
+        ("loop.accumulate", config.loop.accumulate, 1),
         ("loop.steps", config.loop.steps, 1),
         ("evaluate.rows", config.evaluate.rows, 1),
         ("evaluate.batch_size", config.evaluate.batch_size, 1),
@@ -332,6 +339,13 @@ def _check(config: Config) -> None:
         )
     if config.loop.steps is None and not config.loop.epochs > 0:
         raise ValueError(f"config.loop.epochs is {config.loop.epochs}; it must be above 0")
+    longest = config.data.max_prompt + config.data.max_response
+    longest = min(longest, config.data.max_tokens or longest)
+    if config.data.packed_tokens is not None and config.data.packed_tokens < longest:
+        raise ValueError(
+            f"config.data.packed_tokens is {config.data.packed_tokens}, but a record may have "
+            f"{longest} tokens; raise it, or lower max_prompt, max_response or max_tokens"
+        )
     shards = config.mesh.data * config.mesh.fsdp
     for where, size in (
         ("loop.batch_size", config.loop.batch_size),
@@ -341,6 +355,11 @@ def _check(config: Config) -> None:
             raise ValueError(
                 f"config.{where} {size} is not a multiple of mesh data x fsdp = {shards}"
             )
+    if shards > 0 and config.loop.batch_size % (config.loop.accumulate * shards):
+        raise ValueError(
+            f"config.loop.batch_size {config.loop.batch_size} is not a multiple of loop.accumulate "
+            f"x mesh data x fsdp = {config.loop.accumulate * shards}"
+        )
     tasks.task(config.evaluate.task)
     for name in config.export:
         if name not in EXPORTS:

@@ -1,13 +1,15 @@
 """Records to token rows, and the shuffled, resumable order in which they are fed."""
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from train import tasks
+from train import packing, tasks
 from train.config import DataConfig
 
 
@@ -32,13 +34,15 @@ class Batch(NamedTuple):
     """Rows of one shape, padded on the right: under a causal mask no token sees the padding.
 
     The loss reads T positions of each row: the state at ``index_BT`` predicts ``target_BT``, and
-    counts where ``weight_BT`` is 1.
+    counts where ``weight_BT`` is 1. Of packed rows ``segment_ids_BL`` numbers the records 1, 2, ...
+    and is 0 at the padding; it is None where a row holds one record.
     """
 
     tokens_BL: np.ndarray
     index_BT: np.ndarray
     target_BT: np.ndarray
     weight_BT: np.ndarray
+    segment_ids_BL: np.ndarray | None = None
 
 
 def tokenize(
@@ -105,33 +109,69 @@ def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -
     """
     length = _row_length(config, virtual)
     on_prompt = config.loss_on == "prompt"
-    targets = length - max(1, virtual) if on_prompt else config.max_response
-    rows = len(examples)
+    row = packing.Size(length, length - max(1, virtual) if on_prompt else config.max_response)
+    batch = _fill([[example] for example in examples], row, config, virtual)
+    return batch._replace(segment_ids_BL=None)
+
+
+def _fill(
+    rows: Sequence[Sequence[Example]], row: packing.Size, config: DataConfig, virtual: int
+) -> Batch:
+    """The examples of each row one after the other, in rows of L tokens and T targets."""
+    shape_BL, shape_BT = (len(rows), row.tokens), (len(rows), row.targets)
+    segment_ids_BL = np.zeros(shape_BL, np.int32)
     batch = Batch(
-        tokens_BL=np.zeros((rows, length), np.int32),
-        index_BT=np.zeros((rows, targets), np.int32),
-        target_BT=np.zeros((rows, targets), np.int32),
-        weight_BT=np.zeros((rows, targets), np.float32),
+        tokens_BL=np.zeros(shape_BL, np.int32),
+        index_BT=np.zeros(shape_BT, np.int32),
+        target_BT=np.zeros(shape_BT, np.int32),
+        weight_BT=np.zeros(shape_BT, np.float32),
+        segment_ids_BL=segment_ids_BL,
     )
-    for row, (prompt, response) in enumerate(examples):
-        tokens = [*prompt, *response]
-        first = max(1, virtual) if on_prompt else len(prompt)
-        count = len(tokens) - first
-        batch.tokens_BL[row, : len(tokens)] = tokens
-        batch.index_BT[row, :count] = np.arange(first - 1, len(tokens) - 1)
-        batch.target_BT[row, :count] = tokens[first:]
-        batch.weight_BT[row, :count] = 1
+    for number, examples in enumerate(rows):
+        token, target = 0, 0
+        for segment, example in enumerate(examples, start=1):
+            size = _size(example, config, virtual)
+            tokens = slice(token, token := token + size.tokens)
+            targets = slice(target, target := target + size.targets)
+            ids = [*example.prompt, *example.response]
+            batch.tokens_BL[number, tokens] = ids
+            segment_ids_BL[number, tokens] = segment
+            batch.index_BT[number, targets] = np.arange(token - size.targets, token) - 1
+            batch.target_BT[number, targets] = ids[size.tokens - size.targets :]
+            batch.weight_BT[number, targets] = 1
     return batch
+
+
+def _size(example: Example, config: DataConfig, virtual: int) -> packing.Size:
+    """Its tokens and those of them that the loss is on: never the first, which nothing predicts."""
+    tokens = len(example.prompt) + len(example.response)
+    first = max(1, virtual if config.loss_on == "prompt" else len(example.prompt))
+    return packing.Size(tokens, max(0, tokens - first))
+
+
+def _measure(
+    examples: Sequence[Example], config: DataConfig, virtual: int
+) -> tuple[list[packing.Size], packing.Size]:
+    """Of each example, and of a packed row."""
+    sizes = [_size(example, config, virtual) for example in examples]
+    length = config.packed_tokens or _row_length(config, virtual)
+    targets = length if config.loss_on == "prompt" else config.max_response
+    return sizes, packing.limits(sizes, length, targets)
+
+
+def _by_row(examples: Iterable[Example], places: Sequence[int], rows: int) -> list[list[Example]]:
+    """The examples of each row, from the row of each example."""
+    result: list[list[Example]] = [[] for _ in range(rows)]
+    for example, place in zip(examples, places, strict=True):
+        result[place].append(example)
+    return result
 
 
 def num_tokens(batch: Batch) -> int:
     """Tokens of a batch without its padding: the last target of a row is its last token."""
+    if batch.segment_ids_BL is not None:
+        return int(np.count_nonzero(batch.segment_ids_BL))
     return int((batch.index_BT.max(axis=1) + 2).sum())
-
-
-def num_steps(examples: int, batch_size: int, epochs: float) -> int:
-    """Steps that see ``epochs`` times all examples."""
-    return math.ceil(examples * epochs / batch_size)
 
 
 @dataclasses.dataclass
@@ -141,6 +181,9 @@ class Stream:
     Epochs follow each other within a batch, so that every example is seen once before any is seen
     twice. The order is a function of ``seed`` and the epoch alone: ``position``, the number of
     examples fed, is all there is to save.
+
+    A batch has ``batch_size`` rows, of one example each or, where ``config.packed_tokens`` is set,
+    of as many as the next in order fill.
     """
 
     examples: Sequence[Example]
@@ -154,14 +197,39 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        places = range(self.position, self.position + self.batch_size)
-        batch = [self.examples[self._index(place)] for place in places]
-        self.position += self.batch_size
-        return collate(batch, self.config, self.virtual)
+        if not self.config.packed_tokens:
+            return collate(self._take(self.batch_size), self.config, self.virtual)
+        sizes, row = self._sizes
+        upcoming = (sizes[index] for index in self._indices(self.position))
+        places = next(packing.batches(upcoming, self.batch_size, row))
+        rows = _by_row(self._take(len(places)), places, self.batch_size)
+        return _fill(rows, row, self.config, self.virtual)
 
-    def _index(self, place: int) -> int:
-        epoch, offset = divmod(place, len(self.examples))
-        return int(self._order(epoch)[offset])
+    def num_steps(self, epochs: float) -> int:
+        """Steps, counted from the first, that feed ``epochs`` times all examples."""
+        if not self.config.packed_tokens:
+            return math.ceil(len(self.examples) * epochs / self.batch_size)
+        sizes, row = self._sizes
+        count = math.ceil(len(self.examples) * epochs)
+        fed = (sizes[index] for index in itertools.islice(self._indices(0), count))
+        return sum(1 for _ in packing.batches(fed, self.batch_size, row))
+
+    @functools.cached_property
+    def _sizes(self) -> tuple[list[packing.Size], packing.Size]:
+        return _measure(self.examples, self.config, self.virtual)
+
+    def _take(self, count: int) -> list[Example]:
+        """The next examples, from here on fed."""
+        indices = itertools.islice(self._indices(self.position), count)
+        self.position += count
+        return [self.examples[index] for index in indices]
+
+    def _indices(self, position: int) -> Iterator[int]:
+        """Which examples come from a position on, without end."""
+        epoch, offset = divmod(position, len(self.examples))
+        while True:
+            yield from map(int, self._order(epoch)[offset:])
+            epoch, offset = epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
         cached = self.__dict__.get("_cached")
@@ -176,6 +244,13 @@ def held_out(
     examples: Sequence[Example], batch_size: int, config: DataConfig, virtual: int = 0
 ) -> Iterator[Batch]:
     """The examples in order; the last batch is filled up with rows of no weight."""
+    if config.packed_tokens:
+        sizes, row = _measure(examples, config, virtual)
+        left = iter(examples)
+        for places in packing.batches(sizes, batch_size, row):
+            rows = _by_row(itertools.islice(left, len(places)), places, batch_size)
+            yield _fill(rows, row, config, virtual)
+        return
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
         batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config, virtual)

@@ -44,14 +44,14 @@ def fit(
         FloatingPointError: when the loss is not finite.
     """
     loop = run.config.loop
-    steps = loop.steps or data.num_steps(len(train), loop.batch_size, loop.epochs)
-    state, optimizer = start(run, steps)
-    train_step = make_train_step(
-        run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed
-    )
-    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     virtual = len(run.virtual_tokens)
     stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
+    steps = loop.steps or stream.num_steps(loop.epochs)
+    state, optimizer = start(run, steps)
+    train_step = make_train_step(
+        run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed, loop.accumulate
+    )
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 
     with Checkpoints(workdir) as checkpoints, _caught_signals() as caught:
         if checkpoints.latest is not None:

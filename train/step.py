@@ -72,26 +72,46 @@ def make_train_step(
     params: Any,
     state: State,
     seed: int = 0,
+    accumulate: int = 1,
 ) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
     """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
 
     Only ``d`` is differentiated; ``params`` and ``frozen`` are arguments and are never changed.
     The loss is summed over the target tokens of all rows and divided by their global count. The
-    state is donated. ``seed`` is that of the dropout of methods that have one.
+    state is donated.
+
+    Args:
+        model: the base.
+        adapter: of it.
+        optimizer: of ``d``.
+        mesh: of the devices.
+        params: real or abstract, for their layout.
+        state: real or abstract, for its layout.
+        seed: of the dropout of methods that have one.
+        accumulate: parts of a batch that are computed one after the other. What a method builds
+            of ``d`` is built once for all of them, and its gradient taken back once.
     """
 
     def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
-        def mean_nll(d: Any) -> Array:
-            variables = {"params": params, "frozen": frozen, "d": d}
-            key = jax.random.fold_in(jax.random.key(seed), state.step)
-            nll, tokens = loss_sum(model, adapter, variables, batch, key)
-            return nll / jnp.maximum(tokens, 1)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        base = {"params": params, "frozen": frozen}
 
-        loss, grads = jax.value_and_grad(mean_nll)(state.d)
+        def nll(d: Any, built: Any, part: Batch, key: Any) -> Array:
+            return loss_sum(model, adapter, {**base, "d": d}, part, key, built).nll
+
+        if accumulate == 1:
+            loss, grads = jax.value_and_grad(nll)(state.d, {}, batch, key)
+        else:
+            tokens = batch.tokens_BL.size // accumulate
+            build = lambda d: adapter.build({**base, "d": d}, tokens)  # noqa: E731
+            loss, grads = _accumulated(nll, build, state.d, _parts(batch, accumulate), key)
+        count = jnp.maximum(jnp.sum(batch.weight_BT), 1)
+        grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
             updates, opt = optimizer.update(grads, state.opt, state.d)
         d = optax.apply_updates(state.d, updates)
-        return State(state.step + 1, d, opt), Metrics(loss, optax.tree.norm(grads))
+        metrics = Metrics(loss / count, optax.tree.norm(grads))
+        return State(state.step + 1, d, opt), metrics
 
     layout = state_shardings(state, adapter, optimizer, mesh)
     return jax.jit(
@@ -100,6 +120,37 @@ def make_train_step(
         out_shardings=(layout, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """Every ``count``-th row, so that each part lies on all devices that the batch lies on."""
+
+    def split(array_BX: Array) -> Array:
+        return jnp.moveaxis(array_BX.reshape(-1, count, *array_BX.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, batch)
+
+
+def _accumulated(
+    nll: Callable[..., Array], build: Callable[[Any], Any], d: Any, parts: Batch, key: Any
+) -> tuple[Array, Any]:
+    """The sum over the parts of ``nll(d, build(d), part, key)``, and its gradient.
+
+    The gradient of what is built is summed in float32 and taken back to ``d`` at the end.
+    """
+    built, pull = jax.vjp(build, d)
+
+    def add(total: Any, part_key: tuple[Batch, Any]) -> tuple[Any, None]:
+        found = jax.value_and_grad(nll, argnums=(0, 1))(d, built, *part_key)
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.tree.map(jnp.add, total, found), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (d, built))
+    keys = jax.random.split(key, len(parts.tokens_BL))
+    (loss, (direct, cotangent)), _ = jax.lax.scan(add, (jnp.float32(0), zeros), (parts, keys))
+    cotangent = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), cotangent, built)
+    (through,) = pull(cotangent)
+    return loss, jax.tree.map(jnp.add, direct, through)
 
 
 def make_eval_step(
@@ -126,20 +177,33 @@ def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
 
 
 def loss_sum(
-    model: Llama, adapter: Adapter, variables: Any, batch: Batch, dropout: Any = None
+    model: Llama,
+    adapter: Adapter,
+    variables: Any,
+    batch: Batch,
+    dropout: Any = None,
+    built: Any = None,
 ) -> LossSum:
     """Negative log-likelihood of the batch's targets under the adapted model.
 
     Logits are computed at the target positions only, and a limited number of them at a time.
-    ``dropout`` is a key, or None for none.
+    ``dropout`` is a key, or None for none; ``built`` is from :meth:`Adapter.build`.
     """
     rngs = None if dropout is None else {"dropout": dropout}
-    hidden_BLD, _ = adapter.apply(model, variables, batch.tokens_BL, method="hidden", rngs=rngs)
+    hidden_BLD, _ = adapter.apply(
+        model,
+        variables,
+        batch.tokens_BL,
+        segment_ids_BL=batch.segment_ids_BL,
+        method="hidden",
+        rngs=rngs,
+        built=built,
+    )
     state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
 
     @jax.checkpoint
     def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
-        logits_BCV = adapter.apply(model, variables, state_BCD, method="logits")
+        logits_BCV = adapter.apply(model, variables, state_BCD, method="logits", built=built)
         nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
         return jnp.sum(nll_BC * weight_BC)
 

@@ -11,17 +11,22 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
+from tera_jax.contraction import BUILT
 from tera_jax.llama import rope
 from tera_jax.llama.cache import Cache
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.layer import Layer, RMSNorm, split_rows
 
+_POLICIES = jax.checkpoint_policies
 REMAT: dict[str, Any] = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": _POLICIES.nothing_saveable,
+    "dots": _POLICIES.save_from_both_policies(
+        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(BUILT)
+    ),
 }
-"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products."""
+"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products and
+the kernels that a method built."""
 
 
 class Llama(nn.Module):
@@ -32,6 +37,7 @@ class Llama(nn.Module):
         dtype: of the matrix products and the residual stream. Norms, RoPE, softmax and logits are
             float32 whatever it is.
         remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
+        unroll: layers in one turn of the scan: more compile longer and copy less.
         param_dtype: in which parameters are initialised; ``dtype`` when None.
 
     Example:
@@ -43,6 +49,7 @@ class Llama(nn.Module):
     config: LlamaConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    unroll: int = 1
     param_dtype: DTypeLike | None = None
 
     def setup(self):
@@ -64,6 +71,7 @@ class Llama(nn.Module):
             in_axes=(0, *(nn.broadcast,) * 4),
             out_axes=0,
             length=config.num_layers,
+            unroll=self.unroll,
         )(config, **types)
         self.norm = RMSNorm(config.rms_norm_eps, **types)
         if not config.tie_word_embeddings:

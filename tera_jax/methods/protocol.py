@@ -26,11 +26,15 @@ class Site:
         return "/".join(self.path)
 
 
+def _never(*args: Any) -> Any:
+    raise NotImplementedError("this method's apply makes no kernel")
+
+
 class Method(NamedTuple):
     """A method is its merge; the other functions make its arguments or a cheaper route to it.
 
-    The last four are pure functions of one layer, of pytrees of arrays: the caller maps them over
-    a stack of layers.
+    Those that take arrays are pure functions of one layer, of pytrees: the caller maps them over a
+    stack of layers.
     """
 
     seed: int
@@ -54,6 +58,10 @@ class Method(NamedTuple):
     max_rank: Callable[[Site], int]
     """The largest rank that the change of the site's kernel can have, for one token where the
     change depends on it."""
+    builds: Callable[[tuple[int, int], int], bool] = lambda kernel_shape, tokens: False
+    """(kernel shape, tokens) -> whether ``apply`` makes the adapted kernel for so many tokens."""
+    build: Callable[..., Any] = _never
+    """(frozen, d, kernel, dtype) -> that kernel: merge, with products in ``dtype``."""
 
 
 class NotMergeableError(ValueError):

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
 from tera_jax import contraction, frozen
+from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site, check_choices
 from tera_jax.tensorize import Tensorization, propose, unfold
 
@@ -194,33 +196,76 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
     for shape in shapes:
         config.tensorization(shape)
 
+    def scheme(kernel: Any) -> Tensorization:
+        return config.tensorization(kernel.shape)
+
     def frozen_set(site: Site) -> str | None:
         shape = "x".join(map(str, site.kernel_shape))
         names = {"shape": shape, "module": f"{site.name}:{shape}", "none": None}
         return names[config.sharing]
 
     def init_frozen_(key: Key[Array, ""], kernel: Any) -> Any:
-        return init_frozen(key, config.tensorization(kernel.shape), config)
+        return init_frozen(key, scheme(kernel), config)
 
     def init_d_(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
         del key, frozen  # the ones and the zero need neither
-        return init_d(config.tensorization(kernel.shape), config)
+        return init_d(scheme(kernel), config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        update = delta_w(frozen, d, config.tensorization(kernel.shape), _merge_precision(kernel))
-        wide = contraction.accumulator(kernel.dtype)
-        return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
+        return _added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
+
+    def build(frozen: Any, d: Any, kernel: Array, dtype: Any) -> Array:
+        @jax.checkpoint  # all but the last product is made again in a fraction of its time
+        def update(d: Any) -> Array:
+            return delta_w(_cast(frozen, dtype), d, scheme(kernel), _precision(dtype))
+
+        return checkpoint_name(_added(kernel, update(d)), contraction.BUILT)
+
+    def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
+        folded = config.tensorization(kernel_shape)
+        return contraction.building_is_cheaper(
+            folded.ranks, folded.modes, folded.split, tokens, contraction.device()
+        )
 
     def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
         del dropout  # TeRA has none
-        return jnp.einsum("...i,io->...o", x, merge(frozen, d, kernel).astype(x.dtype))
+        x_TJ = x.reshape(-1, x.shape[-1])
+        if builds((kernel.shape[0], kernel.shape[1]), len(x_TJ)):
+            y_TJ = lora.linear(x_TJ, build(frozen, d, kernel, x.dtype))
+        else:
+            network = _cast(frozen, x.dtype)
+            split, precision = scheme(kernel).split, _precision(x.dtype)
+            args = (network["core"], network["factors"], d, split, precision)
+            y_TJ = lora.linear(x_TJ, kernel) + contraction.through(x_TJ, *args)
+        return y_TJ.reshape(*x.shape[:-1], -1)
 
     def max_rank(site: Site) -> int:  # Theorem 1
         return config.tensorization(site.kernel_shape).max_rank
 
-    return Method(config.seed, True, frozen_set, init_frozen_, init_d_, merge, apply, max_rank)
+    return Method(
+        config.seed,
+        True,
+        frozen_set,
+        init_frozen_,
+        init_d_,
+        merge,
+        apply,
+        max_rank,
+        builds,
+        build,
+    )
 
 
-def _merge_precision(kernel: Array) -> jax.lax.Precision | None:
-    """float32 kernels get float32 products also where the backend would take fewer bits."""
-    return jax.lax.Precision.HIGHEST if kernel.dtype == jnp.float32 else None
+def _added(kernel: Array, update: Array) -> Array:
+    """Summed in float32 and rounded once."""
+    wide = contraction.accumulator(kernel.dtype)
+    return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
+
+
+def _cast(frozen: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
+
+
+def _precision(dtype: Any) -> jax.lax.Precision | None:
+    """float32 gets float32 products also where the backend would take fewer bits."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

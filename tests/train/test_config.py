@@ -64,6 +64,8 @@ def changed(path, value):
         ("method.rank", 8, r"unknown config key config.method.rank"),
         ("method.name", "nora", r"config.method.name 'nora'; choose one of"),
         ("method.gain", -1.0, r"config.method: gain -1.0"),
+        ("data.packed_tokens", 100, r"config.data.packed_tokens is 100, but a record may have 272"),
+        ("loop.accumulate", 5, r"config.loop.batch_size \d+ is not a multiple of loop.accumulate"),
         ("method.tensorizations", ["8|8|8"], r"not of the form"),
         ("model.dtype", "float8", r"config.model.dtype is 'float8'; choose one of"),
         ("model.path", None, r"config.model.path is not set; pass --config.model.path="),

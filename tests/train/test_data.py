@@ -90,8 +90,8 @@ def test_a_stream_goes_on_from_its_position():
 
 
 def test_steps_cover_the_epochs():
-    assert data.num_steps(10, 4, 1.0) == 3
-    assert data.num_steps(10, 4, 2.0) == 5
+    assert stream().num_steps(1.0) == 3
+    assert stream().num_steps(2.0) == 5
 
 
 def test_the_last_held_out_batch_is_filled_with_rows_of_no_weight():

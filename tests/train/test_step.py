@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import sharding
+from tera_jax import contraction, sharding
 from tera_jax.frozen import fingerprint
 from train import data, records
 from train import run as runs
 from train import step as steps
-from train.config import parse
+from train.config import default, parse
 from train.loop import held_out_loss, to_device
 from train.shapes import MODELS
 
@@ -150,3 +150,59 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
     assert sum(leaf.size for leaf in jax.tree.leaves(d)) == 264_192
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 6_738_415_616
     sharding.parameter_shardings(params["params"], sharding.make_mesh(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "ahead", "mesh"),
+    [("tera", True, {"data": 2, "fsdp": 2}), ("tera", False, {}), ("lora", False, {})],
+)
+def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method, ahead, mesh):
+    """Whether a method builds kernels ahead of the parts or not."""
+    monkeypatch.setattr(contraction, "building_is_cheaper", lambda *_: ahead)
+    tiny_config.method = {**default(method).method.to_dict(), "targets": ("q_proj", "v_proj")}
+    tiny_config.mesh.update(mesh)
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+
+    def after(accumulate):
+        state, optimizer = runs.start(run, 4)
+        base = (run.model, run.adapter, optimizer, run.mesh, run.params, state)
+        step = steps.make_train_step(*base, accumulate=accumulate)
+        stream = data.Stream(examples, 8, 0, run.config.data)
+        with jax.set_mesh(run.mesh):
+            for _ in range(3):
+                state, metrics = step(state, run.params, run.frozen, to_device(next(stream), run))
+        return jax.device_get((state.d, metrics))
+
+    whole, parts = after(1), after(2)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    start = jax.device_get(runs.start(run, 4)[0].d)
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole[0], start)), strict=True)
+    ]
+    assert max(moved) > 1e-3
+
+
+def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
+    monkeypatch.setattr(contraction, "building_is_cheaper", lambda *_: True)
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+    variables = run.variables(d)
+    built = run.adapter.build(variables, batch.tokens_BL.size)
+    assert len(jax.tree.leaves(built)) == len(run.adapter.sites)
+    nlls = [
+        float(steps.loss_sum(run.model, run.adapter, given, batch, built=kernels).nll)
+        for given, kernels in (
+            (variables, None),
+            (variables, built),
+            (run.variables(jax.tree.map(jnp.zeros_like, d)), built),  # d is in the kernels
+            (variables, jax.tree.map(lambda leaf: 0.9 * leaf, built)),
+        )
+    ]
+    np.testing.assert_allclose(nlls[1:3], nlls[0], rtol=1e-5)
+    assert abs(nlls[3] / nlls[0] - 1) > 1e-4

@@ -1,0 +1,99 @@
+"""The benchmark of training steps: its cases, its checks and its table."""
+
+import json
+import math
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from benchmarks import speed
+from benchmarks.speed import ALL, FROZEN, QV, Case, Found, check, schemes, sweep, table
+from tera_jax.methods import METHODS
+from tera_jax.tensorize import Tensorization
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return speed.Bench(speed.TINY, jnp.float32, steps=2, unroll=1)
+
+
+def test_steps_start_at_the_frozen_base_and_go_down(bench):
+    cases = [
+        Case(FROZEN, 2, 16),
+        Case("tera", 2, 16, "none", route="build"),
+        Case("tera", 2, 16, route="through"),
+        Case("tera", 2, 16, "full", route="build", ahead=True),
+        Case("lora", 2, 16, targets=ALL),
+    ]
+    found = [bench.measure(case) for case in cases]
+    check(found)
+    assert len({row.name for row in found}) == len(cases)
+    assert [row.trained for row in found[:4]] == [64, 304, 304, 304]
+    for row in found:
+        assert row.tokens == 32
+        assert math.isclose(row.tokens_per_second * row.step_seconds, 32)
+        assert row.peak_bytes > 0
+        assert row.compile_seconds > 0
+
+
+def test_another_start_or_a_loss_that_does_not_fall_is_an_error():
+    base = Found(FROZEN, 32, first_loss=2.0, last_loss=1.9)
+    check([base, Found("tera", 32, first_loss=2.001, last_loss=1.9)])
+    check([base, Found("lora", 32, note="out of memory")])
+    with pytest.raises(ValueError, match=r"starts at 2\.1"):
+        check([base, Found("tera", 32, first_loss=2.1, last_loss=1.9)])
+    with pytest.raises(ValueError, match="has not fallen"):
+        check([base, Found("tera", 32, first_loss=2.0, last_loss=2.0)])
+
+
+def test_the_table_has_ratios_to_base_and_anchor():
+    def row(name, seconds):
+        return Found(name, 100, 100 / seconds, seconds, 2**30, 3.0, 2.0, 1.9, 7)
+
+    rows = [row("PEFT lora compiled", 0.5), row(FROZEN, 0.4), row("tera", 0.44)]
+    lines = list(table([*rows, Found("hira", 100, note="out of memory")], size=1000, rate=1e6))
+    cells = [cell.strip() for cell in lines[4].split("|")]
+    assert cells[1:6] == ["tera", "100", "227", "1.100", "1.136"]
+    assert cells[8] == "90.9%"
+    assert "out of memory" in lines[5]
+    assert {line.count("|") for line in lines} == {lines[0].count("|")}
+
+
+def test_sweeps_cover_what_they_name():
+    tokens = list(sweep("tokens", 32, 256, 4096, "dots"))
+    assert sorted({case.rows * case.length for case in tokens}) == [2**k for k in range(9, 16)]
+    orders = [Tensorization.parse(scheme) for scheme in schemes(4096)]
+    assert [scheme.order for scheme in orders] == [2, 3, 4, 5, 7, 13, 24]
+    assert {scheme.shape for scheme in orders} == {(4096, 4096)}
+    assert len(list(sweep("order", 1, 8, 64, "dots"))) == len(schemes(64)) + 1
+    assert {case.targets for case in sweep("targets", 1, 8, 64, "dots")} >= {QV, ALL}
+    assert {case.method for case in sweep("methods", 1, 8, 64, "dots")} == {FROZEN, *METHODS}
+    assert math.prod(speed.axes(4096)) == 4096
+    with pytest.raises(ValueError, match="power of two, not 576"):
+        schemes(576)
+
+
+def test_every_method_of_the_sweep_is_measured(bench):
+    for case in sweep("methods", 1, 8, 64, "none"):
+        if case.method in ("quanta", "mora", "loretta"):  # the defaults are for larger kernels
+            assert math.isfinite(bench.measure(case).last_loss)
+
+
+def test_the_command_prints_a_table(monkeypatch, tmp_path, capsys):
+    output = tmp_path / "rows.jsonl"
+    argv = f"speed --model=tiny --rows=1 --length=8 --steps=1 --output={output}"
+    monkeypatch.setattr(sys, "argv", [*argv.split(), "--cases", "frozen", "tera:build"])
+    speed.main()
+    assert "| tera build | 8 |" in capsys.readouterr().out
+    assert [json.loads(line)["name"] for line in output.read_text().splitlines()] == [
+        "frozen",
+        "tera build",
+    ]
+
+
+def test_an_unknown_option_of_a_case_is_refused(monkeypatch):
+    argv = "speed --model=tiny --rows=1 --length=8 --cases tera:fast"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    with pytest.raises(SystemExit, match="'fast' is no option"):
+        speed.main()

@@ -1,0 +1,202 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax import contraction
+from tera_jax.contraction import Device, building_is_cheaper, groups, network, through
+from tera_jax.frozen import seed_key
+from tera_jax.methods import Site, tera
+from tera_jax.methods.tera import TeraConfig
+from tera_jax.tensorize import Tensorization
+
+SCHEMES = [
+    "6|4",
+    "128|8x16",  # one wide factor, as in 4096|8x8x8x8
+    "8x16|128",
+    "96|96",  # two wide factors
+    "2x3x4x2|4x3x2x2",  # groups of several modes
+    "2x2x2x2x2x2x2|2x2x2x2x2x2x2",  # order 14
+    "80:72|4:3x6:2",  # ranks below the modes
+    "96:1|16:1x6",  # a rank of one
+]
+
+
+def example(text, seed=0):
+    """A network with no d at zero, in float32."""
+    scheme = Tensorization.parse(text)
+    random = np.random.default_rng(seed)
+    frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
+        seed_key(seed, "contraction"), scheme, TeraConfig(gain=1.0)
+    )
+    d = [jnp.asarray(1 + 0.5 * random.standard_normal(r), jnp.float32) for r in scheme.ranks]
+    return scheme, frozen["core"], frozen["factors"], d, random
+
+
+def reference(core, factors, d, scheme):
+    """Eq. 5 mode by mode in float64 NumPy, unfolded."""
+    tensor = np.asarray(core, np.float64)
+    for axis, (factor, vector) in enumerate(zip(factors, d, strict=True)):
+        scaled = np.asarray(vector, np.float64)[:, None] * np.asarray(factor, np.float64)
+        tensor = np.moveaxis(np.tensordot(tensor, scaled, axes=(axis, 0)), -1, axis)
+    return tensor.reshape(scheme.shape)
+
+
+def reference_gradients(core, factors, d, scheme, weight):
+    """Of sum(weight * update): linear in every entry of d, so that unit vectors give it."""
+    found = []
+    for i, vector in enumerate(d):
+        rows = []
+        for r in range(len(vector)):
+            unit = np.zeros(len(vector))
+            unit[r] = 1
+            update = reference(core, factors, [*d[:i], unit, *d[i + 1 :]], scheme)
+            rows.append(np.sum(weight * update))
+        found.append(np.array(rows))
+    return found
+
+
+def far(value, expected):
+    """The largest difference as a part of the largest value."""
+    value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
+    return np.abs(value - expected).max() / np.abs(expected).max()
+
+
+def unfolded(core, factors, d, scheme):
+    return network(core, factors, d).reshape(scheme.shape)
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_both_routes_equal_the_float64_reference(text, dtype, bound):
+    scheme, core, factors, d, random = example(text)
+    core, factors = jax.tree.map(lambda a: a.astype(dtype), (core, factors))
+    exact = reference(core, factors, d, scheme)
+    update = jax.jit(unfolded, static_argnums=3)(core, factors, d, scheme)
+    assert far(update, exact) < bound
+    x = jnp.asarray(random.standard_normal((5, scheme.shape[0])), dtype)
+    y = jax.jit(through, static_argnums=4)(x, core, factors, d, scheme.split)
+    assert y.dtype == update.dtype == jnp.dtype(dtype)
+    assert far(y, np.asarray(x, np.float64) @ exact) < bound
+
+
+@pytest.mark.parametrize("text", ["6|4", "80:72|4:3x6:2", "8x16|80", "2x3x4x2|4x3x2x2"])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+@pytest.mark.parametrize("route", ["build", "through"])
+def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, bound, route):
+    """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
+    scheme = Tensorization.parse(text)
+
+    @jax.jit
+    @jax.grad
+    def gradient(d, core, factors, x, g):
+        if route == "build":
+            y = x @ unfolded(core, factors, d, scheme)
+        else:
+            y = through(x, core, factors, d, scheme.split)
+        return jnp.sum((y * g).astype(jnp.float32))
+
+    found, exact = [], []
+    for seed in range(4):
+        _, core, factors, d, random = example(text, seed)
+        core, factors = jax.tree.map(lambda a: a.astype(dtype), (core, factors))
+        x, g = (jnp.asarray(random.standard_normal((64, n)), dtype) for n in scheme.shape)
+        weight = np.asarray(x, np.float64).T @ np.asarray(g, np.float64)
+        found.append(gradient(d, core, factors, x, g))
+        exact.append(reference_gradients(core, factors, d, scheme, weight))
+    for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
+        error = np.concatenate(mine) - np.concatenate(right)
+        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+
+
+def products(function, *args):
+    """(2 m n k) of every matrix product in a function, rematerialised ones included."""
+    found = []
+
+    def walk(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                (lhs, _), _ = eqn.params["dimension_numbers"]
+                inner = math.prod(eqn.invars[0].aval.shape[axis] for axis in lhs)
+                found.append(2 * math.prod(eqn.outvars[0].aval.shape) * inner)
+            for value in eqn.params.values():
+                for inner_jaxpr in value if isinstance(value, list | tuple) else [value]:
+                    inner_jaxpr = getattr(inner_jaxpr, "jaxpr", inner_jaxpr)
+                    if hasattr(inner_jaxpr, "eqns"):
+                        walk(inner_jaxpr)
+
+    walk(jax.make_jaxpr(function)(*args).jaxpr)
+    return found
+
+
+def test_a_training_step_has_one_wide_product_each_way_and_one_with_the_batch():
+    scheme, core, factors, d, random = example("128|8x16")
+    kernel = jnp.zeros(scheme.shape)
+    method = tera.method(TeraConfig(tensorizations=("128|8x16",)), (Site(("q",), scheme.shape),))
+    x = jnp.asarray(random.standard_normal((1024, 128)), jnp.float32)
+    frozen = {"core": core, "factors": factors}
+
+    def loss(d):
+        return jnp.sum(jnp.sin(method.apply(frozen, d, kernel, x, None)))
+
+    assert method.builds(scheme.shape, 1024)
+    counts = products(jax.value_and_grad(loss), d)
+    assert counts.count(2 * 128**3) == 2
+    assert counts.count(2 * 1024 * 128**2) == 2  # y, and x transposed with the cotangent of y
+    small = [count for count in counts if count not in (2 * 128**3, 2 * 1024 * 128**2)]
+    assert max(small) <= 2 * 128**2 * 16
+
+
+@pytest.mark.parametrize("text", SCHEMES)
+def test_apply_is_the_same_by_either_route(text, monkeypatch):
+    scheme, core, factors, d, random = example(text)
+    kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
+    x = jnp.asarray(random.standard_normal((2, 3, scheme.shape[0])), jnp.float32)
+    method = tera.method(TeraConfig(tensorizations=(text,)), (Site(("q",), scheme.shape),))
+    frozen = {"core": core, "factors": factors}
+    results = []
+    for choice in (True, False):
+        monkeypatch.setattr(contraction, "building_is_cheaper", lambda *_, choice=choice: choice)
+        results.append(method.apply(frozen, d, kernel, x, None))
+    expected = x @ method.merge(frozen, d, kernel)
+    assert results[0].shape == results[1].shape == expected.shape
+    for result in results:
+        assert far(result, expected) < 1e-5
+        assert far(result, x @ kernel) > 1e-3
+
+
+def test_groups_cover_every_mode_once_and_stay_narrow():
+    assert groups((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8)) == [(0, 1), (1, 3), (3, 5)]
+    assert groups((576, 24, 24), (576, 24, 24)) == [(0, 1), (1, 2), (2, 3)]
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        modes = random.integers(2, 100, random.integers(1, 12)).tolist()
+        ranks = [int(random.integers(1, mode + 1)) for mode in modes]
+        found = groups(ranks, modes)
+        assert [i for start, stop in found for i in range(start, stop)] == list(range(len(modes)))
+        for start, stop in found:
+            assert stop == start + 1 or math.prod(modes[start:stop]) <= contraction.NARROW
+
+
+def test_few_tokens_stay_activations_and_many_build():
+    scheme = Tensorization.parse("4096|8x8x8x8")
+    rates = contraction.device("NVIDIA H100 80GB HBM3")
+    choices = [
+        building_is_cheaper(scheme.ranks, scheme.modes, scheme.split, 2**k, rates)
+        for k in range(18)
+    ]
+    assert choices == sorted(choices)  # once cheaper, it stays so
+    assert not choices[0]
+    assert choices[-1]
+    # The products alone: 2 of 4096^3 and 1 of T 4096^2 against 4 of T 4096^2.
+    endless = Device(1e12, 1e30)
+    for tokens, expected in ((2600, False), (2900, True)):
+        args = (scheme.ranks, scheme.modes, scheme.split, tokens, endless)
+        assert building_is_cheaper(*args) is expected
+
+
+def test_an_unknown_device_gets_rates():
+    assert contraction.device("abacus") == contraction.device("NVIDIA H100 80GB HBM3")
+    assert contraction.device("cpu") != contraction.device("abacus")

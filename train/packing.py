@@ -1,0 +1,77 @@
+"""Several records in a row: which row takes which record, by their sizes alone."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+_SLACK = 1.5
+"""Room for targets over their share of a row's tokens. With 1.25, rows of short prompts run out of
+it: the commonsense records fill 82 % of rows of 272 tokens, with 1.5 or with no limit 88 %."""
+
+
+class Size(NamedTuple):
+    """Of a record, or the most that a row holds."""
+
+    tokens: int
+    targets: int
+
+
+def limits(records: Sequence[Size], length: int, targets: int) -> Size:
+    """What a row of ``length`` tokens holds, fixed for a data set, so that a step is traced once.
+
+    The loss reads every place of ``targets`` that a row has, filled or not. They are the share
+    that targets have in the tokens of all records and half as much again, rounded up to a multiple
+    of 8.
+
+    Args:
+        records: of the whole data set.
+        length: L.
+        targets: that a row has at least; it has no more than ``length``.
+
+    Raises:
+        ValueError: for no records, or one that does not fit into an empty row.
+    """
+    tokens = sum(record.tokens for record in records)
+    if not tokens:
+        raise ValueError(f"{len(records)} records have no tokens to pack; give at least one")
+    share = _SLACK * length * sum(record.targets for record in records) / tokens
+    row = Size(length, min(length, max(targets, 8 * math.ceil(share / 8))))
+    for place, record in enumerate(records):
+        if record.tokens > row.tokens or record.targets > row.targets:
+            raise ValueError(
+                f"record {place} has {record.tokens} tokens and {record.targets} targets, but a "
+                f"row holds {row.tokens} and {row.targets}; tokenize with the same config.data "
+                "and virtual tokens, which cuts it"
+            )
+    return row
+
+
+def batches(records: Iterable[tuple[int, int]], rows: int, row: Size) -> Iterator[list[int]]:
+    """For each batch, the rows that take the next records, first-fit and in order.
+
+    The first record that no row takes begins the next batch, so that a batch follows from where it
+    begins alone.
+
+    Args:
+        records: tokens and targets of each, none above ``row``; there may be no end to them.
+        rows: of a batch.
+        row: from :func:`limits`.
+
+    Example:
+        >>> list(batches([(6, 1), (5, 1), (4, 1), (3, 1), (7, 1)], rows=2, row=Size(10, 8)))
+        [[0, 1, 0, 1], [0]]
+    """
+    tokens, targets = [row.tokens] * rows, [row.targets] * rows  # still free in each row
+    taken: list[int] = []
+    for more_tokens, more_targets in records:
+        for place in range(rows):
+            if more_tokens <= tokens[place] and more_targets <= targets[place]:
+                break
+        else:
+            yield taken
+            tokens, targets, taken, place = [row.tokens] * rows, [row.targets] * rows, [], 0
+        tokens[place] -= more_tokens
+        targets[place] -= more_targets
+        taken.append(place)
+    if taken:
+        yield taken
