@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import Decoding, load_pretrained, load_tokenizer, save_pretrained
@@ -153,6 +154,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="directory of the test sets")
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--own-batches", type=int, nargs="+", help="by default the same")
+    parser.add_argument("--profile", action="store_true", help="the kernels of our last pass")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args = parser.parse_args()
@@ -173,7 +176,10 @@ def main() -> None:
             print(f"{name}, transformers", flush=True)
             a = best(other, prompts, SETTINGS[name], args.batches)
             print(f"{name}, tera-jax", flush=True)
-            b = best(mine, prompts, SETTINGS[name], args.batches)
+            b = best(mine, prompts, SETTINGS[name], args.own_batches or args.batches)
+            if args.profile:
+                again = functools.partial(mine, prompts, SETTINGS[name], b.batch)
+                print(*report(profiled(again)), sep="\n", flush=True)
             equal = sum(x == y for x, y in zip(a.answers, b.answers, strict=True))
             lines.append(
                 f"| {name} | {a.rate:.1f}/s ({a.batch}) | {b.rate:.1f}/s ({b.batch}) "

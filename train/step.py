@@ -201,17 +201,42 @@ def loss_sum(
     )
     state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
 
-    @jax.checkpoint
-    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
-        logits_BCV = adapter.apply(model, variables, state_BCD, method="logits", built=built)
-        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
-        return jnp.sum(nll_BC * weight_BC)
-
+    nll = _nll_of(model, adapter, variables, built)
     rows, targets = batch.target_BT.shape
     size = chunk_size(rows, targets, model.config.vocab_size)
     pieces = chunks(size, state_BTD, batch.target_BT, batch.weight_BT)
     nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
     return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
+
+
+def _nll_of(
+    model: Llama, adapter: Adapter, variables: Any, built: Any
+) -> Callable[[Array, Array, Array], Float[Array, ""]]:
+    """(states, targets, weights) -> the weighted sum of the targets' negative log-likelihoods.
+
+    No logits are kept for the backward pass. Where the head is frozen the gradient of the hidden
+    states is taken with the loss, of the logits that are there; else the logits are made again.
+    """
+    trained = METHODS[adapter.name].adapts == "all"
+    trained |= any(site.path[0] == "lm_head" for site in adapter.sites)
+
+    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
+        if trained:
+            logits_BCV = adapter.apply(model, variables, state_BCD, method="logits", built=built)
+        else:
+            logits_BCV = model.apply({"params": variables["params"]}, state_BCD, method="logits")
+        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
+        return jnp.sum(nll_BC * weight_BC)
+
+    if trained:
+        return jax.checkpoint(nll)
+
+    def backward(gradient_BCD: Array, cotangent: Array) -> tuple[Array, None, None]:
+        return (gradient_BCD * cotangent).astype(gradient_BCD.dtype), None, None
+
+    with_gradient = jax.custom_vjp(nll)
+    with_gradient.defvjp(jax.value_and_grad(nll), backward)
+    return with_gradient
 
 
 def chunk_size(rows: int, targets: int, vocab_size: int) -> int:

@@ -5,17 +5,20 @@ import math
 import sys
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import speed
-from benchmarks.speed import ALL, FROZEN, QV, Case, Found, check, schemes, sweep, table
+from benchmarks import speed, steps
+from benchmarks.speed import check, schemes, sweep, table
+from benchmarks.steps import ALL, FROZEN, QV, Case, Found
 from tera_jax.methods import METHODS
 from tera_jax.tensorize import Tensorization
+from train import data
 
 
 @pytest.fixture(scope="module")
 def bench():
-    return speed.Bench(speed.TINY, jnp.float32, steps=2, unroll=1)
+    return steps.Bench(steps.TINY, jnp.float32, steps=2, unroll=1)
 
 
 def test_steps_start_at_the_frozen_base_and_go_down(bench):
@@ -90,6 +93,51 @@ def test_the_command_prints_a_table(monkeypatch, tmp_path, capsys):
         "frozen",
         "tera build",
     ]
+
+
+@pytest.fixture
+def commonsense(tmp_path):
+    """Records of unlike lengths, some of which are long."""
+    path = tmp_path / "records.json"
+    rows = [
+        {
+            "instruction": "word " * (5 + 17 * i % 60),
+            "input": "",
+            "output": "the correct answer is true",
+            "answer": "true",
+        }
+        for i in range(200)
+    ]
+    path.write_text(json.dumps(rows))
+    return str(path)
+
+
+def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_llama, bench):
+    real = speed.read_records(commonsense, str(tiny_llama), 256, count=3, packed=544)
+    assert len(real.packed) == len(real.padded) == 3
+    assert {batch.tokens_BL.shape for batch in real.padded} == {(32, 272)}
+    (shape,) = {batch.tokens_BL.shape for batch in real.packed}
+    assert shape[1] == 544
+    records = [batch.segment_ids_BL.max(axis=1).sum() for batch in real.packed]
+    assert 20 < np.mean(records) < 44
+    for batch in real.padded:
+        theirs = speed._for_peft(batch)
+        assert theirs.real == data.num_tokens(batch)
+        pairs = [
+            (int(row), int(place), int(theirs.labels_BL[row, place]))
+            for row, place in np.argwhere(theirs.labels_BL >= 0)
+        ]
+        weighted = np.argwhere(batch.weight_BT > 0)
+        expected = [
+            (int(row), int(batch.index_BT[row, t]) + 1, int(batch.target_BT[row, t]))
+            for row, t in weighted
+        ]
+        assert pairs == sorted(expected)
+        assert (theirs.tokens_BL == batch.tokens_BL[:, : theirs.tokens_BL.shape[1]]).all()
+    padded = bench.measure(Case("tera", 0, 0), real.padded)
+    packed = bench.measure(Case("tera", 0, 0, packed=544), real.packed)
+    assert packed.tokens < padded.tokens
+    assert packed.name == "tera packed 544"
 
 
 def test_an_unknown_option_of_a_case_is_refused(monkeypatch):

@@ -206,3 +206,37 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
     ]
     np.testing.assert_allclose(nlls[1:3], nlls[0], rtol=1e-5)
     assert abs(nlls[3] / nlls[0] - 1) > 1e-4
+
+
+@pytest.mark.parametrize(("method", "products"), [("tera", 2), ("full", 4)])
+def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, products):
+    """A product with the head forward and one back; a trained one again, and its own gradient."""
+    if method == "full":
+        tiny_config.method = {"name": "full", "targets": ("q_proj",)}
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    d = runs.start(run, 1)[0].d
+
+    def nll(d):
+        return steps.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
+
+    vocab = run.model.config.vocab_size
+    made = [
+        eqn
+        for eqn in equations(jax.make_jaxpr(jax.value_and_grad(nll))(d).jaxpr)
+        if eqn.primitive.name == "dot_general"
+        and any(vocab in v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    ]
+    assert len(made) == products
+
+
+def equations(jaxpr):
+    """Those of inner functions included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

@@ -1,0 +1,244 @@
+"""Training steps of our own, measured: one base with random weights, and cases on it."""
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.profile import profiled, report
+from configs.commonsense import get_config
+from tera_jax import adapt, contraction, sharding
+from tera_jax.adapter import Adapter
+from tera_jax.llama import Llama
+from tera_jax.llama.config import LlamaConfig
+from train.config import parse
+from train.data import Batch, num_tokens
+from train.shapes import MODELS
+from train.step import init_state, make_train_step
+
+TINY = MODELS["llama-2-7b"] | {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 160,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+}
+QV = ("q_proj", "v_proj")
+ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+FROZEN = "frozen"
+
+
+class Case(NamedTuple):
+    """A setting of our own."""
+
+    method: str
+    rows: int
+    length: int
+    remat: str = "dots"
+    targets: tuple[str, ...] = QV
+    fields: tuple[tuple[str, Any], ...] = ()
+    route: str = ""  # of TeRA: build, through, or by its own choice
+    ahead: bool = False  # kernels built before the layers
+    packed: int = 0  # tokens of a row of real records; 0 pads each
+
+    @property
+    def name(self) -> str:
+        """The words of a row."""
+        words = [
+            self.method,
+            f"packed {self.packed}" if self.packed else "",
+            *(f"{value}" for _, value in self.fields),
+            self.route,
+        ]
+        words += ["ahead" * self.ahead, "" if self.remat == "dots" else f"remat {self.remat}"]
+        if self.targets != QV:
+            words.append("all linear" if self.targets == ALL else "+".join(self.targets))
+        return " ".join(word for word in words if word)
+
+
+class Found(NamedTuple):
+    """What was measured. ``note`` says why there are no numbers.
+
+    ``tokens`` are those of a step, with padding; those of ``tokens_per_second`` have none.
+    """
+
+    name: str
+    tokens: int
+    tokens_per_second: float = math.nan
+    step_seconds: float = math.nan
+    peak_bytes: int = 0
+    compile_seconds: float = math.nan
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    trained: int = 0
+    note: str = ""
+
+
+class _Bias(Adapter):
+    """Trains a bias of the token embeddings, and nothing else."""
+
+    def init_d(self, params: Any, frozen: Any, seed: Any = 0) -> dict[str, Any]:
+        del frozen, seed
+        return {"bias": jnp.zeros(params["embed_tokens"]["embedding"].shape[1], jnp.float32)}
+
+    def apply(self, model: nn.Module, variables: Any, *args: Any, built: Any = None, **kwargs: Any):
+        del built
+        bias_D = variables["d"]["bias"]
+
+        def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
+            y = next_fun(*args, **kwargs)
+            if isinstance(context.module, nn.Embed) and context.method_name == "__call__":
+                y = y + bias_D.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+            return y
+
+        with nn.intercept_methods(interceptor):
+            return model.apply({"params": variables["params"]}, *args, **kwargs)
+
+    def merge(self, variables: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ahead(Adapter):
+    """An adapter whose kernels are built before the layers, once a step."""
+
+    inner: Any = None
+
+    def init_frozen(self, params: Any) -> dict[str, Any]:
+        return self.inner.init_frozen(params)
+
+    def init_d(self, params: Any, frozen: Any, seed: Any = 0) -> dict[str, Any]:
+        return self.inner.init_d(params, frozen, seed)
+
+    def apply(self, model: nn.Module, variables: Any, *args: Any, built: Any = None, **kwargs: Any):
+        if kwargs.get("method") == "hidden":
+            built = self.inner.build(variables, args[0].size)
+        return self.inner.apply(model, variables, *args, built=built, **kwargs)
+
+    def merge(self, variables: Any) -> Any:
+        return self.inner.merge(variables)
+
+
+def make_adapter(case: Case, model: Llama) -> Adapter:
+    """The adapter of a case; ranks are those of the recipes, 32 for LoRA and HiRA."""
+    if case.method == FROZEN:
+        return _Bias("prompt", None, ())
+    config = get_config(case.method)
+    config.model.path = config.data.path = "-"
+    for key, value in case.fields:
+        config.method[key] = value
+    settings = parse(config).method.settings
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    adapter = adapt(model, tokens, method=case.method, config=settings, targets=case.targets)
+    return _Ahead(adapter.name, adapter.config, adapter.sites, adapter) if case.ahead else adapter
+
+
+def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
+    """Random tokens, the loss on all but the first."""
+    tokens_BL = np.random.default_rng(0).integers(vocab_size, size=(rows, length), dtype=np.int32)
+    index_BT = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (rows, length - 1))
+    return Batch(tokens_BL, index_BT, tokens_BL[:, 1:], np.ones(index_BT.shape, np.float32))
+
+
+class Bench:
+    """One base, on one device, and the steps that are measured on it."""
+
+    def __init__(
+        self, shape: dict[str, Any], dtype: Any, steps: int, unroll: int = 1, profile: bool = False
+    ) -> None:
+        self.config = LlamaConfig.from_hf(shape)
+        self._dtype, self._steps, self._unroll, self._profile = dtype, steps, unroll, profile
+        self._mesh = sharding.make_mesh(1, 1, 1)
+        model, tokens_BL = self._model("none"), jnp.zeros((1, 2), jnp.int32)
+        self._params = jax.jit(lambda: model.init(jax.random.key(0), tokens_BL)["params"])()
+        self.size = sum(leaf.size for leaf in jax.tree.leaves(self._params))
+
+    def _model(self, remat: str) -> Llama:
+        return Llama(self.config, dtype=self._dtype, remat=remat, unroll=self._unroll)
+
+    def measure(self, case: Case, batches: Sequence[Batch] = ()) -> Found:
+        """Compile, check and time one case; a step that does not fit is a note.
+
+        Args:
+            case: how.
+            batches: of one shape, fed in turn; by default one of random tokens.
+
+        Raises:
+            FloatingPointError: for a loss that is not finite.
+        """
+        batches = batches or [random_batch(case.rows, case.length, self.config.vocab_size)]
+        choice = {"build": True, "through": False}.get(case.route)
+        with jax.set_mesh(self._mesh):
+            try:
+                if choice is None:
+                    return self._measure(case, batches)
+                with mock.patch.object(contraction, "building_is_cheaper", return_value=choice):
+                    return self._measure(case, batches)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                return Found(case.name, batches[0].tokens_BL.size, note="out of memory")
+
+    def _measure(self, case: Case, batches: Sequence[Batch]) -> Found:
+        model = self._model(case.remat)
+        adapter = make_adapter(case, model)
+        optimizer = optax.adamw(1e-3)
+        frozen = jax.jit(adapter.init_frozen)(self._params)
+        init = jax.jit(lambda p, f: init_state(adapter.init_d(p, f), optimizer))
+        state = init(self._params, frozen)
+        trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
+        fed = jax.device_put(list(batches))
+        step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
+        start = time.perf_counter()
+        compiled = step.lower(state, self._params, frozen, fed[0]).compile()
+        compile_seconds = time.perf_counter() - start
+        plan = compiled.memory_analysis()
+        peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
+        losses, times = [], []
+        for count in range(2 + max(self._steps, len(fed))):
+            start = time.perf_counter()
+            state, metrics = compiled(state, self._params, frozen, fed[count % len(fed)])
+            losses.append(float(metrics.loss))
+            times.append(time.perf_counter() - start)
+        if not np.isfinite(losses).all():
+            raise FloatingPointError(f"{case.name}: losses {losses}")
+        if self._profile:
+            kernels = profiled(lambda: compiled(state, self._params, frozen, fed[0]))
+            print(f"{case.name}, one step:", *report(kernels), sep="\n", flush=True)
+        real = sum(num_tokens(batches[i % len(fed)]) for i in range(2, len(times)))
+        return Found(
+            name=case.name,
+            tokens=batches[0].tokens_BL.size,
+            tokens_per_second=real / sum(times[2:]),
+            step_seconds=statistics.median(times[2:]),
+            peak_bytes=peak - plan.alias_size_in_bytes,
+            compile_seconds=compile_seconds,
+            first_loss=losses[0],
+            last_loss=losses[-1],
+            trained=trained,
+        )
+
+
+def matmul_rate(size: int, dtype: Any, repeats: int = 20) -> float:
+    """FLOP/s of a square matrix product, the best of three means."""
+    a = jax.random.normal(jax.random.key(0), (size, size), dtype)
+    product = jax.jit(lambda a, b: a @ b)
+    b = product(a, a).block_until_ready()
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for _ in range(repeats):
+            out = product(a, b)
+        out.block_until_ready()
+        times.append((time.perf_counter() - start) / repeats)
+    return 2 * size**3 / min(times)
