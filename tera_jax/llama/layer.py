@@ -47,12 +47,16 @@ class Attention(nn.Module):
         self,
         x_BLD: jax.Array,
         cache: tuple[jax.Array, jax.Array] | None,
+        layer: jax.Array,
         cos: jax.Array,
         sin: jax.Array,
         mask: jax.Array | None,
         start: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
-        """Attends among ``x_BLD``, or to the slots of a layer's ``(key, value)`` from ``start``."""
+        """Attends among ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
+
+        The cache is that of all layers, and this one's number says which part is its own.
+        """
         config = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
@@ -71,8 +75,14 @@ class Attention(nn.Module):
         if cache is None:
             out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask)
         else:
-            cache = (_write(cache[0], key_BSKH, start), _write(cache[1], value_BSKH, start))
-            key_BSKH, value_BSKH = cache[0].astype(self.dtype), cache[1].astype(self.dtype)
+            cache = (
+                _write(cache[0], key_BSKH, layer, start),
+                _write(cache[1], value_BSKH, layer, start),
+            )
+            key_BSKH, value_BSKH = (
+                lax.dynamic_index_in_dim(slots_NBSKH, layer, keepdims=False).astype(self.dtype)
+                for slots_NBSKH in cache
+            )
             # A cached mask is complete: it knows which slot each query is in.
             out_BLNH = _attention(query_BLNH, key_BSKH, value_BSKH, mask=mask, implementation="xla")
         out = out_BLNH.reshape((*x_BLD.shape[:2], config.num_heads * config.head_dim))
@@ -133,8 +143,12 @@ class Layer(nn.Module):
     param_dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x_BLD: jax.Array, cache: Any, *where: Any) -> tuple[jax.Array, Any]:
-        """The body of the scan: ``where`` is as in :class:`Attention`."""
+    def __call__(self, carry: tuple[jax.Array, Any], *where: Any) -> tuple[Any, None]:
+        """The body of the scan: ``where`` is as in :class:`Attention`.
+
+        The cache is carried with the residual stream, so that it is written in place.
+        """
+        x_BLD, cache = carry
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         eps = self.config.rms_norm_eps
         normed_BLD = RMSNorm(eps, name="input_layernorm", **types)(x_BLD)
@@ -144,7 +158,7 @@ class Layer(nn.Module):
         x_BLD = x_BLD + attended_BLD
         normed_BLD = RMSNorm(eps, name="post_attention_layernorm", **types)(x_BLD)
         x_BLD = x_BLD + MLP(self.config, name="mlp", **types)(normed_BLD)
-        return split_rows(x_BLD), cache
+        return (split_rows(x_BLD), cache), None
 
 
 def split_rows(x_BLD: jax.Array) -> jax.Array:
@@ -163,7 +177,7 @@ def _attention(*args: Any, **kwargs: Any) -> jax.Array:
         return jax.nn.dot_product_attention(*args, **kwargs)
 
 
-def _write(slots_BSKH: jax.Array, new_BLKH: jax.Array, start: Any) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(
-        slots_BSKH, new_BLKH.astype(slots_BSKH.dtype), start, axis=1
-    )
+def _write(slots_NBSKH: jax.Array, new_BLKH: jax.Array, layer: Any, start: Any) -> jax.Array:
+    new_1BLKH = new_BLKH.astype(slots_NBSKH.dtype)[None]
+    zero = jnp.zeros_like(layer)
+    return lax.dynamic_update_slice(slots_NBSKH, new_1BLKH, (layer, zero, start, zero, zero))

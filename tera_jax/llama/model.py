@@ -69,7 +69,6 @@ class Llama(nn.Module):
             variable_axes={"params": 0, "d": 0, "frozen": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *(nn.broadcast,) * 4),
-            out_axes=0,
             length=config.num_layers,
             unroll=self.unroll,
         )(config, **types)
@@ -126,14 +125,14 @@ class Llama(nn.Module):
             raise ValueError("with a cache, positions_BL must be given")
         if positions_BL is None:
             positions_BL = _positions(tokens_BL, segment_ids_BL)
-        start, layer_cache, mask = None, None, None
+        start, slots, mask = None, None, None
         if cache is not None:
             if segment_ids_BL is None:
                 segment_ids_BL = jnp.ones_like(tokens_BL)
             segment_ids_BS = lax.dynamic_update_slice_in_dim(
                 cache.segment_ids_BS, segment_ids_BL, cache.length, axis=1
             )
-            start, layer_cache = cache.length, (cache.key, cache.value)
+            start, slots = cache.length, (cache.key, cache.value)
             if mask_BLS is None:
                 mask_BLS = self._cached_mask(segment_ids_BL, segment_ids_BS, start)
             mask = mask_BLS[:, None]
@@ -143,9 +142,10 @@ class Llama(nn.Module):
         frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         cos, sin = rope.tables(positions_BL, frequency)
         x_BLD = split_rows(self.embed_tokens(tokens_BL))
-        x_BLD, layer_cache = self.layers(x_BLD, layer_cache, cos, sin, mask, start)
+        number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
+        (x_BLD, slots), _ = self.layers((x_BLD, slots), number_N, cos, sin, mask, start)
         if cache is not None:
-            cache = Cache(layer_cache[0], layer_cache[1], segment_ids_BS, cache.length + length)
+            cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
         return self.norm(x_BLD), cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:

@@ -68,7 +68,9 @@ def frozen_of(config, targets):
 @pytest.mark.parametrize("targets", [("q_proj",), EVERY])
 def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
     model = Tower()
-    adapter = adapt(model, X, config=TeraConfig(parts=2, sharing=sharing), targets=targets)
+    adapter = adapt(
+        model, X, config=TeraConfig(parts=2, gain=1.0, sharing=sharing), targets=targets
+    )
     v = variables(model, adapter)
     base = {"params": v["params"]}
     adapted = jax.jit(lambda v, x: adapter.apply(model, v, x))(v, X)
@@ -87,7 +89,7 @@ def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_at_step_0_the_adapted_model_is_the_base_exactly(dtype):
     model = Tower(dtype=dtype)
-    adapter = adapt(model, X, config=TeraConfig(parts=2), targets=EVERY)
+    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
     v = variables(model, adapter, perturbed=False)
     x = X.astype(dtype)
     expected = jax.jit(model.apply)({"params": v["params"]}, x)
@@ -100,7 +102,7 @@ def test_gradients_reach_every_d_and_are_the_same_without_scan_and_remat_of_the_
     grads = []
     for remat in (True, False):
         model = Tower(remat=remat)
-        adapter = adapt(model, X, config=TeraConfig(parts=2), targets=EVERY)
+        adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
         v = variables(model, adapter)
 
         def loss(d, model=model, adapter=adapter, v=v):
@@ -114,7 +116,7 @@ def test_gradients_reach_every_d_and_are_the_same_without_scan_and_remat_of_the_
 
 def test_gradient_equals_finite_differences():
     model = Tower()
-    adapter = adapt(model, X, config=TeraConfig(parts=2), targets=EVERY)
+    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
     with jax.enable_x64(True):
         v = jax.tree.map(lambda a: a.astype(jnp.float64), variables(model, adapter))
         x = X.astype(jnp.float64)
@@ -129,7 +131,7 @@ def test_gradient_equals_finite_differences():
 
 def test_sharing_decides_how_many_networks_there_are():
     def networks(sharing):
-        config = TeraConfig(parts=2, sharing=sharing)
+        config = TeraConfig(parts=2, gain=1.0, sharing=sharing)
         frozen = frozen_of(config, EVERY)
         cores = [
             leaf
@@ -144,7 +146,7 @@ def test_sharing_decides_how_many_networks_there_are():
 
 
 def test_unshared_networks_all_differ():
-    config = TeraConfig(parts=2, sharing="none")
+    config = TeraConfig(parts=2, gain=1.0, sharing="none")
     frozen = frozen_of(config, EVERY)
     layers = frozen["layers"]
     cores = [layers[name]["tera"]["core"][i] for name in ("q_proj", "v_proj") for i in range(3)]
@@ -152,8 +154,8 @@ def test_unshared_networks_all_differ():
 
 
 def test_a_set_does_not_depend_on_the_other_targets():
-    alone = frozen_of(TeraConfig(parts=2), ["head"])
-    among = frozen_of(TeraConfig(parts=2), EVERY)
+    alone = frozen_of(TeraConfig(parts=2, gain=1.0), ["head"])
+    among = frozen_of(TeraConfig(parts=2, gain=1.0), EVERY)
     assert jnp.array_equal(alone["shared"]["8x6"]["core"], among["shared"]["8x6"]["core"])
 
 
@@ -176,7 +178,7 @@ def test_linear_layers_are_found_with_their_stack():
     ],
 )
 def test_targets_are_patterns_of_paths(targets, expected):
-    adapter = adapt(Tower(), X, config=TeraConfig(parts=2), targets=targets)
+    adapter = adapt(Tower(), X, config=TeraConfig(parts=2, gain=1.0), targets=targets)
     assert [site.name for site in adapter.sites] == expected
 
 
@@ -201,7 +203,7 @@ def test_a_tensorization_that_fits_no_kernel_is_refused():
 
 def test_a_scan_that_does_not_carry_the_collections_is_named():
     model = Tower(lifted=("params",))
-    adapter = adapt(model, X, config=TeraConfig(parts=2))
+    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0))
     with pytest.raises(ValueError, match=r"'layers/[qv]_proj' does not see .*collection 'd'"):
         adapter.apply(model, variables(model, adapter), X)
 
@@ -214,7 +216,7 @@ def test_a_layer_with_its_own_product_keeps_it():
 
     model = nn.Dense(6, dtype=jnp.bfloat16, dot_general=wide, use_bias=False)
     model = nn.Sequential([model])
-    adapter = adapt(model, X, config=TeraConfig(parts=2), targets=["layers_0"])
+    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=["layers_0"])
     v = variables(model, adapter)
     y = adapter.apply(model, v, X)
     assert y.dtype == jnp.float32
