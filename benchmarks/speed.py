@@ -287,6 +287,9 @@ def main() -> None:
     check(found, falls=real is None)
 
 
+_OPTIONS = "build, through, ahead, fused, fast, none, dots, full"
+
+
 def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
     """``tera:ahead`` or ``tera:build:full``: a method, then options."""
     for name in names or (FROZEN, "lora", "vera", "hira", "tera"):
@@ -295,12 +298,16 @@ def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
         for option in options:
             if option == "ahead":
                 case = case._replace(ahead=True)
+            elif option == "fused":
+                case = case._replace(fused=True)
+            elif option == "fast":
+                case = case._replace(fields=(*case.fields, ("wide", "fast")))
             elif option in ("none", "dots", "full"):
                 case = case._replace(remat=option)
             elif option in ("build", "through"):
                 case = case._replace(route=option)
             else:
-                raise SystemExit(f"{name}: {option!r} is no option; ahead, build, through or remat")
+                raise SystemExit(f"{name}: {option!r} is no option; {_OPTIONS}")
         yield case
 
 

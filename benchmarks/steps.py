@@ -1,5 +1,6 @@
 """Training steps of our own, measured: one base with random weights, and cases on it."""
 
+import contextlib
 import dataclasses
 import math
 import statistics
@@ -49,6 +50,7 @@ class Case(NamedTuple):
     fields: tuple[tuple[str, Any], ...] = ()
     route: str = ""  # of TeRA: build, through, or by its own choice
     ahead: bool = False  # kernels built before the layers
+    fused: bool = False  # narrow modes by the Pallas kernel
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
     @property
@@ -60,7 +62,11 @@ class Case(NamedTuple):
             *(f"{value}" for _, value in self.fields),
             self.route,
         ]
-        words += ["ahead" * self.ahead, "" if self.remat == "dots" else f"remat {self.remat}"]
+        words += [
+            "fused" * self.fused,
+            "ahead" * self.ahead,
+            "" if self.remat == "dots" else f"remat {self.remat}",
+        ]
         if self.targets != QV:
             words.append("all linear" if self.targets == ALL else "+".join(self.targets))
         return " ".join(word for word in words if word)
@@ -178,12 +184,14 @@ class Bench:
         """
         batches = batches or [random_batch(case.rows, case.length, self.config.vocab_size)]
         choice = {"build": True, "through": False}.get(case.route)
-        with jax.set_mesh(self._mesh):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(jax.set_mesh(self._mesh))
+            stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
+            if choice is not None:
+                forced = mock.patch.object(contraction, "building_is_cheaper", return_value=choice)
+                stack.enter_context(forced)
             try:
-                if choice is None:
-                    return self._measure(case, batches)
-                with mock.patch.object(contraction, "building_is_cheaper", return_value=choice):
-                    return self._measure(case, batches)
+                return self._measure(case, batches)
             except jax.errors.JaxRuntimeError as error:
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise

@@ -7,6 +7,9 @@ nothing of the kernel's size is made; it is the route for few. :func:`building_i
 Consecutive small modes are contracted together, by the Kronecker product of their factors: a
 product with a matrix of a few dozen rows takes the time of reading and writing the tensor, and two
 such matrices take it twice.
+
+A factor of one axis, longer than ``NARROW``, holds the signs of a square one that is a fast
+orthogonal transform (:mod:`tera_jax.transform`) and costs a few such passes.
 """
 
 import functools
@@ -18,10 +21,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from tera_jax import kernels, transform
+
 BUILT = "built_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
 NARROW = 64
 """The most rows of a Kronecker product, and of a factor that takes its d into itself."""
+FUSED = False
+"""Whether two narrow groups beside a wide factor take the kernel of :mod:`tera_jax.kernels`. It has
+not been measured on a GPU, and elsewhere it is interpreted, which is slow."""
 
 
 class Device(NamedTuple):
@@ -71,19 +79,24 @@ def groups(ranks: Sequence[int], modes: Sequence[int]) -> list[tuple[int, int]]:
     return found
 
 
+def sizes(factor: Float[Array, "..."]) -> tuple[int, ...]:
+    """(R, I) of a factor, also of one that holds the signs of a transform; else its shape."""
+    return 2 * factor.shape if factor.ndim == 1 and factor.size > NARROW else factor.shape
+
+
 class _Factor(NamedTuple):
     """A group's matrix: a wide factor and its d, or a narrow matrix that has taken d in.
 
-    The latter is in float32 at least.
+    The latter is in float32 at least. A wide one may be the signs of a transform.
     """
 
-    matrix_RI: Array
+    matrix: Array
     d_R: Array | None
 
     @property
     def order(self) -> tuple[float, int]:
         """How soon it is contracted: those that enlarge the tensor least, then small ones first."""
-        rank, mode = self.matrix_RI.shape
+        rank, mode = sizes(self.matrix)
         return mode / rank, mode
 
 
@@ -92,7 +105,7 @@ def _factors(
 ) -> list[_Factor]:
     """The groups among the modes from ``start`` to ``stop``."""
     factors, d = factors[start:stop], d[start:stop]
-    ranks, modes = zip(*(factor.shape for factor in factors), strict=True)
+    ranks, modes = zip(*map(sizes, factors), strict=True)
     return [_joined(factors[i:j], d[i:j]) for i, j in groups(ranks, modes)]
 
 
@@ -109,7 +122,7 @@ def _joined(factors: Sequence[Array], d: Sequence[Array]) -> _Factor:
 
 def network(
     core: Float[Array, "..."],
-    factors: Sequence[Float[Array, "_ _"]],
+    factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
     precision: Any = None,
 ) -> Float[Array, "..."]:
@@ -121,7 +134,7 @@ def network(
 
     Args:
         core: (R_1..R_N).
-        factors: N arrays (R_i, I_i) of the core's type.
+        factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         precision: of the products, as in ``jax.lax.dot_general``.
 
@@ -129,23 +142,45 @@ def network(
         (I_1..I_N) in the type of the core.
     """
     joined = _factors(factors, d)
-    tensor = core.reshape([factor.matrix_RI.shape[0] for factor in joined])
+    tensor = core.reshape([sizes(factor.matrix)[0] for factor in joined])
+    if FUSED and _fits(joined):
+        wide, left, right = joined
+        interpret = jax.default_backend() != "gpu"
+        tensor = kernels.two_sided(tensor, wide.d_R, left.matrix, right.matrix, interpret)
+        tensor = _wide_product(tensor, 0, wide.matrix, precision)
+        return tensor.reshape([sizes(factor)[1] for factor in factors])
     for axis in sorted(range(len(joined)), key=lambda axis: (*joined[axis].order, -axis)):
         tensor = _mode_product(tensor, axis, joined[axis], precision)
-    return tensor.reshape([factor.shape[1] for factor in factors])
+    return tensor.reshape([sizes(factor)[1] for factor in factors])
+
+
+def _fits(joined: Sequence[_Factor]) -> bool:
+    """A wide factor and then two narrow groups, of sizes that the kernel takes."""
+    if len(joined) != 3 or [factor.d_R is None for factor in joined] != [False, True, True]:
+        return False
+    narrow = [size for factor in joined[1:] for size in factor.matrix.shape]
+    return kernels.fits(sizes(joined[0].matrix)[0], *narrow)
 
 
 def _mode_product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
     """``tensor x_axis diag(d) x_axis A``: axis ``axis`` goes from R to I entries."""
-    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
-    rank, mode = factor.matrix_RI.shape
-    flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
     if factor.d_R is not None:
-        flat_aRb = _scaled(flat_aRb, factor.d_R[None, :, None])
-        product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, factor.matrix_RI, precision=precision)
-    else:
-        product_aIb = _narrow_product(precision, flat_aRb, factor.matrix_RI)
+        tensor = _scaled(tensor, _along(factor.d_R, axis, tensor.ndim))
+        return _wide_product(tensor, axis, factor.matrix, precision)
+    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
+    rank, mode = factor.matrix.shape
+    flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
+    product_aIb = _narrow_product(precision, flat_aRb, factor.matrix)
     return product_aIb.reshape(*before, mode, *after)
+
+
+def _wide_product(tensor: Array, axis: int, matrix: Array, precision: Any) -> Array:
+    if matrix.ndim == 1:
+        return transform.apply_transposed(matrix, tensor, axis, precision)
+    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
+    flat_aRb = tensor.reshape(math.prod(before), matrix.shape[0], math.prod(after))
+    product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, matrix, precision=precision)
+    return product_aIb.reshape(*before, matrix.shape[1], *after)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -189,7 +224,7 @@ def _scaled(x: Array, scale: Array) -> Array:
 def through(
     x_TJ: Float[Array, "T _"],
     core: Float[Array, "..."],
-    factors: Sequence[Float[Array, "_ _"]],
+    factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
     split: int,
     precision: Any = None,
@@ -202,7 +237,7 @@ def through(
     Args:
         x_TJ: T rows of the input side's J_1 = I_1 ... I_k entries, in the type of the core.
         core: (R_1..R_N).
-        factors: N arrays (R_i, I_i) of the core's type.
+        factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         split: k, the number of input modes.
         precision: of the products, as in ``jax.lax.dot_general``.
@@ -212,16 +247,18 @@ def through(
     """
     tokens = x_TJ.shape[0]
     inward, outward = _factors(factors, d, 0, split), _factors(factors, d, split)
-    tensor = x_TJ.reshape(tokens, *(factor.matrix_RI.shape[1] for factor in inward))
+    tensor = x_TJ.reshape(tokens, *(sizes(factor.matrix)[1] for factor in inward))
     for axis, factor in enumerate(inward, 1):
-        transposed = _Factor(factor.matrix_RI.T, None)
-        tensor = _mode_product(tensor, axis, transposed, precision)
+        if factor.matrix.ndim == 1:
+            tensor = transform.apply(factor.matrix, tensor, axis, precision)
+        else:
+            tensor = _mode_product(tensor, axis, _Factor(factor.matrix.T, None), precision)
         if factor.d_R is not None:
             tensor = _scaled(tensor, _along(factor.d_R, axis, tensor.ndim))
     core_RS = core.reshape(math.prod(core.shape[:split]), -1)
     tensor_TR = tensor.reshape(tokens, -1)
     tensor = jnp.einsum("tr,rs->ts", tensor_TR, core_RS, precision=precision)
-    tensor = tensor.reshape(tokens, *(factor.matrix_RI.shape[0] for factor in outward))
+    tensor = tensor.reshape(tokens, *(sizes(factor.matrix)[0] for factor in outward))
     for axis, factor in enumerate(outward, 1):
         tensor = _mode_product(tensor, axis, factor, precision)
     return tensor.reshape(tokens, -1)
@@ -237,12 +274,21 @@ def building_is_cheaper(
     split: int,
     tokens: int,
     rates: Device,
+    fast: bool = False,
 ) -> bool:
     """Whether making W + dW for ``tokens`` rows takes less time than :func:`through`, in training.
 
     A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
     twice: forward, and for what flows back through it. Beside those a built update has the product
     of the batch with its cotangent. Decoding alone gives nearly the same answer.
+
+    Args:
+        ranks: R_1..R_N.
+        modes: I_1..I_N.
+        split: the number of input modes.
+        tokens: rows of the batch.
+        rates: of the device.
+        fast: whether the factors of more than ``NARROW`` rows are transforms.
     """
     j1, j2 = math.prod(modes[:split]), math.prod(modes[split:])
     r1, r2 = math.prod(ranks[:split]), math.prod(ranks[split:])
@@ -256,14 +302,21 @@ def building_is_cheaper(
     size, build, apply = math.prod(ranks), 0.0, 2 * _seconds(tokens, r1, r2, rates)
     for rank, mode in sorted(every, key=lambda sizes: (sizes[1] / sizes[0], sizes[1])):
         rows = size // rank
-        build += 2 * _seconds(rows, rank, mode, rates)
+        build += 2 * _factor_seconds(rows, rank, mode, rates, fast)
         size = rows * mode
     for pairs, size in ((inward, j1), (outward, r2)):
         for rank, mode in pairs:
             less, more = (mode, rank) if pairs is inward else (rank, mode)
-            apply += 2 * _seconds(tokens * size // less, rank, mode, rates)
+            apply += 2 * _factor_seconds(tokens * size // less, rank, mode, rates, fast)
             size = size // less * more
     return build + _seconds(j1, tokens, j2, rates) < apply
+
+
+def _factor_seconds(rows: int, rank: int, mode: int, rates: Device, fast: bool) -> float:
+    """Of ``rows`` vectors with a factor or, where it is a transform, with each of its stages."""
+    if not (fast and rank > NARROW):
+        return _seconds(rows, rank, mode, rates)
+    return sum(_seconds(rows * rank // h, h, h, rates) for h in transform.stages(rank))
 
 
 def _seconds(rows: int, inner: int, columns: int, rates: Device) -> float:

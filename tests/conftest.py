@@ -23,7 +23,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes in annotations are checked at every call, under pytest only.
 install_import_hook(
-    ["tera_jax.tensorize", "tera_jax.frozen", "tera_jax.contraction", "tera_jax.methods"],
+    [
+        "tera_jax.tensorize",
+        "tera_jax.frozen",
+        "tera_jax.contraction",
+        "tera_jax.transform",
+        "tera_jax.kernels",
+        "tera_jax.methods",
+    ],
     "beartype.beartype",
 )
 

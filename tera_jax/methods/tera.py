@@ -5,6 +5,7 @@ Adaptation of Large Language Models", arXiv:2509.03234, Section 4.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, frozen
+from tera_jax import contraction, frozen, transform
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site, check_choices
 from tera_jax.tensorize import Tensorization, propose, unfold
@@ -44,6 +45,10 @@ class TeraConfig:
             Appendix J).
         seed: of the frozen network; apart from the seed of the run.
         dtype: in which core and factors are kept: ``float32`` or ``bfloat16``.
+        wide: a factor of more than 64 rows, as that of a whole side: a ``dense`` random matrix (the
+            paper), or a ``fast`` random orthogonal transform (:mod:`tera_jax.transform`), of which
+            only the signs are kept and whose product takes two or three passes over the tensor. The
+            trained d and the ranks are the same; such a factor needs its full rank.
     """
 
     tensorizations: tuple[str, ...] = ()
@@ -55,6 +60,7 @@ class TeraConfig:
     sharing: Literal["shape", "module", "none"] = "shape"
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
+    wide: Literal["dense", "fast"] = "dense"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -70,12 +76,17 @@ class TeraConfig:
             raise ValueError("zero 0; the vectors d are counted from 1, or from the end by -1")
         if not self.gain > 0:
             raise ValueError(f"gain {self.gain}; it must be above 0")
+        if self.wide == "fast" and self.init == "identity":
+            raise ValueError(
+                "wide 'fast' with init 'identity', which makes all factors identities; "
+                "set one of them to its default"
+            )
 
     def tensorization(self, kernel_shape: tuple[int, ...]) -> Tensorization:
         """The scheme of a kernel (in, out): the listed one of that shape, or the proposed one.
 
         Raises:
-            ValueError: when ``zero`` is above the order of the scheme.
+            ValueError: when ``zero`` is above the order of the scheme, or ``wide`` does not fit it.
         """
         listed = (Tensorization.parse(text) for text in self.tensorizations)
         scheme = next((scheme for scheme in listed if scheme.shape == kernel_shape), None)
@@ -84,7 +95,27 @@ class TeraConfig:
             raise ValueError(
                 f"zero {self.zero}, but {scheme} has {scheme.order} vectors d; choose one of them"
             )
+        self.transforms(scheme)
         return scheme
+
+    def transforms(self, scheme: Tensorization) -> list[bool]:
+        """Which factors of a scheme are transforms: under ``wide="fast"``, all wide ones.
+
+        Raises:
+            ValueError: when one of these has a rank below its mode, or a size without transform.
+        """
+        chosen = [self.wide == "fast" and mode > contraction.NARROW for mode in scheme.modes]
+        for rank, mode in itertools.compress(zip(scheme.ranks, scheme.modes, strict=True), chosen):
+            if rank < mode:
+                raise ValueError(
+                    f"wide 'fast', but {scheme} has rank {rank} for mode {mode}; "
+                    f"write {mode} for {mode}:{rank}, or set wide to 'dense'"
+                )
+            try:
+                transform.stages(mode)
+            except ValueError as error:
+                raise ValueError(f"{scheme}: {error} by setting wide to 'dense'") from None
+        return chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +143,11 @@ def init_frozen(
         config: distribution, gain and type.
 
     Returns:
-        ``core`` (R_1..R_N), and ``factors``, a list of N arrays (R_i, I_i).
+        ``core`` (R_1..R_N), and ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of
+        the transform A^(i). It is orthogonal, so that its entries have Kaiming's mean square.
+
+    Raises:
+        ValueError: when ``config.wide`` does not fit the scheme.
     """
     draw = frozen.uniform if config.init == "uniform" else frozen.normal
     dtype = jnp.dtype(config.dtype)
@@ -122,8 +157,12 @@ def init_frozen(
         return draw(jax.random.fold_in(key, address), shape, std, dtype)
 
     factors = []
-    for i, (rank, mode) in enumerate(zip(tensorization.ranks, tensorization.modes, strict=True), 1):
-        if config.init == "identity":
+    fast = config.transforms(tensorization)
+    sizes = zip(tensorization.ranks, tensorization.modes, fast, strict=True)
+    for i, (rank, mode, is_transform) in enumerate(sizes, 1):
+        if is_transform:
+            factors.append(transform.signs(jax.random.fold_in(key, i), mode, dtype))
+        elif config.init == "identity":
             factors.append(jnp.eye(rank, mode, dtype=dtype))
         else:
             # x @ delta_w sums over I_i on the input side and over R_i on the output side.
@@ -162,7 +201,7 @@ def delta_w(
     """
     shapes = (
         frozen["core"].shape,
-        [factor.shape for factor in frozen["factors"]],
+        [contraction.sizes(factor) for factor in frozen["factors"]],
         [vector.shape for vector in d],
     )
     expected = (
@@ -183,7 +222,8 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
     """TeRA as a row of the methods' table.
 
     Raises:
-        ValueError: when a listed tensorization fits no kernel, or ``zero`` is above an order.
+        ValueError: when a listed tensorization fits no kernel, ``zero`` is above an order, or
+            ``wide`` does not fit a scheme.
     """
     shapes = {site.kernel_shape for site in sites}
     for text in config.tensorizations:
@@ -224,7 +264,12 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
     def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
         folded = config.tensorization(kernel_shape)
         return contraction.building_is_cheaper(
-            folded.ranks, folded.modes, folded.split, tokens, contraction.device()
+            folded.ranks,
+            folded.modes,
+            folded.split,
+            tokens,
+            contraction.device(),
+            config.wide == "fast",
         )
 
     def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:

@@ -28,6 +28,7 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         Case("tera", 2, 16, route="through"),
         Case("tera", 2, 16, "full", route="build", ahead=True),
         Case("lora", 2, 16, targets=ALL),
+        Case("tera", 2, 16, fused=True, fields=(("tensorizations", ("64|16x4",)),)),
     ]
     found = [bench.measure(case) for case in cases]
     check(found)
@@ -141,7 +142,7 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
 
 
 def test_an_unknown_option_of_a_case_is_refused(monkeypatch):
-    argv = "speed --model=tiny --rows=1 --length=8 --cases tera:fast"
+    argv = "speed --model=tiny --rows=1 --length=8 --cases tera:quick"
     monkeypatch.setattr(sys, "argv", argv.split())
-    with pytest.raises(SystemExit, match="'fast' is no option"):
+    with pytest.raises(SystemExit, match="'quick' is no option"):
         speed.main()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import contraction
+from tera_jax import contraction, transform
 from tera_jax.contraction import Device, building_is_cheaper, groups, network, through
 from tera_jax.frozen import seed_key
 from tera_jax.methods import Site, tera
@@ -21,16 +21,32 @@ SCHEMES = [
     "2x2x2x2x2x2x2|2x2x2x2x2x2x2",  # order 14
     "80:72|4:3x6:2",  # ranks below the modes
     "96:1|16:1x6",  # a rank of one
+    "128|8x16 fast",  # a transform of one stage
+    "8x24|192 fast",  # of two, on the output side
+    "130|72 fast",  # on both, the sizes no powers of two
+    "96|65x2:1 fast",  # among narrow factors
 ]
+
+
+def config_of(text):
+    """``fast`` after a scheme is what ``wide`` is then."""
+    scheme, _, wide = text.partition(" ")
+    return TeraConfig(tensorizations=(scheme,), gain=1.0, wide=wide or "dense")
+
+
+def scheme_of(text):
+    return Tensorization.parse(*config_of(text).tensorizations)
 
 
 def example(text, seed=0):
     """A network with no d at zero, in float32."""
-    scheme = Tensorization.parse(text)
+    scheme = scheme_of(text)
     random = np.random.default_rng(seed)
     frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
-        seed_key(seed, "contraction"), scheme, TeraConfig(gain=1.0)
+        seed_key(seed, "contraction"), scheme, config_of(text)
     )
+    fast = [factor.ndim == 1 for factor in frozen["factors"]]
+    assert any(fast) == text.endswith("fast")
     d = [jnp.asarray(1 + 0.5 * random.standard_normal(r), jnp.float32) for r in scheme.ranks]
     return scheme, frozen["core"], frozen["factors"], d, random
 
@@ -38,6 +54,7 @@ def example(text, seed=0):
 def reference(core, factors, d, scheme):
     """Eq. 5 mode by mode in float64 NumPy, unfolded."""
     tensor = np.asarray(core, np.float64)
+    factors = [transform.dense(factor) if factor.ndim == 1 else factor for factor in factors]
     for axis, (factor, vector) in enumerate(zip(factors, d, strict=True)):
         scaled = np.asarray(vector, np.float64)[:, None] * np.asarray(factor, np.float64)
         tensor = np.moveaxis(np.tensordot(tensor, scaled, axes=(axis, 0)), -1, axis)
@@ -82,12 +99,23 @@ def test_both_routes_equal_the_float64_reference(text, dtype, bound):
     assert far(y, np.asarray(x, np.float64) @ exact) < bound
 
 
-@pytest.mark.parametrize("text", ["6|4", "80:72|4:3x6:2", "8x16|80", "2x3x4x2|4x3x2x2"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "6|4",
+        "80:72|4:3x6:2",
+        "8x16|80",
+        "2x3x4x2|4x3x2x2",
+        "130|4x3 fast",
+        "8x3|144 fast",
+        "72|66 fast",
+    ],
+)
 @pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 @pytest.mark.parametrize("route", ["build", "through"])
 def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, bound, route):
     """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
-    scheme = Tensorization.parse(text)
+    scheme = scheme_of(text)
 
     @jax.jit
     @jax.grad
@@ -132,21 +160,35 @@ def products(function, *args):
 
 
 def test_a_training_step_has_one_wide_product_each_way_and_one_with_the_batch():
-    scheme, core, factors, d, random = example("128|8x16")
+    counts = products_of_a_step("128|8x16", 1024)
+    assert counts.count(2 * 128**3) == 2
+    assert counts.count(2 * 1024 * 128**2) == 2  # y, and x transposed with the cotangent of y
+    small = [count for count in counts if count not in (2 * 128**3, 2 * 1024 * 128**2)]
+    assert max(small) <= 2 * 128**2 * 16
+
+
+def test_with_a_transform_it_has_none_but_those_with_the_batch():
+    wide, batch = 2 * 192**3, 2 * 1024 * 192**2
+    assert products_of_a_step("192|8x24", 1024).count(wide) == 2
+    counts = products_of_a_step("192|8x24 fast", 1024)
+    assert counts.count(batch) == 2
+    assert max(count for count in counts if count != batch) == 2 * 192**2 * 24  # a narrow factor
+    for stage in (12, 16):  # once each way
+        assert counts.count(2 * 192**2 * stage) == 2
+
+
+def products_of_a_step(text, tokens):
+    scheme, core, factors, d, random = example(text)
     kernel = jnp.zeros(scheme.shape)
-    method = tera.method(TeraConfig(tensorizations=("128|8x16",)), (Site(("q",), scheme.shape),))
-    x = jnp.asarray(random.standard_normal((1024, 128)), jnp.float32)
+    method = tera.method(config_of(text), (Site(("q",), scheme.shape),))
+    x = jnp.asarray(random.standard_normal((tokens, scheme.shape[0])), jnp.float32)
     frozen = {"core": core, "factors": factors}
 
     def loss(d):
         return jnp.sum(jnp.sin(method.apply(frozen, d, kernel, x, None)))
 
-    assert method.builds(scheme.shape, 1024)
-    counts = products(jax.value_and_grad(loss), d)
-    assert counts.count(2 * 128**3) == 2
-    assert counts.count(2 * 1024 * 128**2) == 2  # y, and x transposed with the cotangent of y
-    small = [count for count in counts if count not in (2 * 128**3, 2 * 1024 * 128**2)]
-    assert max(small) <= 2 * 128**2 * 16
+    assert method.builds(scheme.shape, tokens)
+    return products(jax.value_and_grad(loss), d)
 
 
 @pytest.mark.parametrize("text", SCHEMES)
@@ -154,7 +196,7 @@ def test_apply_is_the_same_by_either_route(text, monkeypatch):
     scheme, core, factors, d, random = example(text)
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
     x = jnp.asarray(random.standard_normal((2, 3, scheme.shape[0])), jnp.float32)
-    method = tera.method(TeraConfig(tensorizations=(text,)), (Site(("q",), scheme.shape),))
+    method = tera.method(config_of(text), (Site(("q",), scheme.shape),))
     frozen = {"core": core, "factors": factors}
     results = []
     for choice in (True, False):
@@ -187,16 +229,57 @@ def test_few_tokens_stay_activations_and_many_build():
         building_is_cheaper(scheme.ranks, scheme.modes, scheme.split, 2**k, rates)
         for k in range(18)
     ]
-    assert choices == sorted(choices)  # once cheaper, it stays so
-    assert not choices[0]
-    assert choices[-1]
+    fast = [
+        building_is_cheaper(scheme.ranks, scheme.modes, scheme.split, 2**k, rates, True)
+        for k in range(18)
+    ]
+    for found in (choices, fast):
+        assert found == sorted(found)  # once cheaper, it stays so
+        assert not found[0]
+        assert found[-1]
+    assert sum(fast) > sum(choices)  # from fewer tokens on
     # The products alone: 2 of 4096^3 and 1 of T 4096^2 against 4 of T 4096^2.
     endless = Device(1e12, 1e30)
     for tokens, expected in ((2600, False), (2900, True)):
         args = (scheme.ranks, scheme.modes, scheme.split, tokens, endless)
         assert building_is_cheaper(*args) is expected
+    # With a transform 2 of 4 x 64 4096^2 and 1 of T 4096^2 against 2 of T 4096^2 and, for T 4096
+    # numbers, 8 of 64.
+    for tokens, expected in ((440, False), (470, True), (2600, True)):
+        args = (scheme.ranks, scheme.modes, scheme.split, tokens, endless, True)
+        assert building_is_cheaper(*args) is expected
+
+
+def test_a_method_chooses_its_route_by_the_kind_of_its_wide_factors():
+    shape, counts = (4096, 4096), {}
+    for wide in ("dense", "fast"):
+        method = tera.method(TeraConfig(wide=wide), (Site(("q",), shape),))
+        counts[wide] = sum(method.builds(shape, 2**k) for k in range(18))
+    assert 0 < counts["dense"] < counts["fast"] < 18
 
 
 def test_an_unknown_device_gets_rates():
     assert contraction.device("abacus") == contraction.device("NVIDIA H100 80GB HBM3")
     assert contraction.device("cpu") != contraction.device("abacus")
+
+
+@pytest.mark.parametrize("wide", ["dense", "fast"])
+def test_the_kernel_changes_nothing(wide, monkeypatch):
+    scheme = Tensorization.parse("128|4x4x32")
+    frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
+        seed_key(0, "kernel"), scheme, TeraConfig(gain=1.0, wide=wide)
+    )
+    _, _, _, d, random = example("128|4x4x32")
+    weight = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
+
+    results = []
+    for fused in (False, True):
+        monkeypatch.setattr(contraction, "FUSED", fused)
+
+        def loss(d):  # another function each time, as JAX keeps the traces of one
+            return jnp.sum(weight * unfolded(frozen["core"], frozen["factors"], d, scheme))
+
+        assert ("pallas_call" in str(jax.make_jaxpr(loss)(d))) == fused
+        results.append(jax.value_and_grad(loss)(d))
+    for mine, expected in zip(*map(jax.tree.leaves, results), strict=True):
+        assert far(mine, expected) < 1e-5

@@ -12,6 +12,7 @@ from tera_jax.frozen import seed_key
 from tera_jax.methods import METHODS, NotMergeableError, Site
 
 SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
+FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough for a transform
 SETTINGS = {
     "dora": {"rank": 4},
     "hira": {"rank": 4},
@@ -21,6 +22,7 @@ SETTINGS = {
     "pissa": {"rank": 4},
     "quanta": {"axes": (4, 4, 2)},
     "tera": {"parts": 2},
+    "tera fast": {"parts": 2, "wide": "fast"},
     "tera_iden": {"parts": 2},
     "tera_unique": {"parts": 2},
     "toplora": {"rank": 4},
@@ -30,13 +32,18 @@ NOT_IDENTITY = {"loretta"}  # the published initial values already change the mo
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, entry in METHODS.items() if entry.adapts == "kernels"]
+KERNEL_METHODS += ["tera fast"]
+
+
+def site_of(name, shape):
+    return Site(("layer",), (FAST_SHAPES if name.endswith("fast") else SHAPES)[shape])
 
 
 @functools.cache
 def made(name, shape, dtype=jnp.float32):
     """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
-    entry = METHODS[name]
-    site = Site(("layer",), SHAPES[shape])
+    entry = METHODS[name.removesuffix(" fast")]
+    site = site_of(name, shape)
     method = entry.method(entry.config(**SETTINGS[name]), (site,))
     random = np.random.default_rng(0)
     kernel = jnp.asarray(random.standard_normal(site.kernel_shape) / 6, dtype)
@@ -115,7 +122,7 @@ def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name,
         change = np.asarray(merged - kernel)
     tolerance = 1e-9 * np.linalg.norm(change, 2)
     found = np.linalg.matrix_rank(change, tolerance)
-    assert found == method.max_rank(Site(("layer",), SHAPES[shape]))
+    assert found == method.max_rank(site_of(name, shape))
 
 
 @pytest.mark.parametrize("name", sorted(set(KERNEL_METHODS) - {"dora"}))

@@ -2,11 +2,13 @@ import functools
 import itertools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import adapt, load_adapter, save_adapter, transform
 from tera_jax.frozen import fingerprint, seed_key
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeraConfig
@@ -23,6 +25,7 @@ SCHEMES = [
     "3:2x5|7:1x2",  # a rank of one
     "576|24x24",
 ]
+FAST = ["130|2x3", "6x2|72", "96|81"]
 KEY = seed_key(0, "test")
 
 init_frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))
@@ -38,7 +41,10 @@ def element_by_element(frozen, d, scheme):
         shape[axis] = -1
         weights = weights * np.asarray(vector, np.float64).reshape(shape)
     scaled = core * weights
-    factors = [np.asarray(factor, np.float64) for factor in frozen["factors"]]
+    factors = [
+        transform.dense(factor) if factor.ndim == 1 else np.asarray(factor, np.float64)
+        for factor in frozen["factors"]
+    ]
     rows = list(itertools.product(*map(range, scheme.in_modes)))
     columns = list(itertools.product(*map(range, scheme.out_modes)))
     if len(rows) * len(columns) > 5000:  # the large schemes: a sample of the elements
@@ -57,11 +63,16 @@ def random_d(scheme, dtype=jnp.float32):
     return [jnp.asarray(1 + 0.5 * random.standard_normal(rank), dtype) for rank in scheme.ranks]
 
 
-@pytest.mark.parametrize("text", SCHEMES)
-@pytest.mark.parametrize("init", ["normal", "uniform", "identity"])
-def test_delta_w_equals_eq_11_element_by_element(text, init):
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        *itertools.product(SCHEMES, [{}, {"init": "uniform"}, {"init": "identity"}]),
+        *itertools.product(FAST, [{"wide": "fast"}, {"wide": "fast", "init": "uniform"}]),
+    ],
+)
+def test_delta_w_equals_eq_11_element_by_element(text, fields):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig(init=init))
+    frozen = init_frozen(KEY, scheme, TeraConfig(**fields))
     d = random_d(scheme)
     update = np.asarray(delta_w(frozen, d, scheme), np.float64)
     assert update.shape == scheme.shape
@@ -75,10 +86,12 @@ def test_delta_w_equals_eq_11_element_by_element(text, init):
         assert abs(update[place] - expected) <= 1e-5 * scale
 
 
-@pytest.mark.parametrize("text", SCHEMES)
-def test_delta_w_changes_with_every_d(text):
+@pytest.mark.parametrize(
+    ("text", "wide"), [*itertools.product(SCHEMES, ["dense"]), *itertools.product(FAST, ["fast"])]
+)
+def test_delta_w_changes_with_every_d(text, wide):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig())
+    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide))
     d = random_d(scheme)
     update = delta_w(frozen, d, scheme)
     for i in range(scheme.order):
@@ -86,9 +99,10 @@ def test_delta_w_changes_with_every_d(text):
         assert not jnp.allclose(delta_w(frozen, other, scheme), update)
 
 
-def test_delta_w_in_float64_and_bfloat16():
-    scheme = Tensorization.parse("36|2x3x4x6")
-    narrow = init_frozen(KEY, scheme, TeraConfig(dtype="bfloat16"))
+@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3", "fast")])
+def test_delta_w_in_float64_and_bfloat16(text, wide):
+    scheme = Tensorization.parse(text)
+    narrow = init_frozen(KEY, scheme, TeraConfig(dtype="bfloat16", wide=wide))
     d = random_d(scheme)
     with jax.enable_x64(True):
         exact = delta_w(
@@ -117,9 +131,12 @@ def test_all_d_are_ones_but_one(zero):
 
 @pytest.mark.parametrize("zero", [1, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradient(zero, dtype):
-    scheme = Tensorization.parse("36|2x3x4x6")
-    config = TeraConfig(zero=zero, dtype=jnp.dtype(dtype).name)
+@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3x4x6", "fast")])
+def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradient(
+    zero, dtype, text, wide
+):
+    scheme = Tensorization.parse(text)
+    config = TeraConfig(zero=zero, dtype=jnp.dtype(dtype).name, wide=wide)
     frozen = init_frozen(KEY, scheme, config)
     d = tera.init_d(scheme, config)
     assert jnp.all(delta_w(frozen, d, scheme) == 0)
@@ -128,16 +145,26 @@ def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradie
     assert [bool(jnp.any(g != 0)) for g in grads] == [i == zero - 1 for i in range(5)]
 
 
-@pytest.mark.parametrize("text", ["64|4x16", "16x4|64", "4x4x4|2x4x8"])
-def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text):
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("64|4x16", "dense"),
+        ("16x4|64", "dense"),
+        ("4x4x4|2x4x8", "dense"),
+        ("130|4x16", "fast"),
+        ("16x4|72", "fast"),
+    ],
+)
+def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide):
     scheme = Tensorization.parse(text)
-    x = jax.random.normal(jax.random.key(0), (256, 64))
+    x = jax.random.normal(jax.random.key(0), (256, scheme.shape[0]))
     ones = [jnp.ones(rank) for rank in scheme.ranks]
 
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def of_all(keys, gain, init):
         def of_one(key):
-            frozen = tera.init_frozen(key, scheme, TeraConfig(gain=gain, init=init))
+            config = TeraConfig(gain=gain, init=init, wide=wide)
+            frozen = tera.init_frozen(key, scheme, config)
             return jnp.mean((x @ tera.delta_w(frozen, ones, scheme)) ** 2)
 
         return jnp.mean(jax.vmap(of_one)(keys))
@@ -162,13 +189,55 @@ def test_identity_factors_make_a_scaled_core():
     assert jnp.allclose(delta_w(frozen, d, scheme), expected, rtol=1e-6)
 
 
-def test_the_frozen_network_regenerates_from_its_seed():
-    scheme = Tensorization.parse("36|2x3x4x6")
-    prints = {
-        fingerprint(init_frozen(seed_key(seed, "36x144"), scheme, TeraConfig()))
-        for seed in (0, 0, 1)
-    }
-    assert len(prints) == 2
+@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3", "fast")])
+def test_the_frozen_network_regenerates_from_its_seed(text, wide):
+    scheme = Tensorization.parse(text)
+    factor_prints, prints = (
+        {
+            fingerprint(part(init_frozen(seed_key(seed, "set"), scheme, TeraConfig(wide=wide))))
+            for seed in (0, 0, 1)
+        }
+        for part in (lambda frozen: frozen["factors"][0], lambda frozen: frozen)
+    )
+    assert len(factor_prints) == len(prints) == 2
+
+
+def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
+    scheme = Tensorization.parse("130|8x9")
+    for dtype in ("float32", "bfloat16"):
+        dense, fast = (
+            init_frozen(KEY, scheme, TeraConfig(dtype=dtype, wide=wide))
+            for wide in ("dense", "fast")
+        )
+        assert [factor.shape for factor in fast["factors"]] == [(130,), (8, 8), (9, 9)]
+        assert all(leaf.dtype == jnp.dtype(dtype) for leaf in jax.tree.leaves(fast))
+        assert fingerprint(fast["core"]) == fingerprint(dense["core"])
+        assert fingerprint(fast["factors"][1:]) == fingerprint(dense["factors"][1:])
+        expected = transform.signs(jax.random.fold_in(KEY, 1), 130, dtype)
+        assert jnp.array_equal(fast["factors"][0], expected)
+    sides = init_frozen(KEY, Tensorization.parse("130|130"), TeraConfig(wide="fast"))["factors"]
+    assert not jnp.array_equal(*sides)
+
+
+@pytest.mark.parametrize("with_frozen", [False, True])
+@pytest.mark.parametrize("sharing", ["shape", "none"])
+def test_an_adapter_with_fast_factors_survives_the_round_trip(tmp_path, with_frozen, sharing):
+    model, x = nn.Dense(6), jnp.asarray(np.random.default_rng(0).standard_normal((3, 70)))
+    x = x.astype(jnp.float32)
+    config = TeraConfig(parts=2, wide="fast", sharing=sharing, dtype="bfloat16")
+    adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
+    params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
+    frozen = adapter.init_frozen(params)
+    d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
+    variables = {"params": params, "frozen": frozen, "d": d}
+    save_adapter(tmp_path / "a", adapter, variables, "base", with_frozen)
+    loaded, found = load_adapter(tmp_path / "a", params)
+    assert loaded == adapter
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:] == [
+        (70,),
+        (70, 2, 3),
+    ]
+    assert all(map(jnp.array_equal, jax.tree.leaves(found), jax.tree.leaves(variables)))
 
 
 def test_num_trainable_is_the_size_of_d():
@@ -177,10 +246,21 @@ def test_num_trainable_is_the_size_of_d():
         assert scheme.num_trainable == sum(v.size for v in tera.init_d(scheme, TeraConfig()))
 
 
-@pytest.mark.parametrize("text", ["16|4x4", "2x8|16", "16:5|4x4", "16|4:2x4:2"])
-def test_rank_reaches_the_bound_of_theorem_1(text):
+@pytest.mark.parametrize(
+    ("text", "wide"),
+    [
+        ("16|4x4", "dense"),
+        ("2x8|16", "dense"),
+        ("16:5|4x4", "dense"),
+        ("16|4:2x4:2", "dense"),
+        ("130|8x10", "fast"),
+        ("8x10|72", "fast"),
+        ("96|8:4x12", "fast"),
+    ],
+)
+def test_rank_reaches_the_bound_of_theorem_1(text, wide):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig())
+    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide))
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
         update = np.asarray(delta_w(*double, scheme))
@@ -195,6 +275,7 @@ def test_rank_reaches_the_bound_of_theorem_1(text):
         ({"parts": 0}, "parts 0"),
         ({"tensorizations": ("4|4", "2x2|4")}, "two tensorizations"),
         ({"tensorizations": ("4|1",)}, "mode 1"),
+        ({"wide": "fast", "init": "identity"}, "wide 'fast' with init 'identity'.*; set one"),
     ],
 )
 def test_bad_settings_are_refused(fields, message):
@@ -205,6 +286,35 @@ def test_bad_settings_are_refused(fields, message):
 def test_a_zero_beyond_the_order_is_refused():
     with pytest.raises(ValueError, match=r"zero 4, but 6\|2x4 has 3 vectors"):
         TeraConfig(tensorizations=("6|2x4",), zero=4).tensorization((6, 8))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("96:80|2x4", r"96:80\|2x4 has rank 80 for mode 96; write 96 for 96:80, or"),
+        ("2x4|96:8", r"2x4\|96:8 has rank 8 for mode 96"),
+        ("262|2x4", r"262\|2x4: no fast transform .* 131 .*; .* by setting wide to 'dense'"),
+    ],
+)
+def test_schemes_without_a_fast_factor_are_refused(text, message):
+    scheme = Tensorization.parse(text)
+    config = TeraConfig(tensorizations=(text,), wide="fast")
+    for refused in (
+        lambda: config.tensorization(scheme.shape),
+        lambda: tera.init_frozen(KEY, scheme, config),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    dense = TeraConfig(tensorizations=(text,))
+    assert dense.tensorization(scheme.shape) == scheme
+
+
+def test_signs_in_place_of_a_narrow_factor_are_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = init_frozen(KEY, scheme, TeraConfig())
+    frozen["factors"][0] = jnp.ones(6)
+    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|2x4"):
+        tera.delta_w(frozen, random_d(scheme), scheme)
 
 
 def test_arrays_that_do_not_fit_the_scheme_are_refused():
