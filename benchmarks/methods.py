@@ -88,6 +88,7 @@ METHODS = (
 
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
 CHOICES = (
+    _tera(wide="fast"),
     _tera(**_UNSCALED),
     _tera(gain=1 / 16),
     _tera(gain=256.0),
@@ -100,7 +101,7 @@ CHOICES = (
     _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
     _tera("tera_unique", **_UNSCALED),
 )
-"""What the paper leaves open: the gain, and from gain 1 one change at a time."""
+"""The fast transform, and what the paper leaves open: from gain 1 one change at a time."""
 
 
 _PLAIN = Variant("lora", 1e-3, {"rank": 1})

@@ -208,6 +208,32 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
     assert abs(nlls[3] / nlls[0] - 1) > 1e-4
 
 
+def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch):
+    tiny_config.data.update(loss_on="prompt", max_prompt=40, max_response=8)
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    assert (batch.weight_BT == 0).any()
+    assert batch.index_BT[0, 0] == 0  # shared with the filling
+    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+
+    def value_and_grad(batch):
+        def nll(d):
+            return steps.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
+
+        return jax.jit(jax.value_and_grad(nll))(d)
+
+    dense = value_and_grad(batch)
+    # Twice as long a row has few targets for its length, and they are picked.
+    wide = batch._replace(tokens_BL=np.pad(batch.tokens_BL, ((0, 0), (0, 48))))
+    picked = value_and_grad(wide)
+    for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(picked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    fewer = value_and_grad(batch._replace(weight_BT=batch.weight_BT * (np.arange(47) != 3)))
+    assert abs(fewer[0] / dense[0] - 1) > 1e-3
+
+
 @pytest.mark.parametrize(("method", "products"), [("tera", 2), ("full", 4)])
 def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, products):
     """A product with the head forward and one back; a trained one again, and its own gradient."""
