@@ -304,7 +304,7 @@ def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
                 case = case._replace(fields=(*case.fields, ("wide", "fast")))
             elif option in ("none", "dots", "full"):
                 case = case._replace(remat=option)
-            elif option in ("build", "through"):
+            elif option == "build" or option == "through":
                 case = case._replace(route=option)
             else:
                 raise SystemExit(f"{name}: {option!r} is no option; {_OPTIONS}")

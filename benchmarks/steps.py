@@ -90,6 +90,15 @@ class Found(NamedTuple):
     note: str = ""
 
 
+class Lowered(NamedTuple):
+    """A step of JAX's, its first state and frozen arrays, and the seconds of tracing it."""
+
+    step: Any
+    state: Any
+    frozen: Any
+    seconds: float
+
+
 class _Bias(Adapter):
     """Trains a bias of the token embeddings, and nothing else."""
 
@@ -183,33 +192,38 @@ class Bench:
             FloatingPointError: for a loss that is not finite.
         """
         batches = batches or [random_batch(case.rows, case.length, self.config.vocab_size)]
-        choice = {"build": True, "through": False}.get(case.route)
+        try:
+            return self._measure(case, batches)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return Found(case.name, batches[0].tokens_BL.size, note="out of memory")
+
+    def lower(self, case: Case, batch: Batch) -> Lowered:
+        """The step of a case, and what it starts from."""
+        model, optimizer = self._model(case.remat), optax.adamw(1e-3)
+        adapter = make_adapter(case, model)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.set_mesh(self._mesh))
             stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
-            if choice is not None:
-                forced = mock.patch.object(contraction, "building_is_cheaper", return_value=choice)
-                stack.enter_context(forced)
-            try:
-                return self._measure(case, batches)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                return Found(case.name, batches[0].tokens_BL.size, note="out of memory")
+            if case.route:
+                route = mock.patch.object(contraction, "building_is_cheaper")
+                stack.enter_context(route).return_value = case.route == "build"
+            frozen = jax.jit(adapter.init_frozen)(self._params)
+            init = jax.jit(lambda p, f: init_state(adapter.init_d(p, f), optimizer))
+            state = init(self._params, frozen)
+            step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
+            start = time.perf_counter()
+            lowered = step.lower(state, self._params, frozen, batch)
+            return Lowered(lowered, state, frozen, time.perf_counter() - start)
 
     def _measure(self, case: Case, batches: Sequence[Batch]) -> Found:
-        model = self._model(case.remat)
-        adapter = make_adapter(case, model)
-        optimizer = optax.adamw(1e-3)
-        frozen = jax.jit(adapter.init_frozen)(self._params)
-        init = jax.jit(lambda p, f: init_state(adapter.init_d(p, f), optimizer))
-        state = init(self._params, frozen)
-        trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         fed = jax.device_put(list(batches))
-        step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
+        step, state, frozen, lower_seconds = self.lower(case, fed[0])
         start = time.perf_counter()
-        compiled = step.lower(state, self._params, frozen, fed[0]).compile()
-        compile_seconds = time.perf_counter() - start
+        compiled = step.compile()
+        compile_seconds = lower_seconds + time.perf_counter() - start
+        trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         plan = compiled.memory_analysis()
         peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
         losses, times = [], []

@@ -249,7 +249,8 @@ def _nll_of(
         return jax.checkpoint(nll)
 
     def backward(gradient_BCD: Array, cotangent: Array) -> tuple[Array, None, None]:
-        return (gradient_BCD * cotangent).astype(gradient_BCD.dtype), None, None
+        scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent
+        return scaled_BCD.astype(gradient_BCD.dtype), None, None
 
     with_gradient = jax.custom_vjp(nll)
     with_gradient.defvjp(jax.value_and_grad(nll), backward)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 
 import jax.numpy as jnp
@@ -39,6 +40,24 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         assert math.isclose(row.tokens_per_second * row.step_seconds, 32)
         assert row.peak_bytes > 0
         assert row.compile_seconds > 0
+
+
+@pytest.mark.parametrize(("remat", "products"), [("dots", 3), ("full", 4)])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):
+    """For each of q and v: the update, x with the cotangent, and a factor with that product.
+
+    Full rematerialisation makes the update again, unless it was built ahead.
+    """
+    shape = steps.TINY | {"hidden_size": 128, "num_hidden_layers": 3}
+    wide = steps.Bench(shape, jnp.float32, steps=1)
+    fields = (("tensorizations", ("128|8x16",)),)
+    case = Case("tera", 2, 24, remat, fields=fields, route="build", ahead=ahead)
+    text = wide.lower(case, steps.random_batch(2, 24, 256)).step.as_text()
+    made = re.findall(r"dot_general.*-> tensor<([\dx]*)xf32>", text)
+    square = [one for one in made if sorted(map(int, one.split("x")))[-2:] == [128, 128]]
+    small = [one for one in square if set(one.split("x")) <= {"1", "128"}]
+    assert len(small) == 2 * (3 if ahead else products)
 
 
 def test_another_start_or_a_loss_that_does_not_fall_is_an_error():

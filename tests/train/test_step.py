@@ -234,9 +234,11 @@ def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch
     assert abs(fewer[0] / dense[0] - 1) > 1e-3
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("method", "products"), [("tera", 2), ("full", 4)])
-def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, products):
+def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, products, dtype):
     """A product with the head forward and one back; a trained one again, and its own gradient."""
+    tiny_config.model.dtype = dtype
     if method == "full":
         tiny_config.method = {"name": "full", "targets": ("q_proj",)}
     run = runs.build(parse(tiny_config))
