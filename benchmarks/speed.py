@@ -133,10 +133,10 @@ def schemes(hidden: int) -> list[str]:
 
 def axes(hidden: int) -> tuple[int, ...]:
     """Three factors as equal as can be, for QuanTA."""
-    near = lambda n: max(f for f in range(1, math.isqrt(n) + 1) if n % f == 0)  # noqa: E731
     first = max(f for f in range(1, round(hidden ** (1 / 3)) + 1) if hidden % f == 0)
-    second = near(hidden // first)
-    return (first, second, hidden // first // second)
+    rest = hidden // first
+    second = max(f for f in range(1, math.isqrt(rest) + 1) if rest % f == 0)
+    return (first, second, rest // second)
 
 
 def table(found: list[Found], size: int, rate: float) -> Iterator[str]:
@@ -178,12 +178,8 @@ def _for_peft(batch: Batch) -> Any:
     length_B = batch.index_BT.max(axis=1) + 2
     longest = int(length_B.max())
     labels_BL = np.full(batch.tokens_BL.shape, -100)
-    rows_B1 = np.arange(len(labels_BL))[:, None]
-    target_BT = np.where(batch.weight_BT > 0, batch.target_BT, labels_BL[:, :1])
-    # Places of no weight are all 0, which predicts token 1: written first, they are overwritten.
-    order = np.argsort(batch.weight_BT, axis=1, kind="stable")
-    place_BT, target_BT = (np.take_along_axis(a, order, 1) for a in (batch.index_BT, target_BT))
-    labels_BL[rows_B1, place_BT + 1] = target_BT
+    row, place = np.nonzero(batch.weight_BT)
+    labels_BL[row, batch.index_BT[row, place] + 1] = batch.target_BT[row, place]
     mask_BL = np.arange(longest)[None] < length_B[:, None]
     whole = bool(mask_BL.all())
     trimmed = batch.tokens_BL[:, :longest], labels_BL[:, :longest]
@@ -248,7 +244,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON lines, one a row")
     args = parser.parse_args()
 
-    shape = TINY if args.model == "tiny" else dict(MODELS[args.model])
+    shape = dict(TINY if args.model == "tiny" else MODELS[args.model])
     shape["num_hidden_layers"] = args.layers or shape["num_hidden_layers"]
     found: list[Found] = []
 
@@ -287,7 +283,13 @@ def main() -> None:
     check(found, falls=real is None)
 
 
-_OPTIONS = "build, through, ahead, fused, fast, none, dots, full"
+_OPTIONS: dict[str, dict[str, Any]] = {
+    **{route: {"route": route} for route in ("build", "through")},
+    **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
+    "ahead": {"ahead": True},
+    "fused": {"fused": True},
+    "fast": {"fields": (("wide", "fast"),)},
+}
 
 
 def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
@@ -296,18 +298,9 @@ def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
         method, *options = name.split(":")
         case = Case(method, args.rows, args.length, args.remat)
         for option in options:
-            if option == "ahead":
-                case = case._replace(ahead=True)
-            elif option == "fused":
-                case = case._replace(fused=True)
-            elif option == "fast":
-                case = case._replace(fields=(*case.fields, ("wide", "fast")))
-            elif option in ("none", "dots", "full"):
-                case = case._replace(remat=option)
-            elif option == "build" or option == "through":
-                case = case._replace(route=option)
-            else:
-                raise SystemExit(f"{name}: {option!r} is no option; {_OPTIONS}")
+            if option not in _OPTIONS:
+                raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
+            case = case._replace(**_OPTIONS[option])
         yield case
 
 

@@ -21,6 +21,7 @@ from tera_jax import adapt, contraction, sharding
 from tera_jax.adapter import Adapter
 from tera_jax.llama import Llama
 from tera_jax.llama.config import LlamaConfig
+from tera_jax.methods import NotMergeableError
 from train.config import parse
 from train.data import Batch, num_tokens
 from train.shapes import MODELS
@@ -120,7 +121,7 @@ class _Bias(Adapter):
             return model.apply({"params": variables["params"]}, *args, **kwargs)
 
     def merge(self, variables: Any) -> Any:
-        raise NotImplementedError
+        raise NotMergeableError("the bias is of the embedding's result; there is no kernel for it")
 
 
 @dataclasses.dataclass(frozen=True)

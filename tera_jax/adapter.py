@@ -228,10 +228,7 @@ class KernelAdapter(Adapter):
         name = method.frozen_set(site)
         if name is not None:
             return frozen[SHARED][name], {}
-        node: Any = frozen
-        for part in (*site.path, self.name):
-            node = node.get(part, {})
-        return None, node
+        return None, _below(frozen, (*site.path, self.name))
 
 
 class PromptAdapter(Adapter):
@@ -369,11 +366,16 @@ def adapt(
     return make(method, row.config() if config is None else config, sites)
 
 
-def _holds(made: Variables, site: Site) -> bool:
-    node: Any = made
-    for part in site.path:
+def _below(tree: Variables, path: Sequence[str]) -> Any:
+    """What stands at a path of nested dictionaries; an empty one where nothing does."""
+    node: Any = tree
+    for part in path:
         node = node.get(part, {})
-    return "kernel" in node
+    return node
+
+
+def _holds(made: Variables, site: Site) -> bool:
+    return "kernel" in _below(made, site.path)
 
 
 def _with_kernels(params: Variables, made: Variables, sites: Sequence[Site]) -> dict[str, Any]:

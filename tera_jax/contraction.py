@@ -93,11 +93,10 @@ class _Factor(NamedTuple):
     matrix: Array
     d_R: Array | None
 
-    @property
-    def order(self) -> tuple[float, int]:
-        """How soon it is contracted: those that enlarge the tensor least, then small ones first."""
-        rank, mode = sizes(self.matrix)
-        return mode / rank, mode
+
+def _order(rank: int, mode: int) -> tuple[float, int]:
+    """How soon a factor is contracted: the least enlarging first, then the small."""
+    return mode / rank, mode
 
 
 def _factors(
@@ -147,10 +146,11 @@ def network(
         wide, left, right = joined
         interpret = jax.default_backend() != "gpu"
         tensor = kernels.two_sided(tensor, wide.d_R, left.matrix, right.matrix, interpret)
-        tensor = _wide_product(tensor, 0, wide.matrix, precision)
-        return tensor.reshape([sizes(factor)[1] for factor in factors])
-    for axis in sorted(range(len(joined)), key=lambda axis: (*joined[axis].order, -axis)):
-        tensor = _mode_product(tensor, axis, joined[axis], precision)
+        tensor = _product(tensor, 0, wide, precision)
+    else:
+        order = [(*_order(*sizes(factor.matrix)), -axis) for axis, factor in enumerate(joined)]
+        for axis in sorted(range(len(joined)), key=order.__getitem__):
+            tensor = _product(_scaled(tensor, axis, joined[axis]), axis, joined[axis], precision)
     return tensor.reshape([sizes(factor)[1] for factor in factors])
 
 
@@ -162,25 +162,27 @@ def _fits(joined: Sequence[_Factor]) -> bool:
     return kernels.fits(sizes(joined[0].matrix)[0], *narrow)
 
 
-def _mode_product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
-    """``tensor x_axis diag(d) x_axis A``: axis ``axis`` goes from R to I entries."""
-    if factor.d_R is not None:
-        tensor = _scaled(tensor, _along(factor.d_R, axis, tensor.ndim))
-        return _wide_product(tensor, axis, factor.matrix, precision)
+def _scaled(tensor: Array, axis: int, factor: _Factor) -> Array:
+    """``tensor x_axis diag(d)`` of a wide factor; the tensor itself where the matrix has d."""
+    if factor.d_R is None:
+        return tensor
+    wide = accumulator(tensor.dtype)
+    scale = factor.d_R.astype(wide).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+    return (tensor.astype(wide) * scale).astype(tensor.dtype)
+
+
+def _product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
+    """``tensor x_axis A``: axis ``axis`` goes from R to I entries."""
+    if factor.matrix.ndim == 1:
+        return transform.apply_transposed(factor.matrix, tensor, axis, precision)
     before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
     rank, mode = factor.matrix.shape
     flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
-    product_aIb = _narrow_product(precision, flat_aRb, factor.matrix)
+    if factor.d_R is None:
+        product_aIb = _narrow_product(precision, flat_aRb, factor.matrix)
+    else:
+        product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, factor.matrix, precision=precision)
     return product_aIb.reshape(*before, mode, *after)
-
-
-def _wide_product(tensor: Array, axis: int, matrix: Array, precision: Any) -> Array:
-    if matrix.ndim == 1:
-        return transform.apply_transposed(matrix, tensor, axis, precision)
-    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
-    flat_aRb = tensor.reshape(math.prod(before), matrix.shape[0], math.prod(after))
-    product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, matrix, precision=precision)
-    return product_aIb.reshape(*before, matrix.shape[1], *after)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -216,11 +218,6 @@ def _rows(flat_aRb: Array) -> Array:
 _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
-def _scaled(x: Array, scale: Array) -> Array:
-    wide = accumulator(x.dtype)
-    return (x.astype(wide) * scale.astype(wide)).astype(x.dtype)
-
-
 def through(
     x_TJ: Float[Array, "T _"],
     core: Float[Array, "..."],
@@ -252,20 +249,16 @@ def through(
         if factor.matrix.ndim == 1:
             tensor = transform.apply(factor.matrix, tensor, axis, precision)
         else:
-            tensor = _mode_product(tensor, axis, _Factor(factor.matrix.T, None), precision)
-        if factor.d_R is not None:
-            tensor = _scaled(tensor, _along(factor.d_R, axis, tensor.ndim))
+            transposed = factor._replace(matrix=factor.matrix.T)
+            tensor = _product(tensor, axis, transposed, precision)
+        tensor = _scaled(tensor, axis, factor)
     core_RS = core.reshape(math.prod(core.shape[:split]), -1)
     tensor_TR = tensor.reshape(tokens, -1)
     tensor = jnp.einsum("tr,rs->ts", tensor_TR, core_RS, precision=precision)
     tensor = tensor.reshape(tokens, *(sizes(factor.matrix)[0] for factor in outward))
     for axis, factor in enumerate(outward, 1):
-        tensor = _mode_product(tensor, axis, factor, precision)
+        tensor = _product(_scaled(tensor, axis, factor), axis, factor, precision)
     return tensor.reshape(tokens, -1)
-
-
-def _along(vector: Array, axis: int, ndim: int) -> Array:
-    return vector.reshape([-1 if i == axis else 1 for i in range(ndim)])
 
 
 def building_is_cheaper(
@@ -299,17 +292,22 @@ def building_is_cheaper(
         ]
         for start, stop in ((0, len(modes)), (0, split), (split, len(modes)))
     )
-    size, build, apply = math.prod(ranks), 0.0, 2 * _seconds(tokens, r1, r2, rates)
-    for rank, mode in sorted(every, key=lambda sizes: (sizes[1] / sizes[0], sizes[1])):
+    transposed = [(mode, rank) for rank, mode in inward]
+    every.sort(key=lambda pair: _order(*pair))
+    build = _chain_seconds(r1 * r2, every, rates, fast)
+    apply = _chain_seconds(tokens * j1, transposed, rates, fast)
+    apply += _seconds(tokens, r1, r2, rates) + _chain_seconds(tokens * r2, outward, rates, fast)
+    return 2 * build + _seconds(j1, tokens, j2, rates) < 2 * apply
+
+
+def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, fast: bool) -> float:
+    """Of a tensor of ``size`` entries with one factor (rows, columns) after the other."""
+    total = 0.0
+    for rank, mode in pairs:
         rows = size // rank
-        build += 2 * _factor_seconds(rows, rank, mode, rates, fast)
+        total += _factor_seconds(rows, rank, mode, rates, fast)
         size = rows * mode
-    for pairs, size in ((inward, j1), (outward, r2)):
-        for rank, mode in pairs:
-            less, more = (mode, rank) if pairs is inward else (rank, mode)
-            apply += 2 * _factor_seconds(tokens * size // less, rank, mode, rates, fast)
-            size = size // less * more
-    return build + _seconds(j1, tokens, j2, rates) < apply
+    return total
 
 
 def _factor_seconds(rows: int, rank: int, mode: int, rates: Device, fast: bool) -> float:

@@ -99,11 +99,12 @@ def make_train_step(
         def nll(d: Any, built: Any, part: Batch, key: Any) -> Array:
             return loss_sum(model, adapter, {**base, "d": d}, part, key, built).nll
 
+        def build(d: Any) -> Any:
+            return adapter.build({**base, "d": d}, batch.tokens_BL.size // accumulate)
+
         if accumulate == 1:
             loss, grads = jax.value_and_grad(nll)(state.d, {}, batch, key)
         else:
-            tokens = batch.tokens_BL.size // accumulate
-            build = lambda d: adapter.build({**base, "d": d}, tokens)  # noqa: E731
             loss, grads = _accumulated(nll, build, state.d, _parts(batch, accumulate), key)
         count = jnp.maximum(jnp.sum(batch.weight_BT), 1)
         grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
