@@ -12,7 +12,7 @@ from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.llama.generate import generate as decode
 from tera_jax.llama.generate import left_pad
-from train.loop import one_late
+from train.loop import one_late, to_device
 from train.run import Run, serving
 
 
@@ -31,10 +31,17 @@ class Generator:
     ) -> None:
         self._run, self._decoding = run, decoding or run.config.decoding
         self._variables, apply = serving(run, d)
-        self._key = jax.random.key(run.config.evaluate.seed if seed is None else seed)
+        seed = run.config.evaluate.seed if seed is None else seed
         eos_id = run.tokenizer.eos_token_id
         static = {"decoding": self._decoding, "eos_id": eos_id, "pad_id": 0, "apply": apply}
-        self._decode = jax.jit(functools.partial(decode, run.model, **static))
+
+        def answer(variables: Any, tokens_BL: Any, segments_BL: Any, row_B: Any) -> jax.Array:
+            key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(row_B)
+            return decode(run.model, variables, tokens_BL, segments_BL, key_B=key_B, **static)
+
+        rows, everywhere = sharding.rows(run.mesh), sharding.replicated(run.mesh)
+        # Every process reads all answers.
+        self._decode = jax.jit(answer, in_shardings=(None, *[rows] * 3), out_shardings=everywhere)
 
     def __call__(
         self,
@@ -73,11 +80,11 @@ class Generator:
         """A batch of one size, filled up with the chunk's last prompt."""
         size = self._run.config.evaluate.batch_size
         filled = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-        batch = (*left_pad([prompts[row] for row in filled], pad_id=0), np.asarray(filled))
-        layout = sharding.rows(self._run.mesh)
-        tokens_BL, segments_BL, row_B = jax.device_put(batch, layout)
-        key_B = jax.vmap(functools.partial(jax.random.fold_in, self._key))(row_B)
-        return self._decode(self._variables, tokens_BL, segments_BL, key_B=key_B)
+        batch = (
+            *left_pad([prompts[row] for row in filled], pad_id=0),
+            np.asarray(filled, np.int32),
+        )
+        return self._decode(self._variables, *to_device(batch, self._run))
 
 
 def generate(

@@ -8,6 +8,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from tera_jax import sharding
 from train import data
@@ -96,10 +97,17 @@ def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Exam
     return nll / tokens
 
 
-def to_device(batch: data.Batch, run: Run) -> Any:
-    """The rows that this process holds, as part of a batch over the whole mesh."""
+def to_device(batch: Any, run: Run) -> Any:
+    """A batch over the whole mesh, of which this process sends its own rows to its devices.
+
+    Every process makes the whole batch on its host, so that it is the same for any number of them.
+    """
     rows = sharding.rows(run.mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, rows, array.__getitem__)
+
+    return jax.tree.map(place, batch)
 
 
 def one_late(items: Iterable[_T]) -> Iterator[_T]:

@@ -62,12 +62,12 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         remat=config.model.remat,
     )
     adapter = make_adapter(config, model)
-    replicated = sharding.replicated(mesh)
+    shapes = jax.eval_shape(adapter.init_frozen, params)
+    layout = sharding.frozen_shardings(shapes, mesh)
     if workdir is not None and (workdir / _FROZEN).is_file():
-        shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), replicated)
+        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), layout)
     else:
-        frozen = jax.jit(adapter.init_frozen, out_shardings=replicated)(params)
+        frozen = jax.jit(adapter.init_frozen, out_shardings=layout)(params)
     meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
 
@@ -127,7 +127,9 @@ def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     A method that can be merged is merged first, which makes it as fast as the base.
     """
     if run.adapter.mergeable:
-        return {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
+        layout = sharding.parameter_shardings(run.params, run.mesh)
+        merge = jax.jit(run.adapter.merge, out_shardings=layout)
+        return {"params": merge(run.variables(d))}, run.model.apply
     return run.variables(d), _apply(run.adapter, run.model)
 
 

@@ -170,11 +170,8 @@ def make_eval_step(
 
 
 def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
-    return (
-        sharding.parameter_shardings(params, mesh),
-        sharding.replicated(mesh),
-        sharding.rows(mesh),
-    )
+    """Of params, frozen and batch. The frozen arrays keep the layout that they were made with."""
+    return sharding.parameter_shardings(params, mesh), None, sharding.rows(mesh)
 
 
 def loss_sum(
