@@ -12,6 +12,7 @@ from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.llama.generate import generate as decode
 from tera_jax.llama.generate import left_pad
+from train import distributed
 from train.loop import one_late, to_device
 from train.run import Run, serving
 
@@ -67,7 +68,8 @@ class Generator:
         order = sorted(asked, key=lambda row: len(prompts[row]))
         size, end = self._run.config.evaluate.batch_size, self._run.tokenizer.eos_token_id
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        bar = tqdm(total=len(order), unit="answer", disable=not progress, dynamic_ncols=True)
+        hidden = not (progress and distributed.is_first())
+        bar = tqdm(total=len(order), unit="answer", disable=hidden, dynamic_ncols=True)
         with bar:
             for chunk, new_BT in one_late(
                 (chunk, self._dispatch(prompts, chunk)) for chunk in chunks

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from tera_jax import sharding
-from train import data
+from train import data, distributed
 from train.checkpoint import Checkpoints
 from train.metrics import Log
 from train.run import Run, start
@@ -68,7 +68,8 @@ def fit(
                 log.train(step, metrics, data.num_tokens(batch))
                 evaluate = step % loop.eval_every == 0 or step == steps
                 save = loop.checkpoint_every and step % loop.checkpoint_every == 0
-                if not (evaluate or save or caught):
+                stop = distributed.stopping(step, bool(caught))
+                if not (evaluate or save or stop):
                     continue
                 with log.pause():
                     loss = None
@@ -78,8 +79,8 @@ def fit(
                         log.message(f"step {step}: held-out loss {loss:.4f}")
                     meta = run.meta._replace(position=stream.position)
                     checkpoints.save(state, meta, loss)
-                if caught and step < steps:
-                    raise Interrupted(caught[0], step)
+                if stop and step < steps:
+                    raise Interrupted(caught[0] if caught else signal.SIGTERM, step)
             log.message(f"trained to step {steps}: {log.summary()}")
         best = checkpoints.best
     assert best is not None  # the last step is always saved
@@ -121,8 +122,14 @@ def one_late(items: Iterable[_T]) -> Iterator[_T]:
 
 @contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are put on a list; the second of either acts at once."""
+    """SIGINT and SIGTERM are put on a list; the second of either acts at once.
+
+    Several processes leave them to JAX, which makes all stop at one step.
+    """
     caught: list[int] = []
+    if jax.process_count() > 1:
+        yield caught
+        return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def catch(number: int, frame: FrameType | None) -> None:

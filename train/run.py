@@ -15,6 +15,7 @@ from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer
+from train import distributed
 from train.checkpoint import Checkpoints, Meta
 from train.config import Config, to_dict
 from train.optim import optimizer
@@ -89,8 +90,10 @@ def make_adapter(config: Config, model: Llama) -> Adapter:
 
 def keep_frozen(run: Run, workdir: Path) -> None:
     """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
-    if not run.adapter.regenerates and not (workdir / _FROZEN).is_file():
-        save_arrays(workdir / _FROZEN, run.frozen)
+    if run.adapter.regenerates or distributed.on_first((workdir / _FROZEN).is_file):
+        return
+    whole = jax.device_put(run.frozen, sharding.replicated(run.mesh))  # for the first process
+    distributed.on_first(lambda: save_arrays(workdir / _FROZEN, whole))
 
 
 def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
