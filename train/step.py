@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from tera_jax import sharding
@@ -47,7 +47,10 @@ def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
 
 
 def state_shardings(
-    state: State, adapter: Adapter, optimizer: optax.GradientTransformation, mesh: Mesh
+    state: State,
+    adapter: Adapter,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
 ) -> State:
     """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
     everywhere = sharding.replicated(mesh)
