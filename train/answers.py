@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train import data, tasks
+from train import data, distributed, tasks
 from train.config import EvaluateConfig, differences
 from train.generation import Generator, require_room
 from train.questions import Question
@@ -70,10 +70,13 @@ def ask(
             evaluation that was killed are found; None keeps nothing. See :func:`claim`.
         progress: show a bar.
     """
-    outputs = read(directory) if directory is not None else {}
+    outputs = {}
+    if directory is not None:
+        outputs = distributed.on_first(lambda: read(directory))
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
-    file = (directory / _ANSWERS).open("a") if directory is not None else None
+    kept = directory if distributed.is_first() else None
+    file = None if kept is None else (kept / _ANSWERS).open("a")
     try:
         for row, tokens in made:
             output = run.tokenizer.decode(tokens, skip_special_tokens=True)

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
+from absl import flags
+from ml_collections import config_flags
 from ml_collections.config_dict import placeholder
 
+from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.methods import METHODS, entry
 from train import tasks
@@ -157,7 +160,10 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; their product is the number of devices used."""
+    """Sizes of the mesh axes; their product is the number of devices used.
+
+    A flag gives one of them, ``--config.mesh.fsdp=4``, or all: ``--config.mesh=data=2,fsdp=4``.
+    """
 
     data: int = 1
     fsdp: int = 1
@@ -207,10 +213,22 @@ def default(method: str = "tera") -> ml_collections.ConfigDict:
             "loop": _fields(LoopConfig),
             "evaluate": _fields(EvaluateConfig),
             "decoding": _fields(Decoding),
-            "mesh": _fields(MeshConfig),
+            "mesh": _Mesh(_fields(MeshConfig)),
             "export": (),
         }
     )
+
+
+class _Mesh(ml_collections.ConfigDict):
+    """What tells the flags that this field may also be a text."""
+
+
+class _MeshParser(flags.ArgumentParser):
+    def parse(self, argument: Any) -> Any:
+        return _Mesh(sharding.parse_mesh(argument)) if isinstance(argument, str) else argument
+
+
+config_flags.register_flag_parser_for_type(_Mesh, _MeshParser())
 
 
 def parse(config: Mapping[str, Any]) -> Config:
@@ -222,6 +240,8 @@ def parse(config: Mapping[str, Any]) -> Config:
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     method = dict(tree.pop("method", {}))
     name, targets = method.pop("name", None), method.pop("targets", None)
+    if isinstance(tree.get("mesh"), str):
+        tree["mesh"] = sharding.parse_mesh(tree["mesh"])
     if name not in METHODS:
         raise ValueError(f"config.method.name {name!r}; choose one of {sorted(METHODS)}")
     hint = tuple[str, ...]

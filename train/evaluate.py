@@ -14,6 +14,7 @@ Writes ``<workdir>/evaluation/<task>/``: ``answers.jsonl``, a line for each ques
 
 import argparse
 import dataclasses
+import functools
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from train import answers, checkpoint, data, likelihood, questions, records
+from train import answers, checkpoint, data, distributed, likelihood, questions, records
 from train import run as runs
 from train.answers import Answer, Pick
 from train.config import EvaluateConfig, parse, to_dict
@@ -82,8 +83,10 @@ def measure(
     ids = {}
     for task, asked in tests.items():
         place = directory / _name(task, score)
-        answers.claim(place, _settings(run, step, task, asked, score))
-        if score == "generate" and not (place / answers.SUMMARY).is_file():
+        settings = _settings(run, step, task, asked, score)
+        # On the first of several processes, as all that is written and read here.
+        distributed.on_first(functools.partial(answers.claim, place, settings))
+        if score == "generate" and not distributed.on_first((place / answers.SUMMARY).is_file):
             ids[task] = answers.prompts(run, asked)
     result: dict[str, Score] = {}
     if valid:
@@ -93,8 +96,8 @@ def measure(
     for task, asked in tests.items():
         name = _name(task, score)
         file = directory / name / answers.SUMMARY
-        if file.is_file():
-            summary = json.loads(file.read_text())
+        summary = distributed.on_first(functools.partial(_read, file))
+        if summary is not None:
             result[name] = Score(summary["metrics"], summary["examples"])
             continue
         found: list[Answer] | list[Pick]
@@ -108,8 +111,14 @@ def measure(
                 "accuracy_by_length": sum(p.by_length == p.gold for p in found) / len(found),
             }
         result[name] = Score(metrics, len(asked))
-        answers.write(directory / name, found, _summary(run, step, d, name, result[name]))
+        summary = _summary(run, step, d, name, result[name])
+        distributed.on_first(functools.partial(answers.write, directory / name, found, summary))
     return result
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """The JSON in a file, or None where there is none."""
+    return json.loads(file.read_text()) if file.is_file() else None
 
 
 def _name(task: str, score: str) -> str:
@@ -118,12 +127,14 @@ def _name(task: str, score: str) -> str:
 
 def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
     file = directory / "loss.json"
-    if file.is_file() and (kept := json.loads(file.read_text()))["step"] == step:
+    kept = distributed.on_first(lambda: _read(file))
+    if kept is not None and kept["step"] == step:
         return kept["held_out_loss"]
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     loss = held_out_loss(run, eval_step, d, valid)
-    directory.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+    if distributed.is_first():
+        directory.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
     return loss
 
 
@@ -215,11 +226,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="by default <workdir>/evaluation")
     parser.add_argument("--batch-size", type=int, help="prompts at once; by default the run's")
     parser.add_argument("--num-beams", type=int, help="by default the run's")
+    parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     parser.add_argument("--wordnet", help="WordNet's dictionary; by default the run's")
     parser.add_argument("--encoder", help="BERTScore's encoder; by default the run's")
     args = parser.parse_args(argv)
 
-    config = parse(checkpoint.saved_config(args.workdir))
+    distributed.start()
+    saved = checkpoint.saved_config(args.workdir)
+    config = parse(saved if args.mesh is None else {**saved, "mesh": args.mesh})
     if args.num_beams:
         decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
         config = dataclasses.replace(config, decoding=decoding)
@@ -245,8 +259,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         scores = measure(run, step, d, output, valid, tests, args.score)
-    print(table({"base" if args.base else f"step {step}": scores}))
-    print(f"written to {output}")
+    distributed.say(table({"base" if args.base else f"step {step}": scores}))
+    distributed.say(f"written to {output}")
 
 
 if __name__ == "__main__":

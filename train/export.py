@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import export as exporting
+from tera_jax import sharding
 from tera_jax.llama import load_pretrained, save_pretrained
 from train import checkpoint
 from train import run as runs
-from train.config import EXPORTS, parse
+from train.config import EXPORTS, Config, parse
 from train.run import Run
 
 
@@ -47,7 +48,8 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
     if format == "peft":
         return exporting.save_peft(output, run.adapter, variables, run.config.model.path)
-    merged = jax.jit(run.adapter.merge)(variables)
+    layout = sharding.parameter_shardings(run.params, run.mesh)
+    merged = jax.jit(run.adapter.merge, out_shardings=layout)(variables)
     if format == "orbax":
         return exporting.save_orbax(output, merged, run.model.config.to_hf())
     dtype = jnp.dtype(run.config.model.dtype)
@@ -61,6 +63,15 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         lambda path: save_pretrained(run.model, merged, path, run.tokenizer),
         check,
     )
+
+
+def require_possible(config: Config) -> None:
+    """Raise ``ValueError`` where a run of several processes is to export what one would write."""
+    if config.export and jax.process_count() > 1:
+        raise ValueError(
+            f"config.export {config.export} with {jax.process_count()} processes; leave it empty, "
+            "and afterwards run train.export on one host, with a --mesh of its own"
+        )
 
 
 def export_once(run: Run, d: Any, format: str, output: Path) -> Path:
@@ -89,10 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="float32",
         help="bfloat16 rounds the trained numbers and halves the adapter",
     )
+    parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     args = parser.parse_args(argv)
 
     exporting.require_empty(args.output)
-    run = runs.build(parse(checkpoint.saved_config(args.workdir)), args.workdir)
+    saved = checkpoint.saved_config(args.workdir)
+    run = runs.build(
+        parse(saved if args.mesh is None else {**saved, "mesh": args.mesh}), args.workdir
+    )
     step, d = runs.trained(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)

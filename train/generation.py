@@ -12,7 +12,8 @@ from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.llama.generate import generate as decode
 from tera_jax.llama.generate import left_pad
-from train.loop import one_late
+from train import distributed
+from train.loop import one_late, to_device
 from train.run import Run, serving
 
 
@@ -31,10 +32,17 @@ class Generator:
     ) -> None:
         self._run, self._decoding = run, decoding or run.config.decoding
         self._variables, apply = serving(run, d)
-        self._key = jax.random.key(run.config.evaluate.seed if seed is None else seed)
+        seed = run.config.evaluate.seed if seed is None else seed
         eos_id = run.tokenizer.eos_token_id
         static = {"decoding": self._decoding, "eos_id": eos_id, "pad_id": 0, "apply": apply}
-        self._decode = jax.jit(functools.partial(decode, run.model, **static))
+
+        def answer(variables: Any, tokens_BL: Any, segments_BL: Any, row_B: Any) -> jax.Array:
+            key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(row_B)
+            return decode(run.model, variables, tokens_BL, segments_BL, key_B=key_B, **static)
+
+        rows, everywhere = sharding.rows(run.mesh), sharding.replicated(run.mesh)
+        # Every process reads all answers.
+        self._decode = jax.jit(answer, in_shardings=(None, *[rows] * 3), out_shardings=everywhere)
 
     def __call__(
         self,
@@ -60,7 +68,8 @@ class Generator:
         order = sorted(asked, key=lambda row: len(prompts[row]))
         size, end = self._run.config.evaluate.batch_size, self._run.tokenizer.eos_token_id
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        bar = tqdm(total=len(order), unit="answer", disable=not progress, dynamic_ncols=True)
+        hidden = not (progress and distributed.is_first())
+        bar = tqdm(total=len(order), unit="answer", disable=hidden, dynamic_ncols=True)
         with bar:
             for chunk, new_BT in one_late(
                 (chunk, self._dispatch(prompts, chunk)) for chunk in chunks
@@ -73,11 +82,11 @@ class Generator:
         """A batch of one size, filled up with the chunk's last prompt."""
         size = self._run.config.evaluate.batch_size
         filled = [*chunk, *[chunk[-1]] * (size - len(chunk))]
-        batch = (*left_pad([prompts[row] for row in filled], pad_id=0), np.asarray(filled))
-        layout = sharding.rows(self._run.mesh)
-        tokens_BL, segments_BL, row_B = jax.device_put(batch, layout)
-        key_B = jax.vmap(functools.partial(jax.random.fold_in, self._key))(row_B)
-        return self._decode(self._variables, tokens_BL, segments_BL, key_B=key_B)
+        batch = (
+            *left_pad([prompts[row] for row in filled], pad_id=0),
+            np.asarray(filled, np.int32),
+        )
+        return self._decode(self._variables, *to_device(batch, self._run))
 
 
 def generate(

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 from tqdm import tqdm
 
-from train import data
+from train import data, distributed
 from train.config import DataConfig
 from train.loop import one_late, to_device
 from train.run import Run, serving
@@ -205,9 +205,10 @@ def score(
     rows = [([*run.virtual_tokens, *context], continuation) for context, continuation in pairs]
 
     result: dict[int, Likelihood] = {}
+    hidden = not (progress and distributed.is_first())
     with (
         jax.set_mesh(run.mesh),
-        tqdm(total=len(rows), unit="row", dynamic_ncols=True, disable=not progress) as bar,
+        tqdm(total=len(rows), unit="row", dynamic_ncols=True, disable=hidden) as bar,
     ):
         variables, apply = serving(run, d)
         for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):

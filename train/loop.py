@@ -8,10 +8,11 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from tera_jax import sharding
 from tera_jax.llama import layers
-from train import data
+from train import data, distributed
 from train.checkpoint import Checkpoints
 from train.metrics import Log
 from train.run import Run, start
@@ -74,7 +75,8 @@ def fit(
                 log.train(step, metrics, data.num_tokens(batch))
                 evaluate = step % loop.eval_every == 0 or step == steps
                 save = loop.checkpoint_every and step % loop.checkpoint_every == 0
-                if not (evaluate or save or caught):
+                stop = distributed.stopping(step, bool(caught))
+                if not (evaluate or save or stop):
                     continue
                 with log.pause():
                     loss = None
@@ -84,8 +86,8 @@ def fit(
                         log.message(f"step {step}: held-out loss {loss:.4f}")
                     meta = run.meta._replace(position=stream.position)
                     checkpoints.save(state, meta, loss)
-                if caught and step < steps:
-                    raise Interrupted(caught[0], step)
+                if stop and step < steps:
+                    raise Interrupted(caught[0] if caught else signal.SIGTERM, step)
             log.message(f"trained to step {steps}: {log.summary()}")
     if layers.is_split(run.params):
         run = run._replace(model=model, params=layers.join(run.params))
@@ -110,10 +112,17 @@ def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Exam
     return nll / tokens
 
 
-def to_device(batch: data.Batch, run: Run) -> Any:
-    """The rows that this process holds, as part of a batch over the whole mesh."""
+def to_device(batch: Any, run: Run) -> Any:
+    """A batch over the whole mesh, of which this process sends its own rows to its devices.
+
+    Every process makes the whole batch on its host, so that it is the same for any number of them.
+    """
     rows = sharding.rows(run.mesh)
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, rows, array.__getitem__)
+
+    return jax.tree.map(place, batch)
 
 
 def one_late(items: Iterable[_T]) -> Iterator[_T]:
@@ -127,8 +136,14 @@ def one_late(items: Iterable[_T]) -> Iterator[_T]:
 
 @contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM are put on a list; the second of either acts at once."""
+    """SIGINT and SIGTERM are put on a list; the second of either acts at once.
+
+    Several processes leave them to JAX, which makes all stop at one step.
+    """
     caught: list[int] = []
+    if jax.process_count() > 1:
+        yield caught
+        return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def catch(number: int, frame: FrameType | None) -> None:

@@ -2,7 +2,8 @@
 
     python -m train.main --config=configs/quickstart.py [--workdir=...] [--config.KEY=VALUE ...]
 
-The same command goes on after an interruption from the last checkpoint.
+The same command goes on after an interruption from the last checkpoint. Several processes, each
+started with it, train together: see train/distributed.py and docs/scaling.md.
 """
 
 from collections.abc import Sequence
@@ -12,31 +13,37 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from train import answers, checkpoint, data, evaluate, export, records
+from train import answers, checkpoint, data, distributed, evaluate, export, records
 from train import run as runs
-from train.config import parse
+from train.config import parse, to_dict
 from train.loop import Interrupted, fit
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
 
 
 def main(_: Sequence[str]) -> None:
     """Load, measure, train, measure, export."""
     logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
+    distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = parse(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     method = "" if config.method.name == "tera" else f"-{config.method.name}"
     workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
+    distributed.require_same({**to_dict(config), "workdir": str(workdir)})
+    export.require_possible(config)
     train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
-    checkpoint.require_claimable(workdir, config)
+    distributed.on_first(lambda: checkpoint.require_claimable(workdir, config))
 
     run = runs.build(config, workdir)
-    checkpoint.claim(workdir, config)
+    distributed.on_first(lambda: checkpoint.claim(workdir, config))
     runs.keep_frozen(run, workdir)
-    print(runs.describe(run), flush=True)
+    distributed.say(runs.describe(run))
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
@@ -45,15 +52,15 @@ def main(_: Sequence[str]) -> None:
         try:
             run = fit(run, workdir, train, valid)
         except Interrupted as interrupted:
-            print(interrupted.message)
+            distributed.say(interrupted.message)
             raise
         step, d = runs.trained(run, workdir)
         after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)
-    print(evaluate.table({"before": before, f"after (step {step})": after}))
+    distributed.say(evaluate.table({"before": before, f"after (step {step})": after}))
     for kind in config.export:
         path = export.export_once(run, d, kind, workdir / kind)
         print(f"{kind:<12}{path} ({export.size(path)})")
-    print(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
+    distributed.say(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
 
 
 if __name__ == "__main__":

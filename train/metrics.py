@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import statistics
 import time
 from pathlib import Path
@@ -11,16 +12,29 @@ import jax
 import tensorboardX
 from tqdm import tqdm
 
+from train import distributed
 from train.step import Metrics
 
 
 class Log:
-    """Writes each step's metrics one step late, so that the device never waits for the host."""
+    """Writes each step's metrics one step late, so that the device never waits for the host.
+
+    Of several processes the first writes and prints.
+    """
 
     def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
-        self._file: TextIO = (workdir / "metrics.jsonl").open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"))
-        self._bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        first = distributed.is_first()
+        path = workdir / "metrics.jsonl" if first else Path(os.devnull)
+        self._file: TextIO = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
+        self._bar = tqdm(
+            total=steps,
+            initial=step,
+            unit="step",
+            dynamic_ncols=True,
+            smoothing=0.1,
+            disable=not first,
+        )
         self._every = every
         self._held: tuple[int, Metrics, int] | None = None
         self._tokens, self._since = 0, time.perf_counter()
@@ -64,7 +78,8 @@ class Log:
 
     def message(self, text: str) -> None:
         """Print above the progress bar."""
-        self._bar.write(text)
+        if distributed.is_first():
+            self._bar.write(text)
 
     def pause(self) -> "Log._Pause":
         """Time spent within is left out of tokens per second."""

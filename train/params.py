@@ -2,31 +2,28 @@
 
     python -m train.params --model=llama-2-7b --method=tera
     python -m train.params --model=llama-3-8b --method=lora --set rank=32 --targets q_proj v_proj
+    python -m train.params --model=llama-3-70b --mesh=fsdp=8
     python -m train.params --paper
+
+``--mesh`` prints the bytes that each device of a mesh holds, for meshes of any size. ``--compile``
+compiles the training step for it too, on as many fake CPU devices, and prints its memory.
 
 ``--paper`` prints every percentage of the TeRA paper's Tables 2, 3, 4, 6, 7 and 10 beside ours.
 """
 
 import argparse
 import ast
-import functools
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from tera_jax.adapter import make
-from tera_jax.llama import Llama, LlamaConfig
-from tera_jax.methods import METHODS, Site, entry
-from tera_jax.sites import choose, embeddings, linear_layers
-from train.config import build
+from tera_jax.llama.model import REMAT
+from tera_jax.methods import METHODS, entry
+from train import plan
 from train.paper import PRINTED, Printed
-from train.shapes import MODELS
-
-_TOKENS = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+from train.shapes import parts
 
 
 class Count(NamedTuple):
@@ -59,19 +56,13 @@ def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[s
         ValueError: for an unknown model, method, setting or target.
     """
     row = entry(method)
-    params, linear, embedding = _shapes(model)
-    sites: tuple[Site, ...] = {"kernels": linear, "embedding": embedding, "all": ()}[row.adapts]
-    if row.adapts == "kernels":
-        sites = choose(linear, targets)
-    adapter = make(method, build(row.config, settings, f"settings of {method}"), sites)
-    frozen = jax.eval_shape(adapter.init_frozen, params)
-    d = jax.eval_shape(adapter.init_d, params, frozen)
+    _, adapter, params, _, d = parts(model, method, settings, targets)
     base, trained = _size(params), _size(d)
     whole = row.adapts == "all"
     ranks = {}
     if row.adapts == "kernels":
-        configured = row.method(adapter.config, sites)
-        ranks = {site.name: configured.max_rank(site) for site in sites}
+        configured = row.method(adapter.config, adapter.sites)
+        ranks = {site.name: configured.max_rank(site) for site in adapter.sites}
     return Count(
         model,
         method,
@@ -82,21 +73,6 @@ def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[s
         2 * trained,
         ranks,
     )
-
-
-@functools.cache
-def _shapes(model: str) -> tuple[Any, tuple[Site, ...], tuple[Site, ...]]:
-    if model in MODELS:
-        tree = MODELS[model]
-    elif (Path(model) / "config.json").is_file():
-        tree = json.loads((Path(model) / "config.json").read_text())
-    else:
-        raise ValueError(
-            f"model {model!r}; choose one of {sorted(MODELS)}, or a directory with a config.json"
-        )
-    llama = Llama(LlamaConfig.from_hf(tree), dtype=jnp.bfloat16)
-    params = jax.eval_shape(llama.init, jax.random.key(0), _TOKENS)["params"]
-    return params, linear_layers(llama, _TOKENS), embeddings(llama, _TOKENS)
 
 
 def _size(tree: Any) -> int:
@@ -178,6 +154,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--set", type=_setting, nargs="*", default=[], help="fields of the method, as rank=32"
     )
     parser.add_argument("--targets", nargs="*", default=["q_proj", "v_proj"])
+    parser.add_argument("--mesh", help="bytes of each device, as data=4,fsdp=8")
+    parser.add_argument("--compile", action="store_true", help="with --mesh: the step's memory")
+    parser.add_argument("--rows", type=int, help="of a batch; by default one a shard of it")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a row")
+    parser.add_argument("--remat", choices=sorted(REMAT), default="full")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--paper", action="store_true", help="check the paper's percentages")
     args = parser.parse_args(argv)
@@ -195,6 +176,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         else:
             print(paper_table(checks))
+        return
+    if args.compile and args.mesh is None:
+        raise ValueError("--compile needs a --mesh, such as --mesh=fsdp=8")
+    if args.mesh is not None:
+        given = parts(args.model, args.method, dict(args.set), args.targets)
+        planned = plan.plan(given, args.mesh)
+        print(json.dumps(planned._asdict(), indent=2) if args.json else plan.table(planned))
+        if args.compile:
+            memory = plan.compiled(given, args.mesh, args.rows, args.length, args.remat)
+            print(json.dumps(memory, indent=2) if args.json else plan.memory_table(memory))
         return
     counted = count(args.model, args.method, dict(args.set), args.targets)
     print(json.dumps(counted._asdict(), indent=2) if args.json else table(counted))

@@ -17,6 +17,7 @@ from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
 from tera_jax.llama import Llama, layers, load_pretrained, load_tokenizer, products
+from train import distributed
 from train.checkpoint import Checkpoints, Meta
 from train.config import Config, to_dict
 from train.optim import optimizer
@@ -64,12 +65,12 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         remat=config.model.remat,
     )
     adapter = make_adapter(config, model)
-    replicated = sharding.replicated(mesh)
+    shapes = jax.eval_shape(adapter.init_frozen, params)
+    layout = sharding.frozen_shardings(shapes, mesh)
     if workdir is not None and (workdir / _FROZEN).is_file():
-        shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), replicated)
+        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), layout)
     else:
-        frozen = jax.jit(adapter.init_frozen, out_shardings=replicated)(params)
+        frozen = jax.jit(adapter.init_frozen, out_shardings=layout)(params)
     meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
 
@@ -91,8 +92,10 @@ def make_adapter(config: Config, model: Llama) -> Adapter:
 
 def keep_frozen(run: Run, workdir: Path) -> None:
     """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
-    if not run.adapter.regenerates and not (workdir / _FROZEN).is_file():
-        save_arrays(workdir / _FROZEN, run.frozen)
+    if run.adapter.regenerates or distributed.on_first((workdir / _FROZEN).is_file):
+        return
+    whole = jax.device_put(run.frozen, sharding.replicated(run.mesh))  # for the first process
+    distributed.on_first(lambda: save_arrays(workdir / _FROZEN, whole))
 
 
 def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
@@ -130,10 +133,14 @@ def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """
     if not run.adapter.mergeable:
         return run.variables(d), _adapted(run.adapter, run.model)
-    params, model = jax.jit(run.adapter.merge)(run.variables(d)), run.model
-    if run.config.evaluate.unroll:
-        params, model = layers.split(params, keep=True), model.clone(unroll=True)
-    return {"params": params}, _merged(model)
+    several = run.mesh.size > 1
+    # On one device the kernels that are left alone stay the arrays that they are.
+    layout = sharding.parameter_shardings(run.params, run.mesh) if several else None
+    params = jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+    if not run.config.evaluate.unroll:
+        return {"params": params}, _merged(run.model)
+    parts = layers.split(params, keep=True)
+    return {"params": parts}, _merged(run.model.clone(unroll=True))
 
 
 @functools.cache  # the same object each time, so that what is jitted with it is not compiled again

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from tera_jax import sharding
@@ -47,7 +47,10 @@ def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
 
 
 def state_shardings(
-    state: State, adapter: Adapter, optimizer: optax.GradientTransformation, mesh: Mesh
+    state: State,
+    adapter: Adapter,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
 ) -> State:
     """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
     everywhere = sharding.replicated(mesh)
@@ -172,11 +175,8 @@ def make_eval_step(
 
 
 def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
-    return (
-        layers.shardings(params, mesh),
-        sharding.replicated(mesh),
-        sharding.rows(mesh),
-    )
+    """Of params, frozen and batch. The frozen arrays keep the layout that they were made with."""
+    return layers.shardings(params, mesh), None, sharding.rows(mesh)
 
 
 def loss_sum(

@@ -3,7 +3,15 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from tera_jax.sharding import make_mesh, parameter_shardings
+from tera_jax import sharding
+from tera_jax.sharding import (
+    abstract_mesh,
+    frozen_shardings,
+    make_mesh,
+    parameter_shardings,
+    parse_mesh,
+    shard_bytes,
+)
 
 
 def test_the_mesh_has_three_named_axes():
@@ -46,3 +54,61 @@ def test_a_mesh_axis_that_does_not_divide_is_refused():
     params = {"lm_head": {"kernel": leaf(9, 8)}}
     with pytest.raises(ValueError, match="fsdp=2 does not divide an axis of length 9"):
         parameter_shardings(params, make_mesh(1, 2, 1))
+
+
+def test_a_mesh_is_read_from_a_text():
+    assert parse_mesh("data=2,fsdp=4") == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert parse_mesh(" tensor=8 ") == {"data": 1, "fsdp": 1, "tensor": 8}
+    assert parse_mesh("") == {"data": 1, "fsdp": 1, "tensor": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("fdsp=4", "an axis 'fdsp'; the axes are data, fsdp, tensor"),
+        ("8", "an axis '8'"),
+        ("data=2,data=4", "names data twice"),
+        ("data=two", "gives data the size 'two'; write an integer"),
+        ("data=2.0", "gives data the size '2.0'"),
+        ("data=0", "gives data the size '0'"),
+        ("data=-1", "gives data the size '-1'"),
+        ("data", "gives data the size ''"),
+    ],
+)
+def test_a_text_that_is_no_mesh_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_mesh(text)
+
+
+def test_frozen_arrays_are_split_when_they_are_large():
+    frozen = {
+        "shared": {"64x96": {"core": leaf(64, 96, 4), "factors": [leaf(8, 8)]}},
+        "layers": {"self_attn": {"q_proj": {"pissa": {"a": leaf(99, 64, 4)}}}},
+    }
+    mesh = make_mesh(2, 4, 1)
+    whole = frozen_shardings(frozen, mesh)
+    assert {layout.spec for layout in jax.tree.leaves(whole)} == {P()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "REPLICATED_BYTES", 8 * 8 * 4)
+        split = frozen_shardings(frozen, mesh)
+        # Axes that 4 devices do not divide leave the array whole.
+        odd = frozen_shardings({"shared": {"odd": leaf(99, 97)}}, mesh)
+    assert split["shared"]["64x96"]["core"].spec == P(None, "fsdp")
+    assert split["shared"]["64x96"]["factors"][0].spec == P()
+    # The layers in front stay whole, although there are 99 of them.
+    assert split["layers"]["self_attn"]["q_proj"]["pissa"]["a"].spec == P(None, "fsdp")
+    assert odd["shared"]["odd"].spec == P()
+
+
+@pytest.mark.parametrize("make", [make_mesh, abstract_mesh])
+def test_bytes_of_a_device_follow_from_the_layout(make):
+    params = {"lm_head": {"kernel": leaf(32, 8)}, "norm": {"scale": leaf(32)}}
+    mesh = make(1, 4, 2)
+    assert shard_bytes(params, parameter_shardings(params, mesh)) == 4 * (32 * 8 // 8 + 32)
+    assert shard_bytes(params, jax.tree.map(lambda _: sharding.replicated(mesh), params)) == 4 * 288
+
+
+def test_an_abstract_mesh_may_be_larger_than_what_is_there():
+    params = {"lm_head": {"kernel": leaf(1024, 1024)}}
+    layout = parameter_shardings(params, abstract_mesh(1, 64, 8))
+    assert layout["lm_head"]["kernel"].shard_shape((1024, 1024)) == (16, 128)

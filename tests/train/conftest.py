@@ -12,6 +12,16 @@ from train.config import default, parse
 from train.loop import fit
 from train.run import build
 
+CONFIG = """
+import json, ml_collections
+from train.config import default
+
+def get_config():
+    config = default("tera")
+    config.unlock()
+    config.update(ml_collections.ConfigDict(json.loads({text!r})))
+    return config.lock()
+"""
 WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 
 
@@ -35,6 +45,18 @@ def records_path(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("data") / "records.json"
     path.write_text(json.dumps([record(rng) for _ in range(200)]))
     return path
+
+
+@pytest.fixture(scope="session")
+def config_file(tmp_path_factory):
+    """Writes a config file of TeRA with other fields than the defaults."""
+
+    def write(fields: dict) -> Path:
+        path = tmp_path_factory.mktemp("config") / "tiny.py"
+        path.write_text(CONFIG.format(text=json.dumps(fields)))
+        return path
+
+    return write
 
 
 @pytest.fixture

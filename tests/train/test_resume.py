@@ -13,20 +13,10 @@ from safetensors.numpy import load_file
 from train.checkpoint import Checkpoints
 
 STEPS, STOP, EVERY = 80, 37, 10
-CONFIG = """
-import json, ml_collections
-from train.config import default
-
-def get_config():
-    config = default("tera")
-    config.unlock()
-    config.update(ml_collections.ConfigDict(json.loads({text!r})))
-    return config.lock()
-"""
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory, tiny_llama, records_path):
+def train(config_file, tiny_llama, records_path):
     """Run train.main in a process of its own, with one CPU device, to the end or to a signal."""
     fields = {
         "model": {"path": str(tiny_llama), "dtype": "float32", "remat": "none"},
@@ -46,8 +36,7 @@ def train(tmp_path_factory, tiny_llama, records_path):
         },
         "export": ["adapter"],
     }
-    config = tmp_path_factory.mktemp("config") / "resume.py"
-    config.write_text(CONFIG.format(text=json.dumps(fields)))
+    config = config_file(fields)
 
     def run(workdir, stop=()):
         program = [str(Path(__file__).parent / "run_until.py"), *stop] if stop else ["-m"]
