@@ -221,7 +221,7 @@ def _digest(path: Path) -> str:
 def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
     """Check that ``workdir`` is empty, absent, or holds a run with this configuration.
 
-    Another mesh is allowed: the run is the same to rounding.
+    Another mesh, other hours and unrolled layers are allowed: the run is the same to rounding.
 
     Raises:
         FileExistsError: when the directory holds something else, or a run with another
@@ -231,7 +231,7 @@ def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
     if not (directory / _CONFIG).is_file():
         require_empty(directory)
         return
-    rows = differences({**saved_config(workdir), "mesh": None}, {**_json(config), "mesh": None})
+    rows = differences(_what_counts(saved_config(workdir)), _what_counts(_json(config)))
     if rows:
         raise FileExistsError(
             f"{workdir} holds a run with another configuration; choose another --workdir. "
@@ -262,6 +262,15 @@ def saved_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
     return json.loads(path.read_text())
+
+
+def _what_counts(tree: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes a run by rounding at most."""
+    parts = ("model", "unroll"), ("evaluate", "unroll"), ("loop", "max_hours")
+    kept = {**tree, "mesh": None}
+    for part, name in (*parts, ("loop", "requeue_status")):
+        kept[part] = {key: value for key, value in kept[part].items() if key != name}
+    return kept
 
 
 def _json(config: Config) -> dict[str, Any]:

@@ -1,6 +1,4 @@
 import json
-import random
-import string
 from pathlib import Path
 
 import jax
@@ -22,29 +20,6 @@ def get_config():
     config.update(ml_collections.ConfigDict(json.loads({text!r})))
     return config.lock()
 """
-WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
-
-
-def record(rng: random.Random) -> dict[str, str]:
-    """A question that a tiny model can learn: which label goes with a word."""
-    answer = rng.choice(["true", "false"])
-    word = rng.choice(WORDS[:4] if answer == "true" else WORDS[4:])
-    noise = rng.choice(string.ascii_lowercase)
-    return {
-        "instruction": f"{noise}: {word}?",
-        "input": "",
-        "output": f"the correct answer is {answer}",
-        "answer": answer,
-    }
-
-
-@pytest.fixture(scope="session")
-def records_path(tmp_path_factory) -> Path:
-    """200 records."""
-    rng = random.Random(0)
-    path = tmp_path_factory.mktemp("data") / "records.json"
-    path.write_text(json.dumps([record(rng) for _ in range(200)]))
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -143,6 +143,8 @@ def test_a_workdir_belongs_to_one_configuration(tmp_path, tiny_config):
     claim(tmp_path / "run", parse(tiny_config))
     claim(tmp_path / "run", parse(tiny_config))
     tiny_config.mesh.data = 2
+    tiny_config.loop.max_hours = 3.0
+    tiny_config.model.unroll = True
     require_claimable(tmp_path / "run", parse(tiny_config))
     tiny_config.optim.learning_rate = 0.5
     with pytest.raises(FileExistsError, match=r"config.optim.learning_rate: 0.03 -> 0.5"):

@@ -1,0 +1,30 @@
+"""Each fault once; ``python -m tests.faults.inject --times=20`` for more."""
+
+import pytest
+
+from tests.faults import inject
+
+
+@pytest.fixture(scope="module")
+def scene(tiny_llama, records_path, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("faults")
+    return inject.Scene(inject.make_config(directory, tiny_llama, records_path), directory)
+
+
+@pytest.mark.parametrize("name", inject.FAULTS)
+def test_no_fault_loses_a_run(scene, name):
+    assert inject.inject(scene, name, times=1) == 0
+
+
+def test_a_lost_run_is_counted(scene, monkeypatch):
+    """By a fault that changes what the run is: another seed of its order."""
+
+    def other_order(scene, workdir, rng):
+        inject.sigterm(scene, workdir, rng)
+        order = inject.data.Stream._order
+        monkeypatch.setattr(
+            inject.data.Stream, "_order", lambda stream, epoch: order(stream, epoch)[::-1]
+        )
+
+    monkeypatch.setitem(inject.FAULTS, "another order", inject.Fault(other_order))
+    assert inject.inject(scene, "another order", times=1) == 1

