@@ -70,13 +70,14 @@ def load_prompts(directory: Path, count: int, tokenizer: Any, config: Any) -> li
     return data.encode_prompts(mixed, tokenizer, config, inference=True)
 
 
-def ours(path: str, dtype: str, tokenizer: Any) -> tuple[Decode, Any, Any, Any]:
+def ours(path: str, dtype: str, tokenizer: Any, unroll: bool) -> tuple[Decode, Any, Any, Any]:
     """Our decoder, with the model, its weights and the run's configuration."""
     mesh = sharding.make_mesh(1, 1, 1)
     model, params = load_pretrained(path, dtype=jnp.dtype(dtype), mesh=mesh)
     config = get_config("lora")
     config.model.path, config.data.path = path, "-"
     config.method.rank = 1
+    config.evaluate.unroll = unroll
     adapter = make_adapter(parse(config), model)
     d = jax.jit(adapter.init_d)(params, {})
 
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1000)
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 256, 512])
     parser.add_argument("--own-batches", type=int, nargs="+", help="by default the same")
+    parser.add_argument("--loop", action="store_true", help="over our layers, not unrolled")
     parser.add_argument("--profile", action="store_true", help="the kernels of our last pass")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
@@ -163,7 +165,7 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     tokenizer = load_tokenizer(args.model)
-    mine, model, params, config = ours(args.model, args.dtype, tokenizer)
+    mine, model, params, config = ours(args.model, args.dtype, tokenizer, not args.loop)
     prompts = load_prompts(args.data, args.prompts, tokenizer, config.data)
     lengths = np.array([len(prompt) for prompt in prompts])
     print(f"{len(prompts)} prompts of {lengths.mean():.0f} tokens ({lengths.max()} at most)")
@@ -175,6 +177,7 @@ def main() -> None:
         for name in args.settings:
             print(f"{name}, transformers", flush=True)
             a = best(other, prompts, SETTINGS[name], args.batches)
+            torch.cuda.empty_cache()
             print(f"{name}, tera-jax", flush=True)
             b = best(mine, prompts, SETTINGS[name], args.own_batches or args.batches)
             if args.profile:

@@ -186,8 +186,13 @@ def _for_peft(batch: Batch) -> Any:
     return anchors.Batch(*trimmed, None if whole else mask_BL)
 
 
-def run_anchors(shape: dict[str, Any], batches: Sequence[Batch], steps: int) -> Iterator[Found]:
-    """LoRA, VeRA and HiRA of PEFT, compiled, and LoRA eager, on batches of one record a row."""
+ANCHORS = ("lora", "lora:eager", "vera", "hira")
+
+
+def run_anchors(
+    names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
+) -> Iterator[Found]:
+    """Those of PEFT, compiled or ``:eager``, on batches of one record a row."""
     from benchmarks import anchors  # before JAX takes memory, and only where torch is installed
 
     config = anchors.llama(
@@ -200,7 +205,9 @@ def run_anchors(shape: dict[str, Any], batches: Sequence[Batch], steps: int) -> 
         shape["vocab_size"],
         rms_norm_eps=shape["rms_norm_eps"],
     )
-    for adapter, compiled in (("lora", True), ("lora", False), ("vera", True), ("hira", True)):
+    for name in names:
+        adapter, _, mode = name.partition(":")
+        compiled = mode != "eager"
         setting = anchors.Setting(adapter, compiled, attention="causal")
         fed = [_for_peft(batch) for batch in batches]
         row = anchors.measure(config, fed, setting, steps=max(steps, len(fed)))
@@ -233,10 +240,11 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
-    parser.add_argument("--unroll", type=int, default=1, help="layers of one turn of the scan")
     parser.add_argument("--cases", nargs="+", help="such as frozen lora tera tera:ahead")
     parser.add_argument("--sweep", choices=["tokens", "order", "targets", "methods"])
-    parser.add_argument("--anchors", action="store_true", help="PEFT as well; asks for torch")
+    parser.add_argument(
+        "--anchors", nargs="*", choices=ANCHORS, help="PEFT as well; asks for torch; all if bare"
+    )
     parser.add_argument("--records", help="commonsense records, to measure on their lengths")
     parser.add_argument("--tokenizer", help="a model whose tokenizer reads --records")
     parser.add_argument("--packed", type=int, default=1088, help="tokens of a packed row")
@@ -259,15 +267,15 @@ def main() -> None:
     if args.records:
         options = (shape["vocab_size"], max(args.steps, 20), args.packed)
         real = read_records(args.records, args.tokenizer, *options)
-    if args.anchors:
-        random = [random_batch(args.rows, args.length, shape["vocab_size"])]
-        for row in run_anchors(shape, real.padded if real else random, args.steps):
+    if args.anchors is not None:
+        fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
+        for row in run_anchors(args.anchors or ANCHORS, shape, fed, args.steps):
             keep(row)
     on_gpu = jax.default_backend() == "gpu"
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     rate = matmul_rate(8192 if on_gpu else 512, dtype)
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)
-    bench = Bench(shape, dtype, args.steps, args.unroll, args.profile)
+    bench = Bench(shape, dtype, args.steps, args.profile)
     if args.sweep:
         hidden = bench.config.hidden_size
         cases = list(sweep(args.sweep, args.rows, args.length, hidden, args.remat))
@@ -288,6 +296,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
     "ahead": {"ahead": True},
     "fused": {"fused": True},
+    "unfused": {"fused": False},
+    "loop": {"loop": True},
     "fast": {"fields": (("wide", "fast"),)},
 }
 

@@ -19,7 +19,7 @@ from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import adapt, contraction, sharding
 from tera_jax.adapter import Adapter
-from tera_jax.llama import Llama
+from tera_jax.llama import Llama, layers
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.methods import NotMergeableError
 from train.config import parse
@@ -51,7 +51,8 @@ class Case(NamedTuple):
     fields: tuple[tuple[str, Any], ...] = ()
     route: str = ""  # of TeRA: build, through, or by its own choice
     ahead: bool = False  # kernels built before the layers
-    fused: bool = False  # narrow modes by the Pallas kernel
+    fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
+    loop: bool = False  # over the layers, in place of one after the other
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
     @property
@@ -64,8 +65,9 @@ class Case(NamedTuple):
             self.route,
         ]
         words += [
-            "fused" * self.fused,
+            {None: "", True: "fused", False: "unfused"}[self.fused],
             "ahead" * self.ahead,
+            "loop" * self.loop,
             "" if self.remat == "dots" else f"remat {self.remat}",
         ]
         if self.targets != QV:
@@ -170,17 +172,19 @@ class Bench:
     """One base, on one device, and the steps that are measured on it."""
 
     def __init__(
-        self, shape: dict[str, Any], dtype: Any, steps: int, unroll: int = 1, profile: bool = False
+        self, shape: dict[str, Any], dtype: Any, steps: int, profile: bool = False
     ) -> None:
         self.config = LlamaConfig.from_hf(shape)
-        self._dtype, self._steps, self._unroll, self._profile = dtype, steps, unroll, profile
+        self._dtype, self._steps, self._profile = dtype, steps, profile
         self._mesh = sharding.make_mesh(1, 1, 1)
-        model, tokens_BL = self._model("none"), jnp.zeros((1, 2), jnp.int32)
+        model, tokens_BL = Llama(self.config, dtype=dtype), jnp.zeros((1, 2), jnp.int32)
         self._params = jax.jit(lambda: model.init(jax.random.key(0), tokens_BL)["params"])()
         self.size = sum(leaf.size for leaf in jax.tree.leaves(self._params))
 
-    def _model(self, remat: str) -> Llama:
-        return Llama(self.config, dtype=self._dtype, remat=remat, unroll=self._unroll)
+    def _arrange(self, loop: bool) -> None:
+        """The parameters as the case wants them: a stack for a loop, else a list."""
+        if loop == layers.is_split(self._params):
+            self._params = (layers.join if loop else layers.split)(self._params)
 
     def measure(self, case: Case, batches: Sequence[Batch] = ()) -> Found:
         """Compile, check and time one case; a step that does not fit is a note.
@@ -202,16 +206,18 @@ class Bench:
 
     def lower(self, case: Case, batch: Batch) -> Lowered:
         """The step of a case, and what it starts from."""
-        model, optimizer = self._model(case.remat), optax.adamw(1e-3)
-        adapter = make_adapter(case, model)
+        self._arrange(case.loop)
+        remat, unroll = case.remat, not case.loop
+        model = Llama(self.config, dtype=self._dtype, remat=remat, unroll=unroll)
+        adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.set_mesh(self._mesh))
             stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
             if case.route:
                 route = mock.patch.object(contraction, "building_is_cheaper")
                 stack.enter_context(route).return_value = case.route == "build"
-            frozen = jax.jit(adapter.init_frozen)(self._params)
-            init = jax.jit(lambda p, f: init_state(adapter.init_d(p, f), optimizer))
+            frozen = jax.jit(lambda p: adapter.init_frozen(layers.stacked(p)))(self._params)
+            init = jax.jit(lambda p, f: init_state(adapter.init_d(layers.stacked(p), f), optimizer))
             state = init(self._params, frozen)
             step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
             start = time.perf_counter()

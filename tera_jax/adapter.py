@@ -187,7 +187,8 @@ class KernelAdapter(Adapter):
         shared = frozen.pop(SHARED, {})
         params = _with_kernels(variables["params"], built or {}, self.sites)
         sites = tuple(site for site in self.sites if not _holds(built or {}, site))
-        seam = interceptor.kernels(self.method, sites, self.name, shared)
+        dtype = getattr(model, "dtype", None)
+        seam = interceptor.kernels(self.method, sites, self.name, shared, dtype)
         with nn.intercept_methods(seam):
             return model.apply({**variables, "params": params, "frozen": frozen}, *args, **kwargs)
 

@@ -27,9 +27,9 @@ BUILT = "built_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
 NARROW = 64
 """The most rows of a Kronecker product, and of a factor that takes its d into itself."""
-FUSED = False
-"""Whether two narrow groups beside a wide factor take the kernel of :mod:`tera_jax.kernels`. It has
-not been measured on a GPU, and elsewhere it is interpreted, which is slow."""
+FUSED: bool | None = None
+"""Whether two narrow groups beside a wide factor take the kernel of :mod:`tera_jax.kernels`. None:
+on a GPU and in half precision. Elsewhere it is interpreted, which is slow."""
 
 
 class Device(NamedTuple):
@@ -142,7 +142,7 @@ def network(
     """
     joined = _factors(factors, d)
     tensor = core.reshape([sizes(factor.matrix)[0] for factor in joined])
-    if FUSED and _fits(joined):
+    if _is_fused(tensor.dtype) and _fits(joined):
         wide, left, right = joined
         interpret = jax.default_backend() != "gpu"
         tensor = kernels.two_sided(tensor, wide.d_R, left.matrix, right.matrix, interpret)
@@ -152,6 +152,11 @@ def network(
         for axis in sorted(range(len(joined)), key=order.__getitem__):
             tensor = _product(_scaled(tensor, axis, joined[axis]), axis, joined[axis], precision)
     return tensor.reshape([sizes(factor)[1] for factor in factors])
+
+
+def _is_fused(dtype: Any) -> bool:
+    half = dtype in (jnp.bfloat16, jnp.float16)
+    return jax.default_backend() == "gpu" and half if FUSED is None else FUSED
 
 
 def _fits(joined: Sequence[_Factor]) -> bool:

@@ -22,7 +22,11 @@ Interceptor = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any
 
 
 def kernels(
-    method: Method, sites: tuple[Site, ...], name: str, shared: Mapping[str, Any]
+    method: Method,
+    sites: tuple[Site, ...],
+    name: str,
+    shared: Mapping[str, Any],
+    dtype: Any = None,
 ) -> Interceptor:
     """An interceptor under which every site's kernel W reads as the method's merge of it.
 
@@ -31,8 +35,11 @@ def kernels(
         sites: the layers.
         name: of the method: that of its arrays in the layer's own ``d`` and ``frozen``.
         shared: frozen sets by name. They are closed over, so that a scan keeps them as constants.
+        dtype: of the hidden states, if known: wider shared arrays are then rounded to it once, and
+            not in every layer.
     """
     by_path = {site.path: site for site in sites}
+    rounded = shared if dtype is None else jax.tree.map(lambda x: _narrowed(x, dtype), dict(shared))
 
     def interceptor(
         next_fun: Callable[..., Any],
@@ -49,7 +56,8 @@ def kernels(
         # A method without frozen arrays has nothing there to see.
         seen = module.has_variable("frozen", name)
         own: Any = module.get_variable("frozen", name) if seen else {}
-        return _linear(module, method, own if key is None else shared[key], d, *args, **kwargs)
+        sets = (own, own) if key is None else (shared[key], rounded[key])
+        return _linear(module, method, *sets, d, *args, **kwargs)
 
     return interceptor
 
@@ -76,8 +84,17 @@ def virtual_tokens(method: PromptMethod, site: Site, name: str) -> Interceptor:
     return interceptor
 
 
-def _linear(module: Any, method: Method, frozen: Any, d: Any, inputs: Any) -> Any:
-    """``module(inputs)`` of a linear layer, with the adapted kernel in the place of its own."""
+def _narrowed(array: jax.Array, dtype: Any) -> jax.Array:
+    return array.astype(dtype) if array.dtype.itemsize > jnp.dtype(dtype).itemsize else array
+
+
+def _linear(
+    module: Any, method: Method, frozen: Any, rounded: Any, d: Any, inputs: Any
+) -> jax.Array:
+    """``module(inputs)`` of a linear layer, with the adapted kernel in the place of its own.
+
+    ``rounded`` is ``frozen`` in the type of the hidden states.
+    """
     bias = module.get_variable("params", "bias") if module.use_bias else None
     kernel = module.get_variable("params", "kernel")
     # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
@@ -86,7 +103,7 @@ def _linear(module: Any, method: Method, frozen: Any, d: Any, inputs: Any) -> An
     matrix = kernel.reshape(kernel.shape[0], -1)
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
-        y = method.apply(frozen, d, matrix, x, dropout)
+        y = method.apply(rounded, d, matrix, x, dropout)
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))

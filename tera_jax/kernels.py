@@ -15,8 +15,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-_TILES = 8
-"""Of one program."""
+_TILES, _TILES_BACK = 8, 16
+"""Of one program, forward and backward."""
 _LEAST, _MOST = 16, 128
 """Sides of the matrices that a tensor core takes, and that registers hold."""
 
@@ -24,7 +24,7 @@ _LEAST, _MOST = 16, 128
 def fits(tiles: int, *sides: int) -> bool:
     """Whether the kernel can do it: sides and tiles that are powers of two, of a middling size."""
     powers = all(n & (n - 1) == 0 for n in (tiles, *sides))
-    return powers and tiles % _TILES == 0 and all(_LEAST <= n <= _MOST for n in sides)
+    return powers and tiles % _TILES_BACK == 0 and all(_LEAST <= n <= _MOST for n in sides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -65,8 +65,8 @@ def two_sided(
     return pl.pallas_call(
         kernel,
         grid=(tiles // _TILES,),
-        in_specs=[_tiles(a, b), _scales(), _matrix(a, x), _matrix(b, y)],
-        out_specs=_tiles(x, y),
+        in_specs=[_tiles(_TILES, a, b), _scales(_TILES), _matrix(a, x), _matrix(b, y)],
+        out_specs=_tiles(_TILES, x, y),
         out_shape=jax.ShapeDtypeStruct((tiles, x, y), core_RAB.dtype),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
@@ -84,7 +84,7 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[None, Array, A
     core_RAB, d_R, left_AX, right_BY = kept
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
-    programs = tiles // _TILES
+    programs = tiles // _TILES_BACK
 
     def kernel(core_ref, d_ref, left_ref, right_ref, ct_ref, to_d_ref, to_left_ref, to_right_ref):
         left, right = left_ref[...], right_ref[...]
@@ -92,21 +92,26 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[None, Array, A
         def tile(r: Any, sums: tuple[Any, Any]) -> tuple[Any, Any]:
             core, ct = core_ref[r], ct_ref[r]
             half = triton.dot(core, right).astype(core.dtype)
-            whole = triton.dot(left, half, trans_a=True)
-            to_d_ref[r] = jnp.sum(whole * ct.astype(jnp.float32))
-            scaled = (ct.astype(jnp.float32) * d_ref[r]).astype(core.dtype)
-            to_left = triton.dot(half, scaled, trans_b=True)
-            back = triton.dot(left, scaled).astype(core.dtype)
-            return sums[0] + to_left, sums[1] + triton.dot(core, back, trans_a=True)
+            to_left = triton.dot(half, ct, trans_b=True)
+            to_d_ref[r] = jnp.sum(to_left * left.astype(jnp.float32))
+            back = triton.dot(left, ct).astype(core.dtype)
+            to_right = triton.dot(core, back, trans_a=True)
+            return sums[0] + to_left * d_ref[r], sums[1] + to_right * d_ref[r]
 
         zeros = jnp.zeros((a, x), jnp.float32), jnp.zeros((b, y), jnp.float32)
-        to_left_ref[0], to_right_ref[0] = jax.lax.fori_loop(0, _TILES, tile, zeros)
+        to_left_ref[0], to_right_ref[0] = jax.lax.fori_loop(0, _TILES_BACK, tile, zeros)
 
     to_d_R, to_left_PAX, to_right_PBY = pl.pallas_call(
         kernel,
         grid=(programs,),
-        in_specs=[_tiles(a, b), _scales(), _matrix(a, x), _matrix(b, y), _tiles(x, y)],
-        out_specs=[_scales(), _part(a, x), _part(b, y)],
+        in_specs=[
+            _tiles(_TILES_BACK, a, b),
+            _scales(_TILES_BACK),
+            _matrix(a, x),
+            _matrix(b, y),
+            _tiles(_TILES_BACK, x, y),
+        ],
+        out_specs=[_scales(_TILES_BACK), _part(a, x), _part(b, y)],
         out_shape=[
             jax.ShapeDtypeStruct((tiles,), jnp.float32),
             jax.ShapeDtypeStruct((programs, a, x), jnp.float32),
@@ -121,12 +126,12 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[None, Array, A
 two_sided.defvjp(_forward, _backward)
 
 
-def _tiles(rows: int, columns: int) -> pl.BlockSpec:
-    return pl.BlockSpec((_TILES, rows, columns), lambda program: (program, 0, 0))
+def _tiles(count: int, rows: int, columns: int) -> pl.BlockSpec:
+    return pl.BlockSpec((count, rows, columns), lambda program: (program, 0, 0))
 
 
-def _scales() -> pl.BlockSpec:
-    return pl.BlockSpec((_TILES,), lambda program: (program,))
+def _scales(count: int) -> pl.BlockSpec:
+    return pl.BlockSpec((count,), lambda program: (program,))
 
 
 def _matrix(rows: int, columns: int) -> pl.BlockSpec:

@@ -29,11 +29,15 @@ class ModelConfig:
         dtype: of the weights and of the computation.
         remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
             weights) or ``full`` (each layer).
+        unroll: train with the layers one after the other in place of a loop: faster steps, longer
+            to compile. None does so on a GPU, unless ``remat`` is ``full``, which saves little
+            memory without a loop.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "dots"
+    unroll: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,6 +140,8 @@ class EvaluateConfig:
         task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``.
         rows: at most so many of them, or None for all.
         batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
+        unroll: decode with the layers one after the other in place of a loop, which on a GPU is
+            faster for a small model and longer to compile. Takes a second copy of the base.
         seed: of sampled answers.
         wordnet: the directory of WordNet's dictionary, for METEOR (task ``convai2``). Debian's
             package ``wordnet-base`` puts it at the default.
@@ -146,6 +152,7 @@ class EvaluateConfig:
     task: str = "commonsense"
     rows: int | None = None
     batch_size: int = 32
+    unroll: bool = False
     seed: int = 0
     wordnet: str = "/usr/share/wordnet"
     encoder: str = "roberta-large"

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from tera_jax import sharding
+from tera_jax.llama import layers
 from train import data, distributed
 from train.checkpoint import Checkpoints
 from train.metrics import Log
@@ -34,11 +35,14 @@ class Interrupted(SystemExit):
 
 def fit(
     run: Run, workdir: Path, train: Sequence[data.Example], valid: Sequence[data.Example]
-) -> int:
-    """Train ``d`` and return the best step.
+) -> Run:
+    """Train ``d``.
 
     Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
     every ``eval_every`` steps and at the last; each time a checkpoint is written.
+
+    Returns:
+        ``run``. Where the layers are unrolled their parameters were taken, and are new arrays.
 
     Raises:
         Interrupted: on SIGINT and SIGTERM, after a checkpoint.
@@ -49,6 +53,9 @@ def fit(
     stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
     steps = loop.steps or stream.num_steps(loop.epochs)
     state, optimizer = start(run, steps)
+    model = run.model
+    if _unrolls(run):
+        run = run._replace(model=model.clone(unroll=True), params=layers.split(run.params))
     train_step = make_train_step(
         run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed, loop.accumulate
     )
@@ -82,9 +89,16 @@ def fit(
                 if stop and step < steps:
                     raise Interrupted(caught[0] if caught else signal.SIGTERM, step)
             log.message(f"trained to step {steps}: {log.summary()}")
-        best = checkpoints.best
-    assert best is not None  # the last step is always saved
-    return best
+    if layers.is_split(run.params):
+        run = run._replace(model=model, params=layers.join(run.params))
+    return run
+
+
+def _unrolls(run: Run) -> bool:
+    config = run.config.model
+    if config.unroll is None:
+        return jax.default_backend() == "gpu" and config.remat != "full"
+    return config.unroll
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:

@@ -50,7 +50,7 @@ def main(_: Sequence[str]) -> None:
         # No name is kept for the untrained d: it can be as large as the base.
         before = evaluate.measure(run, 0, runs.start(run, 1)[0].d, workdir / "before", valid, tests)
         try:
-            fit(run, workdir, train, valid)
+            run = fit(run, workdir, train, valid)
         except Interrupted as interrupted:
             distributed.say(interrupted.message)
             raise

@@ -2,9 +2,11 @@
 
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,7 +16,7 @@ from tera_jax import sharding
 from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
-from tera_jax.llama import Llama, load_pretrained, load_tokenizer
+from tera_jax.llama import Llama, layers, load_pretrained, load_tokenizer, products
 from train import distributed
 from train.checkpoint import Checkpoints, Meta
 from train.config import Config, to_dict
@@ -129,16 +131,37 @@ def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
 
     A method that can be merged is merged first, which makes it as fast as the base.
     """
-    if run.adapter.mergeable:
-        layout = sharding.parameter_shardings(run.params, run.mesh)
-        merge = jax.jit(run.adapter.merge, out_shardings=layout)
-        return {"params": merge(run.variables(d))}, run.model.apply
-    return run.variables(d), _apply(run.adapter, run.model)
+    if not run.adapter.mergeable:
+        return run.variables(d), _adapted(run.adapter, run.model)
+    several = run.mesh.size > 1
+    # On one device the kernels that are left alone stay the arrays that they are.
+    layout = sharding.parameter_shardings(run.params, run.mesh) if several else None
+    params = jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+    if not run.config.evaluate.unroll:
+        return {"params": params}, _merged(run.model)
+    parts = layers.split(params, keep=True)
+    return {"params": parts}, _merged(run.model.clone(unroll=True))
 
 
 @functools.cache  # the same object each time, so that what is jitted with it is not compiled again
-def _apply(adapter: Adapter, model: Llama) -> Callable[..., Any]:
+def _adapted(adapter: Adapter, model: Llama) -> Callable[..., Any]:
     return functools.partial(adapter.apply, model)
+
+
+@functools.cache
+def _merged(model: Llama) -> Callable[..., Any]:
+    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        variables = {"params": layers.stacked(variables["params"])}
+        with nn.intercept_methods(products.interceptor) if _exact() else nullcontext():
+            return model.apply(variables, *args, **kwargs)
+
+    return apply
+
+
+def _exact() -> bool:
+    """Whether float32 products are to be those of float32, on a GPU."""
+    asked = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
+    return asked and jax.default_backend() == "gpu"
 
 
 def describe(run: Run) -> str:

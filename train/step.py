@@ -11,12 +11,12 @@ from jaxtyping import Array, Float
 
 from tera_jax import sharding
 from tera_jax.adapter import Adapter
-from tera_jax.llama import Llama
+from tera_jax.llama import Llama, layers
 from tera_jax.methods import METHODS
 from train.data import Batch
 
-_LOGITS_AT_ONCE = 2**27
-"""Entries of the logits that stand in memory at a time, in float32: 512 MiB."""
+_LOGITS_AT_ONCE = 2**26
+"""Entries of the logits that stand in memory at a time, in float32: 256 MiB."""
 
 
 class State(NamedTuple):
@@ -88,7 +88,8 @@ def make_train_step(
         adapter: of it.
         optimizer: of ``d``.
         mesh: of the devices.
-        params: real or abstract, for their layout.
+        params: real or abstract, for their layout. Their layers are a stack, or where the model
+            unrolls them a list (:mod:`tera_jax.llama.layers`).
         state: real or abstract, for its layout.
         seed: of the dropout of methods that have one.
         accumulate: parts of a batch that are computed one after the other. What a method builds
@@ -97,7 +98,7 @@ def make_train_step(
 
     def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        base = {"params": params, "frozen": frozen}
+        base = {"params": layers.stacked(params), "frozen": frozen}
 
         def nll(d: Any, built: Any, part: Batch, key: Any) -> Array:
             return loss_sum(model, adapter, {**base, "d": d}, part, key, built).nll
@@ -163,7 +164,8 @@ def make_eval_step(
     """``step(d, params, frozen, batch) -> LossSum``, jitted over the mesh."""
 
     def step(d: Any, params: Any, frozen: Any, batch: Batch) -> LossSum:
-        return loss_sum(model, adapter, {"params": params, "frozen": frozen, "d": d}, batch)
+        variables = {"params": layers.stacked(params), "frozen": frozen, "d": d}
+        return loss_sum(model, adapter, variables, batch)
 
     return jax.jit(
         step,
@@ -174,7 +176,7 @@ def make_eval_step(
 
 def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
     """Of params, frozen and batch. The frozen arrays keep the layout that they were made with."""
-    return sharding.parameter_shardings(params, mesh), None, sharding.rows(mesh)
+    return layers.shardings(params, mesh), None, sharding.rows(mesh)
 
 
 def loss_sum(
@@ -249,12 +251,25 @@ def _nll_of(
     if trained:
         return jax.checkpoint(nll)
 
+    def forward(state_BCD: Array, target_BC: Array, weight_BC: Array) -> tuple[Array, Array]:
+        def logits(state_BCD: Array) -> Array:
+            found: Any = model.apply({"params": variables["params"]}, state_BCD, method="logits")
+            return found
+
+        logits_BCV, pull = jax.vjp(logits, state_BCD)
+        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
+        # Written out, for XLA to make it in one pass; what optax differentiates to takes three.
+        is_target_BCV = jax.nn.one_hot(target_BC, logits_BCV.shape[-1], dtype=logits_BCV.dtype)
+        slope_BCV = jax.nn.softmax(logits_BCV) - is_target_BCV
+        (gradient_BCD,) = pull(slope_BCV * weight_BC[:, :, None])
+        return jnp.sum(nll_BC * weight_BC), gradient_BCD
+
     def backward(gradient_BCD: Array, cotangent: Array) -> tuple[Array, None, None]:
         scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent
         return scaled_BCD.astype(gradient_BCD.dtype), None, None
 
     with_gradient = jax.custom_vjp(nll)
-    with_gradient.defvjp(jax.value_and_grad(nll), backward)
+    with_gradient.defvjp(forward, backward)
     return with_gradient
 
 

@@ -10,12 +10,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from tera_jax import sharding
 from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
+
+ROTATED = "rotated"
+"""The name under which a rematerialisation policy finds queries and keys with their positions."""
 
 
 class RMSNorm(nn.Module):
@@ -71,7 +75,9 @@ class Attention(nn.Module):
         if config.qk_norm:
             query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
             key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
-        query_BLNH, key_BSKH = rope.rotate(query_BLNH, cos, sin), rope.rotate(key_BSKH, cos, sin)
+        query_BLNH, key_BSKH = (
+            checkpoint_name(rope.rotate(x, cos, sin), ROTATED) for x in (query_BLNH, key_BSKH)
+        )
         if cache is None:
             out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask)
         else:

@@ -3,6 +3,7 @@
 The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -15,18 +16,24 @@ from tera_jax.contraction import BUILT
 from tera_jax.llama import rope
 from tera_jax.llama.cache import Cache
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.layer import Layer, RMSNorm, split_rows
+from tera_jax.llama.layer import ROTATED, Layer, RMSNorm, split_rows
+
+
+def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
+    """The policy of ``dots``: products of kernels, and what else takes long for its size."""
+    if primitive.name.startswith("dot_product_attention_fwd"):  # cuDNN's
+        return True
+    return _KEPT(primitive, *args, **params)
+
 
 _POLICIES = jax.checkpoint_policies
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": _POLICIES.nothing_saveable,
-    "dots": _POLICIES.save_from_both_policies(
-        _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(BUILT)
-    ),
-}
-"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products and
-the kernels that a method built."""
+_KEPT = _POLICIES.save_from_both_policies(
+    _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(BUILT, ROTATED)
+)
+REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots": _kept}
+"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products, its
+fused attention and the kernels that a method built. Rotated queries and keys are kept in place of
+the products that they are made of."""
 
 
 class Llama(nn.Module):
@@ -37,7 +44,9 @@ class Llama(nn.Module):
         dtype: of the matrix products and the residual stream. Norms, RoPE, softmax and logits are
             float32 whatever it is.
         remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
-        unroll: layers in one turn of the scan: more compile longer and copy less.
+        unroll: the layers one after the other in place of a loop over them. With their parameters
+            in a list (:mod:`tera_jax.llama.layers`) a step takes a tenth less time, and compiling
+            it grows with the layers.
         param_dtype: in which parameters are initialised; ``dtype`` when None.
 
     Example:
@@ -49,7 +58,7 @@ class Llama(nn.Module):
     config: LlamaConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    unroll: int = 1
+    unroll: bool = False
     param_dtype: DTypeLike | None = None
 
     def setup(self):
@@ -63,14 +72,14 @@ class Llama(nn.Module):
         layer = Layer
         if self.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the first one.
-            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=False)
+            layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=self.unroll)
         self.layers = nn.scan(
             layer,
             variable_axes={"params": 0, "d": 0, "frozen": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, *(nn.broadcast,) * 4),
             length=config.num_layers,
-            unroll=self.unroll,
+            unroll=config.num_layers if self.unroll else 1,
         )(config, **types)
         self.norm = RMSNorm(config.rms_norm_eps, **types)
         if not config.tie_word_embeddings:
@@ -182,6 +191,28 @@ def _dot_general_f32(
     lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precision: Any = None, **_: Any
 ) -> jax.Array:
     """``lax.dot_general`` that returns the float32 in which it accumulates."""
+    return _product_f32(dimension_numbers, precision, lhs, rhs)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product_f32(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
+    """Its gradients are products in the type of the operands: float32 takes twice as long."""
     return lax.dot_general(
-        lhs, rhs, dimension_numbers, precision=precision, preferred_element_type=jnp.float32
+        lhs, rhs, contract, precision=precision, preferred_element_type=jnp.float32
     )
+
+
+def _product_forward(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> Any:
+    return _product_f32(contract, precision, lhs, rhs), (lhs, rhs)
+
+
+def _product_backward(contract: Any, precision: Any, operands: Any, cotangent: jax.Array) -> Any:
+    lhs, rhs = operands
+    product = functools.partial(lax.dot_general, dimension_numbers=contract, precision=precision)
+    cotangent = cotangent.astype(lhs.dtype)
+    (to_lhs,) = jax.linear_transpose(lambda lhs: product(lhs, rhs), lhs)(cotangent)
+    (to_rhs,) = jax.linear_transpose(lambda rhs: product(lhs, rhs), rhs)(cotangent)
+    return to_lhs, to_rhs
+
+
+_product_f32.defvjp(_product_forward, _product_backward)

@@ -302,7 +302,13 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
 
 
 def _added(kernel: Array, update: Array) -> Array:
-    """Summed in float32 and rounded once."""
+    """Summed in float32 and rounded once.
+
+    An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
+    kernel as what it adds to, before it rounds, and the sum costs no pass over memory.
+    """
+    if kernel.dtype == update.dtype:
+        return kernel + update
     wide = contraction.accumulator(kernel.dtype)
     return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
 

@@ -19,7 +19,7 @@ from train import data
 
 @pytest.fixture(scope="module")
 def bench():
-    return steps.Bench(steps.TINY, jnp.float32, steps=2, unroll=1)
+    return steps.Bench(steps.TINY, jnp.float32, steps=2)
 
 
 def test_steps_start_at_the_frozen_base_and_go_down(bench):
@@ -29,6 +29,7 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         Case("tera", 2, 16, route="through"),
         Case("tera", 2, 16, "full", route="build", ahead=True),
         Case("lora", 2, 16, targets=ALL),
+        Case("tera", 2, 16, loop=True),
         Case("tera", 2, 16, fused=True, fields=(("tensorizations", ("64|16x4",)),)),
     ]
     found = [bench.measure(case) for case in cases]

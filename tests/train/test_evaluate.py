@@ -97,6 +97,19 @@ def test_answers_do_not_depend_on_the_batch(finished, beams):
     assert sorted(together) == list(range(6))
 
 
+def test_answers_are_the_same_with_the_layers_unrolled(finished):
+    run, workdir = finished
+    _, d = runs.trained(run, workdir)
+    asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
+    ids = answers.prompts(run, asked)
+    decoding = Decoding(num_beams=2, max_new_tokens=6)
+    evaluate_ = dataclasses.replace(run.config.evaluate, unroll=True)
+    unrolled = run._replace(config=dataclasses.replace(run.config, evaluate=evaluate_))
+    assert dict(Generator(unrolled, d, decoding)(ids)) == dict(Generator(run, d, decoding)(ids))
+    assert not run.params["norm"]["scale"].is_deleted()
+    assert not run.params["layers"]["mlp"]["up_proj"]["kernel"].is_deleted()
+
+
 def test_answers_are_those_of_uncached_greedy_decoding(finished):
     """Token by token through the whole adapted model, one question at a time."""
     run, workdir = finished
