@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tera_jax import peft
@@ -25,6 +26,7 @@ FORMAT = "tera-jax-adapter"
 VERSION = 1
 _DESCRIPTION = "adapter.json"
 _ARRAYS = "adapter.safetensors"
+_CHECKSUM = "sha256"
 _FROZEN = "frozen.safetensors"
 
 
@@ -300,8 +302,9 @@ def require_equal(found: Any, expected: Any, where: Path) -> None:
 
 
 def save_arrays(path: Path, tree: Any) -> None:
-    """Write a tree of arrays as safetensors, each by its path."""
-    save_file(_flatten(tree), path)
+    """Write a tree of arrays as safetensors, each by its path, with a checksum of all."""
+    arrays = _flatten(tree)
+    save_file(arrays, path, metadata={_CHECKSUM: _checksum(arrays)})
 
 
 def load_arrays(path: Path, shapes: Any) -> Any:
@@ -331,9 +334,23 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it again")
     try:
-        return load_file(path)
+        with safe_open(path, framework="numpy") as file:
+            expected = (file.metadata() or {}).get(_CHECKSUM)
+        arrays = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); write it again") from None
+    if expected not in (None, _checksum(arrays)):
+        raise ValueError(f"{path} is damaged (its checksum is another); write it again")
+    return arrays
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:

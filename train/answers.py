@@ -72,7 +72,7 @@ def ask(
     """
     outputs = {}
     if directory is not None:
-        outputs = distributed.on_first(lambda: read(directory))
+        outputs = dict(distributed.on_first(lambda: list(read(directory).items())))
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
     kept = directory if distributed.is_first() else None

@@ -1,7 +1,14 @@
-"""Checkpoints of a run: {d, opt, step} and, as JSON, the data position and what must agree."""
+"""Checkpoints of a run: {d, opt, step} and, as JSON, the data position and what must agree.
 
+Beside each stands a file of the checksums of all its files. One without, which was cut off, and one
+whose files have changed since, are set aside, and the one before takes their place.
+"""
+
+import functools
+import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -10,6 +17,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
 from tera_jax.export import require_empty, require_fingerprint
+from train import distributed
 from train.config import Config, differences, to_dict
 from train.step import State
 
@@ -34,13 +42,23 @@ class Meta(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints below ``workdir``: the last, and the one with the least held-out loss."""
+    """The checkpoints below ``workdir``: the last two, and the one with the least held-out loss.
 
-    def __init__(self, workdir: str | os.PathLike[str]) -> None:
+    Args:
+        workdir: of the run.
+        say: told of each checkpoint that is set aside.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], say: Callable[[str], Any] = distributed.say
+    ) -> None:
         directory = Path(workdir).absolute() / "checkpoints"
+        self._say = say
+        self._sums = directory.with_name("checksums")
+        self._damaged = directory.with_name("damaged")
         keep = managers.AnyPreservationPolicy(
             [
-                managers.LatestN(1),
+                managers.LatestN(2),
                 managers.BestN(
                     get_metric_fn=lambda metrics: metrics[_LOSS],
                     reverse=True,
@@ -82,6 +100,75 @@ class Checkpoints:
         rated = {step: loss for step, loss in losses.items() if loss is not None}
         return min(rated, key=lambda step: (rated[step], step)) if rated else self.latest
 
+    @property
+    def sealed(self) -> int | None:
+        """The last checkpoint that was written to its end, without a look at its files."""
+        steps = [int(file.stem) for file in self._sums.glob("*.json")]
+        return max(steps, default=None)
+
+    @property
+    def whole(self) -> int | None:
+        """The last checkpoint that is as it was written, or None; damaged ones are set aside."""
+        return self._whole(lambda: self.latest)
+
+    @property
+    def best_whole(self) -> int | None:
+        """:attr:`best` among those that are as they were written."""
+        return self._whole(lambda: self.best)
+
+    def _whole(self, choose: Callable[[], int | None]) -> int | None:
+        while (step := choose()) is not None:
+            damage = distributed.on_first(functools.partial(self._damage, step))
+            if damage is None:
+                return step
+            place = distributed.on_first(functools.partial(self._set_aside, step))
+            self._manager.reload()
+            self._say(f"checkpoint {step} is not used: {damage}; it is in {place} now")
+        return None
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with the files of a step."""
+        file = self._sums / f"{step}.json"
+        if not file.is_file():
+            return "it has no checksums, for the run ended while it was written"
+        try:
+            expected = json.loads(file.read_text())
+        except ValueError:
+            return f"{file} is damaged"
+        directory = self._directory(step)
+        for name, digest in expected.items():
+            if not (directory / name).is_file():
+                return f"its file {name} is missing"
+            if _digest(directory / name) != digest:
+                return f"its file {name} has changed"
+        return None
+
+    def _set_aside(self, step: int) -> str:
+        self._damaged.mkdir(exist_ok=True)
+        place = self._damaged / str(step)
+        while place.exists():
+            place = place.with_name(f"{place.name}-again")
+        self._directory(step).rename(place)
+        (self._sums / f"{step}.json").unlink(missing_ok=True)
+        return str(place)
+
+    def _seal(self, step: int) -> None:
+        """Write the checksums of a step, and forget those of steps that are gone."""
+        self._sums.mkdir(exist_ok=True)
+        directory = self._directory(step)
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        sums = {str(path.relative_to(directory)): _digest(path) for path in files}
+        part = self._sums / f"{step}.part"
+        part.write_text(json.dumps(sums, indent=2) + "\n")
+        part.rename(self._sums / f"{step}.json")
+        kept = {f"{step}.json" for step in self._manager.all_steps()}
+        for file in self._sums.iterdir():
+            if file.name not in kept:
+                file.unlink()
+
+    def _directory(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
     def loss(self, step: int) -> float | None:
         """The held-out loss that was saved with a step."""
         metrics = self._manager.metrics(step)
@@ -100,6 +187,7 @@ class Checkpoints:
             metrics=None if held_out_loss is None else {_LOSS: held_out_loss},
             force=True,
         )
+        distributed.on_first(lambda: self._seal(step))
 
     def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
         """The state of a step, laid out like ``like``.
@@ -123,6 +211,11 @@ class Checkpoints:
                 f"weights have {expected.base_fingerprint}; load that base again"
             )
         return restored.state, meta
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:

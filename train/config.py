@@ -119,6 +119,9 @@ class LoopConfig:
         checkpoint_every: steps between further checkpoints, or None.
         log_every: steps between lines of the log.
         accumulate: parts of a batch that are computed one after the other, for less memory.
+        max_hours: after which the run saves its state and stops, for a scheduler to start it again;
+            None sets no limit.
+        requeue_status: the exit status after SIGTERM and after ``max_hours``.
     """
 
     batch_size: int = 32
@@ -129,6 +132,8 @@ class LoopConfig:
     checkpoint_every: int | None = None
     log_every: int = 10
     accumulate: int = 1
+    max_hours: float | None = None
+    requeue_status: int = 75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -363,6 +368,13 @@ def _check(config: Config) -> None:
     if not config.optim.learning_rate > 0:
         raise ValueError(
             f"config.optim.learning_rate is {config.optim.learning_rate}; it must be above 0"
+        )
+    if config.loop.max_hours is not None and not config.loop.max_hours > 0:
+        raise ValueError(f"config.loop.max_hours is {config.loop.max_hours}; it must be above 0")
+    if not 0 < config.loop.requeue_status < 256:
+        raise ValueError(
+            f"config.loop.requeue_status is {config.loop.requeue_status}; an exit status is from 1 "
+            "to 255"
         )
     if config.loop.steps is None and not config.loop.epochs > 0:
         raise ValueError(f"config.loop.epochs is {config.loop.epochs}; it must be above 0")

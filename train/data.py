@@ -205,6 +205,10 @@ class Stream:
         rows = _by_row(self._take(len(places)), places, self.batch_size)
         return _fill(rows, row, self.config, self.virtual)
 
+    def fed(self, start: int, stop: int) -> list[int]:
+        """Which examples are fed from one position to another, by their index."""
+        return list(itertools.islice(self._indices(start), stop - start))
+
     def num_steps(self, epochs: float) -> int:
         """Steps, counted from the first, that feed ``epochs`` times all examples."""
         if not self.config.packed_tokens:
@@ -220,9 +224,8 @@ class Stream:
 
     def _take(self, count: int) -> list[Example]:
         """The next examples, from here on fed."""
-        indices = itertools.islice(self._indices(self.position), count)
-        self.position += count
-        return [self.examples[index] for index in indices]
+        start, self.position = self.position, self.position + count
+        return [self.examples[index] for index in self.fed(start, self.position)]
 
     def _indices(self, position: int) -> Iterator[int]:
         """Which examples come from a position on, without end."""

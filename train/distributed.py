@@ -4,9 +4,9 @@ Each starts the same command. JAX shows each of them the devices of all; the mes
 What all compute is the same program; what is written beside checkpoints is written by the first.
 """
 
+import builtins
 import json
 import os
-import pickle
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -73,19 +73,25 @@ def say(text: str) -> None:
 def on_first(work: Callable[[], _T]) -> _T:
     """What ``work`` gives on the first process, on every process; it runs on the first alone.
 
-    No process goes on before it is done. An error that it raises is raised on every process.
+    It travels as JSON. No process goes on before it is done. An error that it raises is raised on
+    every process, with its message and, where it is one of Python's own, its type.
     """
     if jax.process_count() == 1:
         return work()
-    result: tuple[bool, Any] = (True, None)
-    if is_first():
-        try:
-            result = (True, work())
-        except Exception as error:  # every process raises it, below
-            result = (False, error)
-    done, value = pickle.loads(_from_first(pickle.dumps(result)))
-    if not done:
-        raise value
+    if not is_first():
+        sent = json.loads(_from_first(b""))
+        if "error" in sent:
+            kind, message = sent["error"]
+            known = getattr(builtins, kind, RuntimeError)
+            raise (known if issubclass(known, Exception) else RuntimeError)(message)
+        return sent["value"]
+    try:
+        value = work()
+        content = json.dumps({"value": value}).encode()
+    except Exception as error:
+        _from_first(json.dumps({"error": [type(error).__name__, str(error)]}).encode())
+        raise
+    _from_first(content)
     return value
 
 
@@ -117,6 +123,13 @@ def require_same(settings: Mapping[str, Any]) -> None:
         f"the processes were started with different settings ({table}); give each the same command "
         "and the same files" + "".join(f"; here {row}" for row in rows)
     )
+
+
+def agreed(flag: bool) -> bool:
+    """The first process's flag, on every process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.bool_(flag)))
 
 
 def stopping(step: int, caught: bool) -> bool:

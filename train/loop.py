@@ -1,7 +1,8 @@
 """Training: from the last checkpoint to the last step, or to a signal."""
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,7 +13,7 @@ import numpy as np
 
 from tera_jax import sharding
 from tera_jax.llama import layers
-from train import data, distributed
+from train import data, distributed, stops
 from train.checkpoint import Checkpoints
 from train.metrics import Log
 from train.run import Run, start
@@ -20,17 +21,6 @@ from train.step import LossSum, make_eval_step, make_train_step
 
 _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(SystemExit):
-    """A signal arrived and the state was saved. The exit status is 128 + the signal's number."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(128 + number)
-        self.message = (
-            f"{signal.Signals(number).name} at step {step}: the state is saved; "
-            "the same command goes on from here"
-        )
 
 
 def fit(
@@ -45,8 +35,9 @@ def fit(
         ``run``. Where the layers are unrolled their parameters were taken, and are new arrays.
 
     Raises:
-        Interrupted: on SIGINT and SIGTERM, after a checkpoint.
-        FloatingPointError: when the loss is not finite.
+        Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
+            disk is full.
+        FloatingPointError: when loss or gradient are not finite.
     """
     loop = run.config.loop
     virtual = len(run.virtual_tokens)
@@ -61,22 +52,30 @@ def fit(
     )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 
-    with Checkpoints(workdir) as checkpoints, _caught_signals() as caught:
-        if checkpoints.latest is not None:
-            state, meta = checkpoints.restore(checkpoints.latest, state, run.meta)
+    late = _deadline(loop.max_hours)
+    with (
+        Checkpoints(workdir) as checkpoints,
+        _caught_signals() as caught,
+        stops.disk_full(checkpoints),
+        stops.not_finite(workdir, stream),
+    ):
+        last = checkpoints.whole
+        if last is not None:
+            state, meta = checkpoints.restore(last, state, run.meta)
             stream.position = meta.position
         done = int(state.step)
         with Log(workdir, done, steps, loop.log_every) as log:
             if done:
                 log.message(f"resumed at step {done} of {steps}")
             for step in range(done + 1, steps + 1):
-                batch = next(stream)
+                before, batch = stream.position, next(stream)
                 state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
-                log.train(step, metrics, data.num_tokens(batch))
+                log.train(step, metrics, data.num_tokens(batch), (before, stream.position))
                 evaluate = step % loop.eval_every == 0 or step == steps
                 save = loop.checkpoint_every and step % loop.checkpoint_every == 0
                 stop = distributed.stopping(step, bool(caught))
-                if not (evaluate or save or stop):
+                over = late()
+                if not (evaluate or save or stop or over):
                     continue
                 with log.pause():
                     loss = None
@@ -87,11 +86,22 @@ def fit(
                     meta = run.meta._replace(position=stream.position)
                     checkpoints.save(state, meta, loss)
                 if stop and step < steps:
-                    raise Interrupted(caught[0] if caught else signal.SIGTERM, step)
+                    number = caught[0] if caught else signal.SIGTERM
+                    raise stops.interrupted(number, step, loop.requeue_status)
+                if over and step < steps:
+                    raise stops.time_is_up(loop.max_hours or 0.0, step, loop.requeue_status)
             log.message(f"trained to step {steps}: {log.summary()}")
     if layers.is_split(run.params):
         run = run._replace(model=model, params=layers.join(run.params))
     return run
+
+
+def _deadline(hours: float | None) -> Callable[[], bool]:
+    """Whether so many hours have passed since this call; all processes go by the first's clock."""
+    if hours is None:
+        return lambda: False
+    end = time.monotonic() + 3600 * hours
+    return lambda: distributed.agreed(time.monotonic() > end)
 
 
 def _unrolls(run: Run) -> bool:

@@ -16,7 +16,8 @@ from ml_collections import config_flags
 from train import answers, checkpoint, data, distributed, evaluate, export, records
 from train import run as runs
 from train.config import parse, to_dict
-from train.loop import Interrupted, fit
+from train.loop import fit
+from train.stops import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
@@ -51,8 +52,8 @@ def main(_: Sequence[str]) -> None:
         before = evaluate.measure(run, 0, runs.start(run, 1)[0].d, workdir / "before", valid, tests)
         try:
             run = fit(run, workdir, train, valid)
-        except Interrupted as interrupted:
-            distributed.say(interrupted.message)
+        except Stopped as stopped:
+            distributed.say(stopped.message)
             raise
         step, d = runs.trained(run, workdir)
         after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)

@@ -16,6 +16,21 @@ from train import distributed
 from train.step import Metrics
 
 
+class NotFiniteError(FloatingPointError):
+    """Loss or gradient of a step is not a number, or infinite.
+
+    Attributes:
+        step: counted from 1.
+        values: of its metrics.
+        fed: the positions in the stream before and after it.
+    """
+
+    def __init__(self, step: int, values: dict[str, float], fed: tuple[int, int]) -> None:
+        norm = values["grad_norm"]
+        super().__init__(f"step {step} has loss {values['loss']} and a gradient of norm {norm}")
+        self.step, self.values, self.fed = step, values, fed
+
+
 class Log:
     """Writes each step's metrics one step late, so that the device never waits for the host.
 
@@ -36,7 +51,7 @@ class Log:
             disable=not first,
         )
         self._every = every
-        self._held: tuple[int, Metrics, int] | None = None
+        self._held: tuple[int, Metrics, int, tuple[int, int]] | None = None
         self._tokens, self._since = 0, time.perf_counter()
         self._rates: list[float] = []
 
@@ -48,24 +63,29 @@ class Log:
         self._events.close()
         self._file.close()
 
-    def train(self, step: int, metrics: Metrics, tokens: int) -> None:
+    def train(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
         """Take the metrics of a step just dispatched, and write those of the one before.
 
         Args:
             step: counted from 1.
             metrics: still on the device.
             tokens: of the step's batch, without padding.
+            fed: the positions in the stream before and after the batch.
 
         Raises:
-            FloatingPointError: when a loss is not finite.
+            NotFiniteError: by that step.
         """
-        held, self._held = self._held, (step, metrics, tokens)
+        held, self._held = self._held, (step, metrics, tokens, fed)
         self._bar.update()
         if held is not None:
             self._write(*held)
 
     def flush(self) -> None:
-        """Write what is held back; waits for the device."""
+        """Write what is held back; waits for the device.
+
+        Raises:
+            NotFiniteError: by that step.
+        """
         if self._held is not None:
             held, self._held = self._held, None
             self._write(*held)
@@ -95,22 +115,19 @@ class Log:
             parts.append(f"{memory['peak_bytes_in_use'] / 2**30:.2f} GiB at most on a device")
         return ", ".join(parts)
 
-    def _write(self, step: int, metrics: Metrics, tokens: int) -> None:
+    def _write(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
         self._tokens += tokens
+        values = {name: float(x) for name, x in jax.device_get(metrics)._asdict().items()}
+        if not all(map(math.isfinite, values.values())):
+            raise NotFiniteError(step, values, fed)
         if step % self._every:
             return
-        loss, grad_norm = (float(value) for value in jax.device_get(metrics))
-        if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of step {step} is {loss}; lower config.optim.learning_rate, or train "
-                "in float32"
-            )
         now = time.perf_counter()
         rate = self._tokens / (now - self._since)
         self._tokens, self._since = 0, now
         self._rates.append(rate)
-        self.event(step, loss=loss, grad_norm=grad_norm, tokens_per_second=rate)
-        self._bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
+        self.event(step, **values, tokens_per_second=rate)
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
 
     def _line(self, step: int, values: dict[str, float]) -> None:
         self._file.write(json.dumps({"step": step, **values}) + "\n")

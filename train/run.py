@@ -118,7 +118,7 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
         FileNotFoundError: when there is no checkpoint.
     """
     with Checkpoints(workdir) as checkpoints:
-        step = checkpoints.best
+        step = checkpoints.best_whole
         if step is None:
             raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
         like, _ = start(run, steps=1)

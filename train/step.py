@@ -28,10 +28,11 @@ class State(NamedTuple):
 
 
 class Metrics(NamedTuple):
-    """Of one step. ``loss`` is in nats a target token."""
+    """Of one step. ``loss`` is in nats a target token; ``d_norm`` is that of d before the step."""
 
     loss: Array
     grad_norm: Array
+    d_norm: Array
 
 
 class LossSum(NamedTuple):
@@ -115,7 +116,7 @@ def make_train_step(
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
             updates, opt = optimizer.update(grads, state.opt, state.d)
         d = optax.apply_updates(state.d, updates)
-        metrics = Metrics(loss / count, optax.tree.norm(grads))
+        metrics = Metrics(loss / count, optax.tree.norm(grads), optax.tree.norm(state.d))
         return State(state.step + 1, d, opt), metrics
 
     layout = state_shardings(state, adapter, optimizer, mesh)

@@ -152,6 +152,13 @@ def test_missing_and_damaged_files_are_refused(tmp_path):
     arrays.write_bytes(whole[:-7])
     with pytest.raises(ValueError, match="is damaged"):
         load_adapter(tmp_path / "a", params)
+    flipped = bytearray(whole)
+    flipped[-3] ^= 1
+    arrays.write_bytes(flipped)
+    with pytest.raises(ValueError, match=r"is damaged \(its checksum is another\)"):
+        load_adapter(tmp_path / "a", params)
+    arrays.write_bytes(whole)
+    load_adapter(tmp_path / "a", params)
     arrays.unlink()
     with pytest.raises(FileNotFoundError, match=r"adapter\.safetensors does not exist"):
         load_adapter(tmp_path / "a", params)
