@@ -103,7 +103,8 @@ def measure(
         found: list[Answer] | list[Pick]
         if generator is not None:
             found = answers.ask(run, generator, asked, ids[task], task, directory / name, True)
-            metrics = answers.metrics(found, task, run)
+            score_answers = functools.partial(answers.metrics, found, task, run)
+            metrics = distributed.on_first(score_answers)
         else:
             found = _picked(run, d, asked, score)
             metrics = {

@@ -155,7 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--targets", nargs="*", default=["q_proj", "v_proj"])
     parser.add_argument("--mesh", help="bytes of each device, as data=4,fsdp=8")
-    parser.add_argument("--compile", action="store_true", help="with --mesh: the step's memory")
+    parser.add_argument(
+        "--compile", action="store_true", help="with --mesh: the step's memory, and what it gathers"
+    )
     parser.add_argument("--rows", type=int, help="of a batch; by default one a shard of it")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a row")
     parser.add_argument("--remat", choices=sorted(REMAT), default="full")
@@ -181,11 +183,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("--compile needs a --mesh, such as --mesh=fsdp=8")
     if args.mesh is not None:
         given = parts(args.model, args.method, dict(args.set), args.targets)
-        planned = plan.plan(given, args.mesh)
-        print(json.dumps(planned._asdict(), indent=2) if args.json else plan.table(planned))
+        planned, found = plan.plan(given, args.mesh), None
         if args.compile:
-            memory = plan.compiled(given, args.mesh, args.rows, args.length, args.remat)
-            print(json.dumps(memory, indent=2) if args.json else plan.memory_table(memory))
+            found = plan.compiled(given, args.mesh, args.rows, args.length, args.remat)
+        if args.json:
+            compiled = None if found is None else found._asdict()
+            print(json.dumps({**planned._asdict(), "compiled": compiled}, indent=2))
+        else:
+            print(plan.table(planned))
+            if found is not None:
+                print(plan.compiled_table(found))
         return
     counted = count(args.model, args.method, dict(args.set), args.targets)
     print(json.dumps(counted._asdict(), indent=2) if args.json else table(counted))

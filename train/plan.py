@@ -1,6 +1,7 @@
 """What each device of a mesh holds, by shapes and layouts alone."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -26,6 +27,13 @@ class Plan(NamedTuple):
     devices: int
     whole: dict[str, int]
     per_device: dict[str, int]
+
+
+class Compiled(NamedTuple):
+    """Of a compiled step: bytes of one device, and the arrays it gathers, the largest first."""
+
+    memory: dict[str, int]
+    gathered: list[tuple[int, ...]]
 
 
 def plan(parts: Parts, mesh: str) -> Plan:
@@ -91,8 +99,8 @@ def table(plan: Plan) -> str:
 
 def compiled(
     parts: Parts, mesh: str, rows: int | None = None, length: int = 1024, remat: str = "full"
-) -> dict[str, int]:
-    """Bytes of one device in a training step, as the compiler plans them here.
+) -> Compiled:
+    """A training step as the compiler plans it here.
 
     The step is lowered and compiled from abstract arguments. The plan is of the backend at hand: a
     CPU's compiler computes bfloat16 products in float32, fuses other operations and knows no flash
@@ -128,13 +136,25 @@ def compiled(
     adamw = optimizer(OptimConfig(), steps=1000)
     step: Any = make_train_step(model, parts.adapter, adamw, devices, params, state)
     with jax.set_mesh(devices):
-        found = step.lower(state, params, frozen, batch).compile().memory_analysis()
-    return {
+        program = step.lower(state, params, frozen, batch).compile()
+    found = program.memory_analysis()
+    memory = {
         "arguments": found.argument_size_in_bytes,
         "results": found.output_size_in_bytes,
         "results in place of arguments": found.alias_size_in_bytes,
         "temporary": found.temp_size_in_bytes,
     }
+    return Compiled(memory, sorted(gathered(program.as_text()), key=math.prod, reverse=True))
+
+
+def gathered(text: str) -> set[tuple[int, ...]]:
+    """The shapes of all arrays that an all-gather of a compiled program gives, from its text."""
+    lines = (_GATHER.match(line) for line in text.splitlines())
+    shapes = (shape for line in lines if line for shape in re.findall(r"\w\[([\d,]+)\]", line[1]))
+    return {tuple(map(int, shape.split(","))) for shape in shapes}
+
+
+_GATHER = re.compile(r"\s*(?:ROOT )?%\S+ = (.*?) all-gather(?:-start)?\(")
 
 
 def _batch(rows: int, length: int) -> Any:
@@ -153,8 +173,10 @@ def _placed(tree: Any, layouts: Any) -> Any:
     return jax.tree.map(place, tree, layouts)
 
 
-def memory_table(memory: dict[str, int]) -> str:
-    """A line for each kind of memory."""
+def compiled_table(compiled: Compiled) -> str:
+    """A line for each kind of memory, and the largest arrays that are gathered."""
+    largest = ", ".join("x".join(map(str, shape)) for shape in compiled.gathered[:5])
+    rows = [f"{name:<32}{size:>20,}" for name, size in compiled.memory.items()]
     device = jax.devices()[0].device_kind
-    lines = [f"the compiled step on {device}: bytes of each device"]
-    return "\n".join([*lines, *(f"{name:<32}{size:>20,}" for name, size in memory.items())])
+    head = f"the compiled step on {device}: bytes of each device"
+    return "\n".join([head, *rows, f"gathered at most: {largest or 'nothing'}"])

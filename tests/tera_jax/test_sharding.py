@@ -31,6 +31,13 @@ def test_a_mesh_size_below_one_is_refused():
         make_mesh(0, 1, 1)
 
 
+def test_several_processes_use_all_devices(monkeypatch):
+    assert make_mesh(1, 4, 1).size == 4
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match="needs 4 devices, but the 2 processes have 8"):
+        make_mesh(1, 4, 1)
+
+
 def leaf(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 

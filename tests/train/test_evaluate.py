@@ -193,6 +193,21 @@ def test_a_mesh_gives_the_same_answers(finished):
     assert found == dict(Generator(run, d, decoding)(ids))
 
 
+def test_the_mesh_of_an_evaluation_is_a_flag(finished, tmp_path, capsys):
+    _, workdir = finished
+    for name, mesh in (("one", "data=1"), ("many", "data=2,fsdp=2")):
+        call(workdir, f"--output={tmp_path / name}", "--rows=2", f"--mesh={mesh}")
+    one, many = (
+        json.loads((tmp_path / name / HELD_OUT / "loss.json").read_text())["held_out_loss"]
+        for name in ("one", "many")
+    )
+    assert many == pytest.approx(one, rel=1e-6)
+    with pytest.raises(ValueError, match="an axis 'dota'"):
+        call(workdir, f"--output={tmp_path / 'other'}", "--mesh=dota=2")
+    with pytest.raises(ValueError, match="batch_size 8 is not a multiple of mesh"):
+        call(workdir, f"--output={tmp_path / 'other'}", "--mesh=data=3")
+
+
 DIALOGUES = """\
 1 your persona: i have a red cat.
 2 hi !\thello .

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file
 
 from tera_jax import load_adapter
 from tera_jax.export import load_orbax
@@ -92,6 +93,19 @@ def test_an_output_that_is_not_empty_is_refused_before_anything_is_loaded(
     with pytest.raises(FileExistsError, match="not empty"):
         call(finished[1], kind, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_an_export_from_another_mesh_is_the_same_to_rounding(finished, tmp_path, capsys):
+    _, workdir = finished
+    for name, mesh in (("one", "data=1"), ("many", "fsdp=2,tensor=2")):
+        call(workdir, "hf", tmp_path / name, f"--mesh={mesh}")
+    one, many = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "many"))
+    assert one.keys() == many.keys()
+    changed = "model.layers.0.self_attn.q_proj.weight"
+    np.testing.assert_allclose(many[changed], one[changed], atol=1e-6)
+    plain = [key for key in one if "q_proj" not in key and "v_proj" not in key]
+    assert all(one[key].tobytes() == many[key].tobytes() for key in plain)
+    assert len(plain) < len(one)
 
 
 def test_a_directory_without_a_run_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from train.config import default, parse
         ("method.targets", ("x_proj",), ValueError, "target 'x_proj' names no linear layer"),
         ("method.tensorizations", ("32|5x7",), ValueError, r"'32\|5x7' folds a kernel \(32, 35\)"),
         ("mesh.data", 16, ValueError, "needs 16 devices, but JAX sees 8"),
-        ("mesh.tensor", 3, ValueError, "mesh axis tensor=3 does not divide an axis of length 32"),
+        ("mesh.tensor", 3, ValueError, "mesh axis tensor=3 does not divide an axis of length 16"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_by_name(tiny_config, field, value, error, message):

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from typing import NamedTuple
 
 import jax
@@ -13,12 +12,13 @@ from jax.sharding import PartitionSpec as P
 
 from tera_jax import adapt, sharding
 from tera_jax.adapter import Adapter
-from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.llama import Llama, LlamaConfig, layers
 from tera_jax.methods import METHODS
 from train import step as steps
 from train.config import OptimConfig
 from train.data import Batch
 from train.optim import optimizer
+from train.plan import gathered
 
 MESHES = [
     (data, fsdp, 8 // data // fsdp)
@@ -80,13 +80,16 @@ def adapted(method):
     return adapter, optimizer_, *jax.device_get((frozen, init(base(), frozen)))
 
 
-def trainer(method, *sizes):
+def trainer(method, *sizes, unroll=False):
     mesh = sharding.make_mesh(*sizes)
     adapter, optimizer_, frozen, state = adapted(method)
     params = jax.device_put(base(), sharding.parameter_shardings(base(), mesh))
     frozen = jax.device_put(frozen, sharding.frozen_shardings(frozen, mesh))
     state = jax.device_put(state, steps.state_shardings(state, adapter, optimizer_, mesh))
-    step = steps.make_train_step(MODEL, adapter, optimizer_, mesh, params, state)
+    if unroll:
+        params = layers.split(params)
+    model = MODEL.clone(unroll=unroll)
+    step = steps.make_train_step(model, adapter, optimizer_, mesh, params, state)
     return Trainer(mesh, adapter, state, params, frozen, step)
 
 
@@ -156,14 +159,10 @@ def test_a_frozen_network_that_is_split_has_the_same_loss_curve(monkeypatch):
     np.testing.assert_allclose(curve(many), on_one_device("tera"), rtol=5e-6)
 
 
-def gathered(text):
-    """The shapes of all arrays that an all-gather of a compiled program gives."""
-    return {
-        tuple(map(int, shape.split(",")))
-        for line in text.splitlines()
-        if (found := re.match(r"\s*(?:ROOT )?%\S+ = (.*?) all-gather(?:-start)?\(", line))
-        for shape in re.findall(r"\w\[([\d,]+)\]", found[1])
-    }
+@pytest.mark.parametrize("method", ["tera", "full"])
+def test_unrolled_layers_have_the_same_loss_curve(method):
+    losses = curve(trainer(method, 2, 2, 2, unroll=True))
+    np.testing.assert_allclose(losses, on_one_device(method), rtol=5e-6)
 
 
 def stacked(params):
@@ -177,15 +176,14 @@ def whole(text, params):
     return {shape for shape in gathered(text) if math.prod(shape) >= least}
 
 
+@pytest.mark.parametrize("unroll", [False, True], ids=["scan", "unrolled"])
 @pytest.mark.parametrize("method", ["tera", "lora"])
-def test_a_step_gathers_no_kernel_beyond_one_layer(method):
-    sharded = trainer(method, 1, 8, 1)
+def test_a_step_gathers_no_kernel_beyond_one_layer(method, unroll):
+    sharded = trainer(method, 1, 8, 1, unroll=unroll)
     shapes = gathered(text := sharded.compiled.as_text())
-    assert not whole(text, sharded.params)
+    assert not whole(text, base())
     # It is gathered, a layer at a time.
-    assert {shape[1:] for shape in stacked(sharded.params)} <= shapes | {
-        shape[::-1] for shape in shapes
-    }
+    assert {shape[1:] for shape in stacked(base())} <= shapes | {shape[::-1] for shape in shapes}
 
 
 def test_a_kernel_that_is_gathered_whole_is_seen():
@@ -198,7 +196,7 @@ def test_a_kernel_that_is_gathered_whole_is_seen():
         return jnp.sin(jax.lax.with_sharding_constraint(kernel, everywhere))
 
     text = forced.lower(kernel).compile().as_text()
-    assert whole(text, sharded.params) == {kernel.shape}
+    assert whole(text, base()) == {kernel.shape}
     assert kernel.sharding.spec == P(None, "fsdp", "tensor")
 
 

@@ -1,6 +1,7 @@
 """What a device holds, against arrays that lie on devices, and against sums by hand."""
 
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -100,11 +101,14 @@ def test_the_step_is_compiled_from_shapes(tiny, capsys):
     text = capsys.readouterr().out
     assert "the compiled step on cpu: bytes of each device" in text
     given = parts(tiny, "tera", {"parts": 2}, ["q_proj", "v_proj"])
-    memory = plan.compiled(given, "fsdp=8", length=16)
+    memory, gathered = plan.compiled(given, "fsdp=8", length=16)
+    assert "gathered at most: 64x128" in text or "gathered at most: 128x64" in text
+    assert max(map(math.prod, gathered)) == 64 * 128  # a kernel of one layer
+    assert plan.compiled(given, "data=8", length=16).gathered == []
     # The arguments are what stays on a device, the count of steps, and a row of the batch.
     batch = 4 * (16 + 3 * plan._TARGETS)
     assert memory["arguments"] == sum(plan.plan(given, "fsdp=8").per_device.values()) + 4 + batch
-    assert plan.compiled(given, "fsdp=8", length=48)["temporary"] > memory["temporary"] > 0
+    assert plan.compiled(given, "fsdp=8", length=48).memory["temporary"] > memory["temporary"] > 0
 
 
 @pytest.mark.parametrize(
