@@ -4,19 +4,22 @@ The variables of an adapted model are three collections. ``params`` is the base.
 shared sets by name under ``shared`` and, for methods that give each layer its own, arrays at the
 path of the module. ``d`` holds the trainable arrays at the path of the module. Below the path, the
 arrays stand under the name of the method.
+
+Kernels of ``params`` may be quantised (:mod:`tera_jax.quantize`): every method then sees the plain
+kernels that they stand for, one layer's at a time.
 """
 
 import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tera_jax import interceptor
+from tera_jax import interceptor, quantize
 from tera_jax.frozen import seed_key
 from tera_jax.methods import METHODS, Method, NotMergeableError, Site, entry, full
 from tera_jax.methods.prompt import PromptMethod
@@ -25,6 +28,18 @@ from tera_jax.sites import choose, embeddings, get, linear_layers, put
 SHARED = "shared"
 
 Variables = Mapping[str, Any]
+
+
+class MergeError(NamedTuple):
+    """What quantising merged kernels lost, as Frobenius norms over those of the merged kernels.
+
+    Attributes:
+        kernels: for each adapted layer, by its path with slashes, an array over its stack.
+        total: of all of them together.
+    """
+
+    kernels: dict[str, jax.Array]
+    total: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,9 +128,27 @@ class Adapter(abc.ABC):
     def merge(self, variables: Variables) -> Any:
         """``params`` that alone do what the adapted model does, summed in float32, rounded once.
 
+        None of them is quantised: all kernels have the type that they were quantised from.
+
         Raises:
             NotMergeableError: when no weights do.
         """
+
+    def merge_quantized(self, variables: Variables) -> tuple[Any, MergeError]:
+        """``params`` as quantised as the base, with what the adapter does merged into them.
+
+        The kernels are dequantised and summed in float32 and quantised again, in the base's kind
+        and blocks. Kernels that are not adapted, or not quantised, are as :meth:`merge` and the
+        base have them.
+
+        Returns:
+            The parameters, and the error that the second quantisation made.
+
+        Raises:
+            NotMergeableError: when no weights do what the adapted model does.
+            ValueError: when no adapted kernel is quantised.
+        """
+        raise NotMergeableError(f"{self.name} changes no kernel; serve base and adapter together")
 
 
 class KernelAdapter(Adapter):
@@ -154,7 +187,11 @@ class KernelAdapter(Adapter):
             name = method.frozen_set(site)
             if name is None:
                 keys = _stack_keys(seed_key(method.seed, site.name), site)
-                own = _over_stack(method.init_frozen, site)(keys, _matrices(params, site))
+
+                def draw(key: Any, kernel: Any) -> Any:
+                    return method.init_frozen(key, quantize.dequantize(kernel))
+
+                own = _over_stack(draw, site)(keys, _matrices(params, site))
                 if jax.tree.leaves(own):
                     put(frozen, (*site.path, self.name), own)
             elif name not in frozen.get(SHARED, {}):
@@ -173,7 +210,8 @@ class KernelAdapter(Adapter):
             shared, own = self._frozen(method, frozen, site)
 
             def init(key: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
-                return method.init_d(key, kernel, own if shared is None else shared)
+                frozen = own if shared is None else shared
+                return method.init_d(key, quantize.dequantize(kernel), frozen)
 
             each = _over_stack(init, site)(keys, _matrices(params, site), own)
             put(d, (*site.path, self.name), each)
@@ -188,13 +226,22 @@ class KernelAdapter(Adapter):
         params = _with_kernels(variables["params"], built or {}, self.sites)
         sites = tuple(site for site in self.sites if not _holds(built or {}, site))
         seam = interceptor.kernels(self.method, sites, self.name, shared)
-        with nn.intercept_methods(seam):
+        # The first of the two sees a layer first, and the other the layers that it leaves alone.
+        with nn.intercept_methods(seam), nn.intercept_methods(interceptor.dequantized):
             return model.apply({**variables, "params": params, "frozen": frozen}, *args, **kwargs)
 
     def build(self, variables: Variables, tokens: int) -> dict[str, Any]:
-        """Those of the sites whose kernel the method would make; see :class:`Method`."""
-        method = self.method
-        sites = [site for site in self.sites if method.builds(site.kernel_shape, tokens)]
+        """Those of the sites whose kernel the method would make; see :class:`Method`.
+
+        None of a quantised base: they would be the copy of its kernels that it is to do without.
+        """
+        method, params = self.method, variables["params"]
+        sites = [
+            site
+            for site in self.sites
+            if method.builds(site.kernel_shape, tokens)
+            and not quantize.is_quantized(get(params, (*site.path, "kernel")))
+        ]
 
         def make(frozen: Any, d: Any, kernel: Any) -> Any:
             return method.build(frozen, d, kernel, kernel.dtype)
@@ -204,24 +251,63 @@ class KernelAdapter(Adapter):
     def merge(self, variables: Variables) -> Any:
         """Layer after layer of a stack, so that one layer's ΔW stands in memory at a time."""
         made = self._kernels(variables, self.sites, self.method.merge)
-        return _with_kernels(variables["params"], made, self.sites)
+        return quantize.dequantize(_with_kernels(variables["params"], made, self.sites))
+
+    def merge_quantized(self, variables: Variables) -> tuple[Any, MergeError]:
+        """Layer after layer, as :meth:`merge`."""
+        params, method = variables["params"], self.method
+        sites = [
+            site
+            for site in self.sites
+            if quantize.is_quantized(get(params, (*site.path, "kernel")))
+        ]
+        if not sites:
+            raise ValueError("no adapted kernel is quantised; merge() merges into a plain base")
+        made = self._kernels(
+            variables, [site for site in self.sites if site not in sites], method.merge
+        )
+        squares: dict[str, tuple[Any, Any]] = {}
+        for site in sites:
+            base = get(params, (*site.path, "kernel"))
+
+            def make(frozen: Any, d: Any, kernel: Any, base: Any = base) -> Any:
+                merged = method.merge(frozen, d, kernel.dequantize(jnp.float32))
+                kept = quantize.quantize_kernel(merged, base.kind, base.block)
+                lost = kept.dequantize() - merged
+                return dataclasses.replace(kept, dtype=base.dtype), _square(lost), _square(merged)
+
+            kept, *sums = self._over_layers(make, variables, site)
+            put(made, (*site.path, "kernel"), kept)
+            squares[site.name] = (sums[0], sums[1])
+        kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
+        totals = [sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True)]
+        error = MergeError(kernels, jnp.sqrt(totals[0] / totals[1]))
+        return _with_kernels(params, made, self.sites), error
 
     def _kernels(
         self, variables: Variables, sites: Sequence[Site], make: Callable[..., Any]
     ) -> dict[str, Any]:
         """``make(frozen, d, kernel)`` of every layer of the sites, as a part of ``params``."""
+
+        def plain(frozen: Any, d: Any, kernel: Any) -> Any:
+            return make(frozen, d, quantize.dequantize(kernel))
+
         made: dict[str, Any] = {}
         for site in sites:
-            shared, own = self._frozen(self.method, variables["frozen"], site)
-
-            def one(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
-                return make(own if shared is None else shared, d, kernel)
-
-            d = get(variables["d"], (*site.path, self.name))
-            kernels = _over_stack(one, site)(d, _matrices(variables["params"], site), own)
             shape = get(variables["params"], (*site.path, "kernel")).shape
-            put(made, (*site.path, "kernel"), kernels.reshape(shape))
+            kernels = self._over_layers(plain, variables, site).reshape(shape)
+            put(made, (*site.path, "kernel"), kernels)
         return made
+
+    def _over_layers(self, make: Callable[..., Any], variables: Variables, site: Site) -> Any:
+        """``make(frozen, d, kernel)`` of every layer of a site; the kernel may be quantised."""
+        shared, own = self._frozen(self.method, variables["frozen"], site)
+
+        def one(d: Any, kernel: Any, own: Any) -> Any:
+            return make(own if shared is None else shared, d, kernel)
+
+        d = get(variables["d"], (*site.path, self.name))
+        return _over_stack(one, site)(d, _matrices(variables["params"], site), own)
 
     def _frozen(self, method: Method, frozen: Variables, site: Site) -> tuple[Any, Any]:
         """The set that the site shares, or else its own arrays, stacked like the kernel."""
@@ -267,7 +353,8 @@ class PromptAdapter(Adapter):
         """Virtual tokens read the trained embeddings; a row without any gives the base's."""
         del built  # none
         (site,) = self.sites
-        with nn.intercept_methods(interceptor.virtual_tokens(self.method, site, self.name)):
+        seam = interceptor.virtual_tokens(self.method, site, self.name)
+        with nn.intercept_methods(seam), nn.intercept_methods(interceptor.dequantized):
             return model.apply(variables, *args, **kwargs)
 
     def merge(self, variables: Variables) -> Any:
@@ -283,8 +370,17 @@ class FullAdapter(Adapter):
     def init_d(
         self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
     ) -> dict[str, Any]:
-        """A float32 copy of the base."""
+        """A float32 copy of the base.
+
+        Raises:
+            ValueError: when the base is quantised.
+        """
         del frozen, seed
+        if quantize.any_quantized(params):
+            raise ValueError(
+                "full fine-tuning trains the base's own weights, and these are quantised; load "
+                "them with quantize 'none', or choose another method"
+            )
         return full.init_d(dict(params))
 
     def apply(
@@ -389,7 +485,15 @@ def _with_kernels(params: Variables, made: Variables, sites: Sequence[Site]) -> 
 
 def _matrices(params: Variables, site: Site) -> Any:
     """The kernels as (stack..., in, out)."""
-    return get(params, (*site.path, "kernel")).reshape(*site.stack, *site.kernel_shape)
+    kernel = get(params, (*site.path, "kernel"))
+    if quantize.is_quantized(kernel):
+        return kernel
+    return kernel.reshape(*site.stack, *site.kernel_shape)
+
+
+def _square(array: jax.Array) -> jax.Array:
+    """The square of its Frobenius norm."""
+    return jnp.sum(jnp.square(array))
 
 
 def _stack_keys(key: Any, site: Site) -> Any:

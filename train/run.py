@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from tera_jax import sharding
+from tera_jax import quantize, sharding
 from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
@@ -60,6 +60,8 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         dtype=jnp.dtype(config.model.dtype),
         mesh=mesh,
         remat=config.model.remat,
+        quantize=config.model.quantize,
+        block=config.model.block,
     )
     adapter = make_adapter(config, model)
     replicated = sharding.replicated(mesh)
@@ -124,9 +126,10 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
 def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """Variables and the function that applies them, for inference.
 
-    A method that can be merged is merged first, which makes it as fast as the base.
+    A method that can be merged is merged first, which makes it as fast as the base. A quantised
+    base stays as it is: merged it would take the memory that it was quantised to save.
     """
-    if run.adapter.mergeable:
+    if run.adapter.mergeable and not quantize.any_quantized(run.params):
         return {"params": jax.jit(run.adapter.merge)(run.variables(d))}, run.model.apply
     return run.variables(d), _apply(run.adapter, run.model)
 
@@ -138,12 +141,13 @@ def _apply(adapter: Adapter, model: Llama) -> Callable[..., Any]:
 
 def describe(run: Run) -> str:
     """One paragraph: the base, the devices, the method and its counts."""
-    base = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    base = quantize.size(run.params)
+    kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
     state = jax.eval_shape(lambda: start(run, steps=1)[0])
     trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
-        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}\n"
+        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
         f"mesh {shape} on {jax.devices()[0].device_kind}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
         f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
