@@ -13,7 +13,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -28,18 +28,6 @@ from tera_jax.sites import choose, embeddings, get, linear_layers, put
 SHARED = "shared"
 
 Variables = Mapping[str, Any]
-
-
-class MergeError(NamedTuple):
-    """What quantising merged kernels lost, as Frobenius norms over those of the merged kernels.
-
-    Attributes:
-        kernels: for each adapted layer, by its path with slashes, an array over its stack.
-        total: of all of them together.
-    """
-
-    kernels: dict[str, jax.Array]
-    total: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,22 +121,6 @@ class Adapter(abc.ABC):
         Raises:
             NotMergeableError: when no weights do.
         """
-
-    def merge_quantized(self, variables: Variables) -> tuple[Any, MergeError]:
-        """``params`` as quantised as the base, with what the adapter does merged into them.
-
-        The kernels are dequantised and summed in float32 and quantised again, in the base's kind
-        and blocks. Kernels that are not adapted, or not quantised, are as :meth:`merge` and the
-        base have them.
-
-        Returns:
-            The parameters, and the error that the second quantisation made.
-
-        Raises:
-            NotMergeableError: when no weights do what the adapted model does.
-            ValueError: when no adapted kernel is quantised.
-        """
-        raise NotMergeableError(f"{self.name} changes no kernel; serve base and adapter together")
 
 
 class KernelAdapter(Adapter):
@@ -253,37 +225,6 @@ class KernelAdapter(Adapter):
         made = self._kernels(variables, self.sites, self.method.merge)
         return quantize.dequantize(_with_kernels(variables["params"], made, self.sites))
 
-    def merge_quantized(self, variables: Variables) -> tuple[Any, MergeError]:
-        """Layer after layer, as :meth:`merge`."""
-        params, method = variables["params"], self.method
-        sites = [
-            site
-            for site in self.sites
-            if quantize.is_quantized(get(params, (*site.path, "kernel")))
-        ]
-        if not sites:
-            raise ValueError("no adapted kernel is quantised; merge() merges into a plain base")
-        made = self._kernels(
-            variables, [site for site in self.sites if site not in sites], method.merge
-        )
-        squares: dict[str, tuple[Any, Any]] = {}
-        for site in sites:
-            base = get(params, (*site.path, "kernel"))
-
-            def make(frozen: Any, d: Any, kernel: Any, base: Any = base) -> Any:
-                merged = method.merge(frozen, d, kernel.dequantize(jnp.float32))
-                kept = quantize.quantize_kernel(merged, base.kind, base.block)
-                lost = kept.dequantize() - merged
-                return dataclasses.replace(kept, dtype=base.dtype), _square(lost), _square(merged)
-
-            kept, *sums = self._over_layers(make, variables, site)
-            put(made, (*site.path, "kernel"), kept)
-            squares[site.name] = (sums[0], sums[1])
-        kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
-        totals = [sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True)]
-        error = MergeError(kernels, jnp.sqrt(totals[0] / totals[1]))
-        return _with_kernels(params, made, self.sites), error
-
     def _kernels(
         self, variables: Variables, sites: Sequence[Site], make: Callable[..., Any]
     ) -> dict[str, Any]:
@@ -295,12 +236,15 @@ class KernelAdapter(Adapter):
         made: dict[str, Any] = {}
         for site in sites:
             shape = get(variables["params"], (*site.path, "kernel")).shape
-            kernels = self._over_layers(plain, variables, site).reshape(shape)
+            kernels = self.over_layers(plain, variables, site).reshape(shape)
             put(made, (*site.path, "kernel"), kernels)
         return made
 
-    def _over_layers(self, make: Callable[..., Any], variables: Variables, site: Site) -> Any:
-        """``make(frozen, d, kernel)`` of every layer of a site; the kernel may be quantised."""
+    def over_layers(self, make: Callable[..., Any], variables: Variables, site: Site) -> Any:
+        """``make(frozen, d, kernel)`` of every layer of a site, one at a time, stacked.
+
+        The kernel is as ``params`` have it, (in, out) and perhaps quantised.
+        """
         shared, own = self._frozen(self.method, variables["frozen"], site)
 
         def one(d: Any, kernel: Any, own: Any) -> Any:
@@ -489,11 +433,6 @@ def _matrices(params: Variables, site: Site) -> Any:
     if quantize.is_quantized(kernel):
         return kernel
     return kernel.reshape(*site.stack, *site.kernel_shape)
-
-
-def _square(array: jax.Array) -> jax.Array:
-    """The square of its Frobenius norm."""
-    return jnp.sum(jnp.square(array))
 
 
 def _stack_keys(key: Any, site: Site) -> Any:

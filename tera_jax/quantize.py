@@ -49,6 +49,8 @@ NF4 = (
 """The code book of nf4, in the order of its codes."""
 _INT4 = (*range(8), *range(-8, 0))
 """That of int4, in two's complement."""
+_LIMIT = {"int8": 127.5, "int4": 7.5, "nf4": 1.0}
+"""The outermost code, or its outer edge where codes are integers."""
 
 
 @flax.struct.dataclass
@@ -99,11 +101,9 @@ class QuantizedKernel:
         if self.kind != "int8":
             halves = jnp.asarray([0, 4], jnp.uint8).reshape(2, 1)
             codes = (codes[..., None, :] >> halves[(None,) * (codes.ndim - 1)]) & 15
-            book = jnp.asarray(NF4 if self.kind == "nf4" else _INT4, jnp.float32)
-            codes = book.at[codes].get(mode="promise_in_bounds")
+        blocks = codes.reshape(*self.scales.shape[:-1], -1, self.shape[-1])
         scales = self.scales.astype(jnp.float32)[..., None, :]
-        blocks = codes.reshape(*self.scales.shape[:-1], -1, self.shape[-1]).astype(jnp.float32)
-        kernel = (blocks * scales).reshape(self.shape)
+        kernel = (_values(blocks, self.kind) * scales).reshape(self.shape)
         return kernel.astype(self.dtype if dtype is None else dtype)
 
 
@@ -139,8 +139,10 @@ def dequantize(tree: Any, dtype: Any = None) -> Any:
 def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> QuantizedKernel:
     """One kernel, or a stack of them, one after the other.
 
-    The largest magnitude of a block falls on the outermost code (``nf4``) or on its outer edge (the
-    integers, as in qwix); the scale is rounded before the codes are chosen, each the nearest.
+    The scale is that of a block's largest magnitude, which falls on the outermost code (``nf4``) or
+    on its outer edge (the integers, as in qwix). It is rounded before the codes are chosen, each
+    the nearest. (Smaller and negative scales give 4 bits a smaller squared error, by a fifth, and a
+    higher loss.)
 
     Args:
         kernel: (..., I, O), floating.
@@ -160,11 +162,9 @@ def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantiz
         return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
     rows, columns = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows // block, block, columns)
-    limit = {"int8": 127.5, "int4": 7.5, "nf4": 1.0}[kind]
-    scales = (jnp.max(jnp.abs(blocks), axis=1) / limit).astype(jnp.bfloat16)
+    scales = (jnp.max(jnp.abs(blocks), axis=1) / _LIMIT[kind]).astype(jnp.bfloat16)
     divisors = scales.astype(jnp.float32)[:, None]
-    blocks = blocks / jnp.where(divisors > 0, divisors, 1)
-    codes = _codes(blocks, kind).reshape(rows, columns)
+    codes = _codes(blocks / jnp.where(divisors == 0, 1, divisors), kind).reshape(rows, columns)
     if kind != "int8":
         pairs = codes.reshape(rows // 2, 2, columns)
         codes = pairs[:, 0] | (pairs[:, 1] << 4)
@@ -182,6 +182,14 @@ def _codes(scaled: jax.Array, kind: str) -> jax.Array:
     last = 127 if kind == "int8" else 7
     codes = jnp.clip(jnp.round(scaled), -last - 1, last).astype(jnp.int8)
     return codes if kind == "int8" else codes.astype(jnp.uint8) & 15
+
+
+def _values(codes: jax.Array, kind: str) -> jax.Array:
+    """What codes stand for, float32."""
+    if kind == "int8":
+        return codes.astype(jnp.float32)
+    book = jnp.asarray(NF4 if kind == "nf4" else _INT4, jnp.float32)
+    return book.at[codes].get(mode="promise_in_bounds")
 
 
 def check(kind: str, block: int) -> None:
