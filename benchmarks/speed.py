@@ -2,6 +2,7 @@ r"""A training step beside PyTorch PEFT's on one GPU: tokens a second, memory, t
 
     python -m benchmarks.speed --model=llama-2-7b --rows=32 --length=256 --anchors
     python -m benchmarks.speed --model=llama-2-7b --layers=8 --sweep=tokens
+    python -m benchmarks.speed --model=llama-2-7b --quantize=nf4 --remat=full --cases frozen tera
     python -m benchmarks.speed --model=llama-2-7b --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf --anchors
     python -m benchmarks.speed --model=tiny --rows=4 --length=64        # make bench
@@ -37,6 +38,7 @@ from benchmarks.steps import ALL, FROZEN, QV, TINY, Bench, Case, Found, matmul_r
 from configs.commonsense import get_config
 from tera_jax.llama import load_tokenizer
 from tera_jax.methods import METHODS
+from tera_jax.quantize import BLOCK, KINDS
 from train import records
 from train.config import parse
 from train.data import Batch, Example, Stream, tokenize
@@ -240,6 +242,8 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
+    parser.add_argument("--quantize", choices=["none", *KINDS], default="none", help="the base")
+    parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base")
     parser.add_argument("--cases", nargs="+", help="such as frozen lora tera tera:ahead")
     parser.add_argument("--sweep", choices=["tokens", "order", "targets", "methods"])
     parser.add_argument(
@@ -275,7 +279,8 @@ def main() -> None:
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     rate = matmul_rate(8192 if on_gpu else 512, dtype)
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)
-    bench = Bench(shape, dtype, args.steps, args.profile)
+    base = args.quantize, args.block
+    bench = Bench(shape, dtype, args.steps, args.profile, *base)
     if args.sweep:
         hidden = bench.config.hidden_size
         cases = list(sweep(args.sweep, args.rows, args.length, hidden, args.remat))

@@ -17,8 +17,9 @@ import optax
 
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
-from tera_jax import adapt, contraction, sharding
+from tera_jax import adapt, contraction, quantize, sharding
 from tera_jax.adapter import Adapter
+from tera_jax.interceptor import dequantized
 from tera_jax.llama import Llama, layers
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.methods import NotMergeableError
@@ -119,7 +120,7 @@ class _Bias(Adapter):
                 y = y + bias_D.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
             return y
 
-        with nn.intercept_methods(interceptor):
+        with nn.intercept_methods(interceptor), nn.intercept_methods(dequantized):
             return model.apply({"params": variables["params"]}, *args, **kwargs)
 
     def merge(self, variables: Any) -> Any:
@@ -172,14 +173,22 @@ class Bench:
     """One base, on one device, and the steps that are measured on it."""
 
     def __init__(
-        self, shape: dict[str, Any], dtype: Any, steps: int, profile: bool = False
+        self,
+        shape: dict[str, Any],
+        dtype: Any,
+        steps: int,
+        profile: bool = False,
+        kind: str = "none",
+        block: int = quantize.BLOCK,
     ) -> None:
         self.config = LlamaConfig.from_hf(shape)
         self._dtype, self._steps, self._profile = dtype, steps, profile
         self._mesh = sharding.make_mesh(1, 1, 1)
         model, tokens_BL = Llama(self.config, dtype=dtype), jnp.zeros((1, 2), jnp.int32)
         self._params = jax.jit(lambda: model.init(jax.random.key(0), tokens_BL)["params"])()
-        self.size = sum(leaf.size for leaf in jax.tree.leaves(self._params))
+        if kind != "none":
+            self._params = quantize.quantize(self._params, kind, block)
+        self.size = quantize.size(self._params)
 
     def _arrange(self, loop: bool) -> None:
         """The parameters as the case wants them: a stack for a loop, else a list."""

@@ -4,6 +4,9 @@ The variables of an adapted model are three collections. ``params`` is the base.
 shared sets by name under ``shared`` and, for methods that give each layer its own, arrays at the
 path of the module. ``d`` holds the trainable arrays at the path of the module. Below the path, the
 arrays stand under the name of the method.
+
+Kernels of ``params`` may be quantised (:mod:`tera_jax.quantize`): every method then sees the plain
+kernels that they stand for, one layer's at a time.
 """
 
 import abc
@@ -16,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tera_jax import interceptor
+from tera_jax import interceptor, quantize
 from tera_jax.frozen import seed_key
 from tera_jax.methods import METHODS, Method, NotMergeableError, Site, entry, full
 from tera_jax.methods.prompt import PromptMethod
@@ -113,6 +116,8 @@ class Adapter(abc.ABC):
     def merge(self, variables: Variables) -> Any:
         """``params`` that alone do what the adapted model does, summed in float32, rounded once.
 
+        None of them is quantised: all kernels have the type that they were quantised from.
+
         Raises:
             NotMergeableError: when no weights do.
         """
@@ -154,7 +159,11 @@ class KernelAdapter(Adapter):
             name = method.frozen_set(site)
             if name is None:
                 keys = _stack_keys(seed_key(method.seed, site.name), site)
-                own = _over_stack(method.init_frozen, site)(keys, _matrices(params, site))
+
+                def draw(key: Any, kernel: Any) -> Any:
+                    return method.init_frozen(key, quantize.dequantize(kernel))
+
+                own = _over_stack(draw, site)(keys, _matrices(params, site))
                 if jax.tree.leaves(own):
                     put(frozen, (*site.path, self.name), own)
             elif name not in frozen.get(SHARED, {}):
@@ -173,7 +182,8 @@ class KernelAdapter(Adapter):
             shared, own = self._frozen(method, frozen, site)
 
             def init(key: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
-                return method.init_d(key, kernel, own if shared is None else shared)
+                frozen = own if shared is None else shared
+                return method.init_d(key, quantize.dequantize(kernel), frozen)
 
             each = _over_stack(init, site)(keys, _matrices(params, site), own)
             put(d, (*site.path, self.name), each)
@@ -189,13 +199,22 @@ class KernelAdapter(Adapter):
         sites = tuple(site for site in self.sites if not _holds(built or {}, site))
         dtype = getattr(model, "dtype", None)
         seam = interceptor.kernels(self.method, sites, self.name, shared, dtype)
-        with nn.intercept_methods(seam):
+        # The first of the two sees a layer first, and the other the layers that it leaves alone.
+        with nn.intercept_methods(seam), nn.intercept_methods(interceptor.dequantized):
             return model.apply({**variables, "params": params, "frozen": frozen}, *args, **kwargs)
 
     def build(self, variables: Variables, tokens: int) -> dict[str, Any]:
-        """Those of the sites whose kernel the method would make; see :class:`Method`."""
-        method = self.method
-        sites = [site for site in self.sites if method.builds(site.kernel_shape, tokens)]
+        """Those of the sites whose kernel the method would make; see :class:`Method`.
+
+        None of a quantised base: they would be the copy of its kernels that it is to do without.
+        """
+        method, params = self.method, variables["params"]
+        sites = [
+            site
+            for site in self.sites
+            if method.builds(site.kernel_shape, tokens)
+            and not quantize.is_quantized(get(params, (*site.path, "kernel")))
+        ]
 
         def make(frozen: Any, d: Any, kernel: Any) -> Any:
             return method.build(frozen, d, kernel, kernel.dtype)
@@ -205,24 +224,35 @@ class KernelAdapter(Adapter):
     def merge(self, variables: Variables) -> Any:
         """Layer after layer of a stack, so that one layer's ΔW stands in memory at a time."""
         made = self._kernels(variables, self.sites, self.method.merge)
-        return _with_kernels(variables["params"], made, self.sites)
+        return quantize.dequantize(_with_kernels(variables["params"], made, self.sites))
 
     def _kernels(
         self, variables: Variables, sites: Sequence[Site], make: Callable[..., Any]
     ) -> dict[str, Any]:
         """``make(frozen, d, kernel)`` of every layer of the sites, as a part of ``params``."""
+
+        def plain(frozen: Any, d: Any, kernel: Any) -> Any:
+            return make(frozen, d, quantize.dequantize(kernel))
+
         made: dict[str, Any] = {}
         for site in sites:
-            shared, own = self._frozen(self.method, variables["frozen"], site)
-
-            def one(d: Any, kernel: Any, own: Any, shared: Any = shared) -> Any:
-                return make(own if shared is None else shared, d, kernel)
-
-            d = get(variables["d"], (*site.path, self.name))
-            kernels = _over_stack(one, site)(d, _matrices(variables["params"], site), own)
             shape = get(variables["params"], (*site.path, "kernel")).shape
-            put(made, (*site.path, "kernel"), kernels.reshape(shape))
+            kernels = self.over_layers(plain, variables, site).reshape(shape)
+            put(made, (*site.path, "kernel"), kernels)
         return made
+
+    def over_layers(self, make: Callable[..., Any], variables: Variables, site: Site) -> Any:
+        """``make(frozen, d, kernel)`` of every layer of a site, one at a time, stacked.
+
+        The kernel is as ``params`` have it, (in, out) and perhaps quantised.
+        """
+        shared, own = self._frozen(self.method, variables["frozen"], site)
+
+        def one(d: Any, kernel: Any, own: Any) -> Any:
+            return make(own if shared is None else shared, d, kernel)
+
+        d = get(variables["d"], (*site.path, self.name))
+        return _over_stack(one, site)(d, _matrices(variables["params"], site), own)
 
     def _frozen(self, method: Method, frozen: Variables, site: Site) -> tuple[Any, Any]:
         """The set that the site shares, or else its own arrays, stacked like the kernel."""
@@ -268,7 +298,8 @@ class PromptAdapter(Adapter):
         """Virtual tokens read the trained embeddings; a row without any gives the base's."""
         del built  # none
         (site,) = self.sites
-        with nn.intercept_methods(interceptor.virtual_tokens(self.method, site, self.name)):
+        seam = interceptor.virtual_tokens(self.method, site, self.name)
+        with nn.intercept_methods(seam), nn.intercept_methods(interceptor.dequantized):
             return model.apply(variables, *args, **kwargs)
 
     def merge(self, variables: Variables) -> Any:
@@ -284,8 +315,17 @@ class FullAdapter(Adapter):
     def init_d(
         self, params: Variables, frozen: Variables, seed: int | jax.Array = 0
     ) -> dict[str, Any]:
-        """A float32 copy of the base."""
+        """A float32 copy of the base.
+
+        Raises:
+            ValueError: when the base is quantised.
+        """
         del frozen, seed
+        if quantize.any_quantized(params):
+            raise ValueError(
+                "full fine-tuning trains the base's own weights, and these are quantised; load "
+                "them with quantize 'none', or choose another method"
+            )
         return full.init_d(dict(params))
 
     def apply(
@@ -390,7 +430,10 @@ def _with_kernels(params: Variables, made: Variables, sites: Sequence[Site]) -> 
 
 def _matrices(params: Variables, site: Site) -> Any:
     """The kernels as (stack..., in, out)."""
-    return get(params, (*site.path, "kernel")).reshape(*site.stack, *site.kernel_shape)
+    kernel = get(params, (*site.path, "kernel"))
+    if quantize.is_quantized(kernel):
+        return kernel
+    return kernel.reshape(*site.stack, *site.kernel_shape)
 
 
 def _stack_keys(key: Any, site: Site) -> Any:

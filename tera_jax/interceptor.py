@@ -15,8 +15,11 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.linen.module import InterceptorContext
 
+from tera_jax import quantize
 from tera_jax.methods import Method, Site
+from tera_jax.methods.lora import linear
 from tera_jax.methods.prompt import PromptMethod
+from tera_jax.sites import is_linear
 
 Interceptor = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
@@ -56,10 +59,42 @@ def kernels(
         # A method without frozen arrays has nothing there to see.
         seen = module.has_variable("frozen", name)
         own: Any = module.get_variable("frozen", name) if seen else {}
-        sets = (own, own) if key is None else (shared[key], rounded[key])
-        return _linear(module, method, *sets, d, *args, **kwargs)
+        frozen, near = (own, own) if key is None else (shared[key], rounded[key])
+        return _linear(
+            module,
+            lambda kernel: method.merge(frozen, d, kernel),
+            lambda kernel, x, dropout: method.apply(near, d, kernel, x, dropout),
+            *args,
+            **kwargs,
+        )
 
     return interceptor
+
+
+def dequantized(
+    next_fun: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: InterceptorContext,
+) -> Any:
+    """An interceptor under which a quantised kernel reads as the plain one that it stands for.
+
+    It is made where the layer multiplies by it, so that under a scan one layer's stands in memory.
+
+    Example:
+        >>> with nn.intercept_methods(dequantized):
+        ...     logits_BLV, _ = model.apply({"params": quantised}, tokens_BL)
+    """
+    module = context.module
+    if (
+        context.method_name != "__call__"
+        or not is_linear(module)
+        or not quantize.is_quantized(module.get_variable("params", "kernel"))
+    ):
+        return next_fun(*args, **kwargs)
+    return _linear(
+        module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), *args, **kwargs
+    )
 
 
 def virtual_tokens(method: PromptMethod, site: Site, name: str) -> Interceptor:
@@ -88,27 +123,28 @@ def _narrowed(array: jax.Array, dtype: Any) -> jax.Array:
     return array.astype(dtype) if array.dtype.itemsize > jnp.dtype(dtype).itemsize else array
 
 
-def _linear(
-    module: Any, method: Method, frozen: Any, rounded: Any, d: Any, inputs: Any
-) -> jax.Array:
-    """``module(inputs)`` of a linear layer, with the adapted kernel in the place of its own.
+def _linear(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], inputs: Any) -> Any:
+    """``module(inputs)`` of a linear layer, with an adapted kernel in the place of its own.
 
-    ``rounded`` is ``frozen`` in the type of the hidden states.
+    Args:
+        module: the layer.
+        merge: kernel -> adapted kernel.
+        apply: (kernel, x, dropout) -> x times the adapted kernel.
+        inputs: of the layer.
     """
     bias = module.get_variable("params", "bias") if module.use_bias else None
-    kernel = module.get_variable("params", "kernel")
+    kernel = quantize.dequantize(module.get_variable("params", "kernel"))
     # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
     x, _, bias = promote_dtype(inputs, kernel, bias, dtype=module.dtype)
     features = kernel.shape[1:]
     matrix = kernel.reshape(kernel.shape[0], -1)
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
-        y = method.apply(rounded, d, matrix, x, dropout)
+        y = apply(matrix, x, dropout)
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
-        merged = method.merge(frozen, d, matrix).astype(x.dtype)
-        y = dot_general(x, merged, contract, precision=module.precision)
+        y = dot_general(x, merge(matrix).astype(x.dtype), contract, precision=module.precision)
     y = y.reshape(*x.shape[:-1], *features)
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
 

@@ -19,15 +19,16 @@ REPLICATED_BYTES = 2**28
 """A frozen array of more bytes is split over ``fsdp`` (:func:`frozen_shardings`): 256 MiB."""
 
 # Path of a parameter below `params` -> its layout. A leading None is the axis of scanned layers.
+# The values and the scales of a quantised kernel are laid out like the kernel.
 _PARAMETERS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding", P("tensor", "fsdp")),
     (r"lm_head/kernel", P("fsdp", "tensor")),
-    (r"layers/self_attn/[qkv]_proj/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/self_attn/[qkv]_proj/kernel(/values|/scales)?", P(None, "fsdp", "tensor")),
     (r"layers/self_attn/[qkv]_proj/bias", P(None, "tensor")),
-    (r"layers/self_attn/o_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/self_attn/o_proj/kernel(/values|/scales)?", P(None, "tensor", "fsdp")),
     (r"layers/self_attn/[qk]_norm/scale", P(None, None)),
-    (r"layers/mlp/(gate|up)_proj/kernel", P(None, "fsdp", "tensor")),
-    (r"layers/mlp/down_proj/kernel", P(None, "tensor", "fsdp")),
+    (r"layers/mlp/(gate|up)_proj/kernel(/values|/scales)?", P(None, "fsdp", "tensor")),
+    (r"layers/mlp/down_proj/kernel(/values|/scales)?", P(None, "tensor", "fsdp")),
     (r"layers/(input|post_attention)_layernorm/scale", P(None, None)),
     (r"norm/scale", P(None)),
 )
@@ -122,7 +123,7 @@ def parameter_shardings(params: Mapping[str, Any], mesh: Mesh | AbstractMesh) ->
 
 
 def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    name = "/".join(str(getattr(key, "key", key)) for key in path)
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
     spec = next((spec for row, spec in _PARAMETERS if re.fullmatch(row, name)), None)
     if spec is None or len(spec) != leaf.ndim:
         raise ValueError(
@@ -131,9 +132,10 @@ def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> Na
         )
     for size, axis in zip(leaf.shape, spec, strict=True):
         if axis is not None and size % mesh.shape[axis]:
+            other = ", or smaller blocks" if name.endswith("/scales") else ""
             raise ValueError(
                 f"mesh axis {axis}={mesh.shape[axis]} does not divide an axis of length {size} "
-                f"of parameter {name!r} {leaf.shape}; choose a divisor of {size}"
+                f"of parameter {name!r} {leaf.shape}; choose a divisor of {size}{other}"
             )
     return NamedSharding(mesh, spec)
 

@@ -15,6 +15,7 @@ from ml_collections.config_dict import placeholder
 from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.methods import METHODS, entry
+from tera_jax.quantize import BLOCK
 from train import tasks
 
 EXPORTS = ("adapter", "peft", "hf", "orbax")
@@ -30,14 +31,18 @@ class ModelConfig:
         remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
             weights) or ``full`` (each layer).
         unroll: train with the layers one after the other in place of a loop: faster steps, longer
-            to compile. None does so on a GPU, unless ``remat`` is ``full``, which saves little
-            memory without a loop.
+            to compile. None does so on a GPU.
+        quantize: how the linear layers of the decoder are kept, to be read as ``dtype``: ``none``
+            (as they are), ``int8``, ``int4`` or ``nf4``.
+        block: consecutive inputs of a quantised layer that share a scale.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "dots"
     unroll: bool | None = None
+    quantize: Literal["none", "int8", "int4", "nf4"] = "none"
+    block: int = BLOCK
 
 
 @dataclasses.dataclass(frozen=True)
@@ -398,6 +403,14 @@ def _check(config: Config) -> None:
         raise ValueError(
             f"config.loop.batch_size {config.loop.batch_size} is not a multiple of loop.accumulate "
             f"x mesh data x fsdp = {config.loop.accumulate * shards}"
+        )
+    if config.model.block < 2 or config.model.block % 2:
+        raise ValueError(f"config.model.block is {config.model.block}; it must be even, at least 2")
+    if config.model.quantize != "none" and METHODS[config.method.name].adapts == "all":
+        raise ValueError(
+            f"config.method.name {config.method.name!r} trains the base's own weights, which "
+            f"config.model.quantize {config.model.quantize!r} does not keep; set it to 'none', or "
+            "choose another method"
         )
     tasks.task(config.evaluate.task)
     for name in config.export:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from tera_jax import quantize
 from train import answers, checkpoint, data, distributed, likelihood, questions, records
 from train import run as runs
 from train.answers import Answer, Pick
@@ -141,7 +142,7 @@ def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data
 
 def _summary(run: Run, step: int, d: Any, name: str, score: Score) -> dict[str, Any]:
     """What ``train.report`` reads."""
-    base = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    base = quantize.size(run.params)
     trained = sum(leaf.size for leaf in jax.tree.leaves(d))
     return {
         "task": name,

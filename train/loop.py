@@ -105,10 +105,8 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 
 def _unrolls(run: Run) -> bool:
-    config = run.config.model
-    if config.unroll is None:
-        return jax.default_backend() == "gpu" and config.remat != "full"
-    return config.unroll
+    chosen = run.config.model.unroll
+    return jax.default_backend() == "gpu" if chosen is None else chosen
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from tera_jax import sharding
+from tera_jax import quantize, sharding
 from tera_jax.adapter import Adapter, adapt
 from tera_jax.export import base_fingerprint, load_arrays, save_arrays
 from tera_jax.frozen import fingerprint
@@ -63,6 +63,8 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         dtype=jnp.dtype(config.model.dtype),
         mesh=mesh,
         remat=config.model.remat,
+        quantize=config.model.quantize,
+        block=config.model.block,
     )
     adapter = make_adapter(config, model)
     shapes = jax.eval_shape(adapter.init_frozen, params)
@@ -129,9 +131,10 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
 def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """Variables and the function that applies them, for inference.
 
-    A method that can be merged is merged first, which makes it as fast as the base.
+    A method that can be merged is merged first, which makes it as fast as the base. A quantised
+    base stays as it is: merged it would take the memory that it was quantised to save.
     """
-    if not run.adapter.mergeable:
+    if not run.adapter.mergeable or quantize.any_quantized(run.params):
         return run.variables(d), _adapted(run.adapter, run.model)
     several = run.mesh.size > 1
     # On one device the kernels that are left alone stay the arrays that they are.
@@ -166,12 +169,13 @@ def _exact() -> bool:
 
 def describe(run: Run) -> str:
     """One paragraph: the base, the devices, the method and its counts."""
-    base = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    base = quantize.size(run.params)
+    kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
     state = jax.eval_shape(lambda: start(run, steps=1)[0])
     trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
-        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}\n"
+        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
         f"mesh {shape} on {jax.devices()[0].device_kind}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
         f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"

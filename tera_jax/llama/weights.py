@@ -19,6 +19,7 @@ from tera_jax.llama.gguf import GgufTensors, from_gguf, open_gguf
 from tera_jax.llama.location import locate
 from tera_jax.llama.model import Llama
 from tera_jax.llama.tensors import SafeTensors, Tensors, check, read_json
+from tera_jax.quantize import BLOCK, Quantizer
 from tera_jax.sharding import make_mesh, parameter_shardings
 
 
@@ -27,11 +28,17 @@ def load_pretrained(
     dtype: DTypeLike = jnp.float32,
     mesh: Mesh | None = None,
     remat: str = "none",
+    quantize: str = "none",
+    block: int = BLOCK,
 ) -> tuple[Llama, dict[str, Any]]:
     """Reads a model of the Llama family straight into its sharding.
 
     Names and shapes are all checked before a weight is read. Beside the arrays themselves the host
     holds one shard of one leaf. Pickles and code in the checkpoint are never read.
+
+    With ``quantize`` each parameter is quantised before the next one is read. The model's own
+    ``apply`` does not know such parameters: an adapter's does, and so does the model's under
+    :func:`tera_jax.interceptor.dequantized`.
 
     Args:
         path_or_name: an HF directory with safetensors, a GGUF file, or a name on the hub; see
@@ -39,6 +46,9 @@ def load_pretrained(
         dtype: to which the weights are converted, and in which the model computes.
         mesh: from :func:`tera_jax.sharding.make_mesh`; one device when None.
         remat: see :class:`tera_jax.llama.model.Llama`.
+        quantize: ``none``, or in which of :data:`tera_jax.quantize.KINDS` the linear layers of the
+            decoder are kept, whatever type the checkpoint has.
+        block: inputs of a layer that then share a scale.
 
     Returns:
         ``(model, params)``: ``model.apply({"params": params}, tokens_BL)``.
@@ -59,10 +69,13 @@ def load_pretrained(
     model = Llama(config, dtype=dtype, remat=remat)
     abstract = abstract_params(model)
     check(tensors, _shapes(abstract), path)
-    shardings = parameter_shardings(abstract, make_mesh() if mesh is None else mesh)
+    mesh = make_mesh() if mesh is None else mesh
+    shardings = parameter_shardings(abstract, mesh)
+    quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, mesh)
 
     def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding):
-        return _load_leaf(tensors, _path(key_path), leaf, sharding)
+        array = _load_leaf(tensors, _path(key_path), leaf, sharding)
+        return array if quantizer is None else quantizer(key_path, array)
 
     return model, jax.tree.map_with_path(load, abstract, shardings)
 

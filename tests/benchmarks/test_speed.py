@@ -43,6 +43,16 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         assert row.compile_seconds > 0
 
 
+def test_steps_on_a_quantised_base_start_at_it_and_take_less_memory(bench):
+    kept = steps.Bench(steps.TINY, jnp.float32, steps=1, kind="nf4", block=32)
+    assert kept.size == bench.size
+    cases = [Case(FROZEN, 2, 16, "full"), Case("tera", 2, 16, "full")]
+    found, plain = ([each.measure(case) for case in cases] for each in (kept, bench))
+    check(found)
+    assert found[0].first_loss != plain[0].first_loss
+    assert all(a.peak_bytes < b.peak_bytes for a, b in zip(found, plain, strict=True))
+
+
 @pytest.mark.parametrize(("remat", "products"), [("dots", 3), ("full", 4)])
 @pytest.mark.parametrize("ahead", [True, False])
 def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):

@@ -148,8 +148,9 @@ def killed(scene: Scene, workdir: Path, rng: random.Random) -> None:
         metrics = workdir / "metrics.jsonl"
         while child.poll() is None and not (metrics.is_file() and metrics.read_text()):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 2.5))
+        time.sleep(rng.uniform(0, 1.5))
         child.kill()
+    assert child.returncode == -signal.SIGKILL, "the run had ended by itself"
 
 
 def crash_in_a_checkpoint(scene: Scene, workdir: Path, rng: random.Random) -> None:

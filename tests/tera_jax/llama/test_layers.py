@@ -105,7 +105,7 @@ def test_no_stack_of_kernels_is_made_of_a_list(params):
 
 
 def test_rematerialisation_saves_memory_in_a_loop(params):
-    """Unrolled, what is kept is up to XLA's schedule; hence full rematerialisation stays a loop."""
+    """Unrolled, what is kept is up to XLA's schedule, which on a CPU keeps all."""
 
     def bytes_(remat):
         _, lowered, _ = lower(copy(params), "tera", remat, unroll=False)

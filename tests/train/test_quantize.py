@@ -1,0 +1,130 @@
+"""Runs on a quantised base: trained, decoded, exported; and SmolLM2's loss on one."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax import quantize
+from tera_jax.llama import load_pretrained
+from train import data, export, records
+from train import run as runs
+from train.config import default, parse, to_dict
+from train.loop import fit, held_out_loss, to_device
+from train.step import make_eval_step, make_train_step
+
+QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
+TOKENS_BL = np.random.default_rng(0).integers(3, 49152, (2, 24)).astype(np.int32)
+
+
+@pytest.fixture
+def quantised(tiny_config):
+    """A ``ConfigDict`` of a run of a few seconds on a base of two layers in nf4."""
+    tiny_config.model.quantize = "nf4"
+    tiny_config.model.block = 16
+    tiny_config.model.remat = "dots"
+    return tiny_config
+
+
+def examples(run):
+    train, valid = records.split(run.config.data)
+    return [data.tokenize(part, run.tokenizer, run.config.data) for part in (train, valid)]
+
+
+def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
+    run = runs.build(parse(quantised))
+    assert "layers in nf4" in runs.describe(run)
+    assert f"{quantize.size(quantize.dequantize(run.params)):,} parameters" in runs.describe(run)
+    train, valid = examples(run)
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    with jax.set_mesh(run.mesh):
+        state, _ = runs.start(run, 1)
+        before = held_out_loss(run, eval_step, state.d, valid)
+        fit(run, tmp_path / "run", train, valid)
+        step, d = runs.trained(run, tmp_path / "run")
+        after = held_out_loss(run, eval_step, d, valid)
+    assert step == 12
+    assert after < before - 0.5
+
+    # Decoding leaves the base as it is, and does what the merged weights do.
+    variables, apply = runs.serving(run, d)
+    assert quantize.any_quantized(variables["params"])
+    merged = jax.jit(run.adapter.merge)(run.variables(d))
+    expected, _ = run.model.apply({"params": merged}, TOKENS_BL)
+    found, _ = apply(variables, TOKENS_BL)
+    np.testing.assert_allclose(found, expected, atol=2e-5 * np.ptp(expected), rtol=1e-4)
+
+    export.export(run, d, "hf", tmp_path / "hf")
+    _, loaded = load_pretrained(tmp_path / "hf")
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(merged), strict=True):
+        assert jnp.array_equal(a, b)
+    plain = quantize.dequantize(run.params)["layers"]["self_attn"]["q_proj"]["kernel"]
+    assert not jnp.array_equal(loaded["layers"]["self_attn"]["q_proj"]["kernel"], plain)
+
+
+def test_a_sharded_run_equals_one_device(quantised):
+    def losses(**mesh):
+        quantised.mesh.update(mesh)
+        quantised.model.block = 8
+        run = runs.build(parse(quantised))
+        state, optimizer = runs.start(run, 3)
+        step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
+        stream = data.Stream(examples(run)[0], run.config.loop.batch_size, 0, run.config.data)
+        found = []
+        with jax.set_mesh(run.mesh):
+            for _ in range(3):
+                batch = to_device(next(stream), run)
+                state, metrics = step(state, run.params, run.frozen, batch)
+                found.append(float(metrics.loss))
+        return found, run.params["layers"]["mlp"]["gate_proj"]["kernel"].values
+
+    one, whole = losses()
+    many, values = losses(data=2, fsdp=2, tensor=2)
+    np.testing.assert_allclose(many, one, rtol=2e-5)
+    assert values.addressable_shards[0].data.size == whole.size // 4
+    np.testing.assert_array_equal(values, whole)
+    assert len(set(one)) == 3
+
+
+def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
+    config = default("tera")
+    config.model.path = str(smollm2_path)
+    config.model.dtype = "float32"  # a CPU has no products of bfloat16
+    config.data.path = str(QUICKSTART / "train.json")
+    config.data.validation_path = str(QUICKSTART / "validation.json")
+    config.data.max_prompt = 72
+    config.data.max_response = 8
+    config.evaluate.batch_size = 16
+    run = runs.build(parse(config))
+    valid = examples(run)[1][:16]
+    state, _ = runs.start(run, 1)
+    losses = {}
+    for kind in ("none", "int8", "nf4"):
+        params = run.params if kind == "none" else quantize.quantize(run.params, kind)
+        kept = run._replace(params=params)
+        eval_step = make_eval_step(run.model, run.adapter, run.mesh, params)
+        with jax.set_mesh(run.mesh):
+            losses[kind] = held_out_loss(kept, eval_step, state.d, valid)
+    assert abs(losses["int8"] / losses["none"] - 1) < 0.005
+    assert abs(losses["nf4"] / losses["none"] - 1) < 0.05
+    assert len(set(losses.values())) == 3
+
+
+def test_what_a_quantised_base_cannot_do_is_refused_before_it_is_loaded(quantised):
+    quantised.model.quantize = "fp4"
+    with pytest.raises(
+        ValueError, match=r"config.model.quantize is 'fp4'; choose one of \('none',"
+    ):
+        parse(quantised)
+    quantised.model.quantize = "nf4"
+    quantised.model.block = 15
+    with pytest.raises(ValueError, match=r"config.model.block is 15; it must be even"):
+        parse(quantised)
+    quantised.model.block = 16
+    tree = to_dict(parse(quantised))
+    tree["method"] = {"name": "full", "targets": ()}
+    with pytest.raises(ValueError, match="'full' trains the base's own weights, which"):
+        parse(tree)
+    assert parse(tree | {"model": tree["model"] | {"quantize": "none"}})
