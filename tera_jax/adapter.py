@@ -20,12 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import interceptor, quantize
-from tera_jax.frozen import seed_key
+from tera_jax.frozen import SHARED, seed_key
 from tera_jax.methods import METHODS, Method, NotMergeableError, Site, entry, full
 from tera_jax.methods.prompt import PromptMethod
 from tera_jax.sites import choose, embeddings, get, linear_layers, put
-
-SHARED = "shared"
 
 Variables = Mapping[str, Any]
 

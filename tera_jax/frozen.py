@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree, UInt32
 
+SHARED = "shared"
+"""Where the collection ``frozen`` keeps the sets that layers share."""
 _QUANTILE_BITS = 16
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tera_jax.adapter import SHARED
+from tera_jax.frozen import SHARED
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
