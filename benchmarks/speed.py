@@ -2,9 +2,10 @@ r"""A training step beside PyTorch PEFT's on one GPU: tokens a second, memory, t
 
     python -m benchmarks.speed --model=llama-2-7b --rows=32 --length=256 --anchors
     python -m benchmarks.speed --model=llama-2-7b --layers=8 --sweep=tokens
-    python -m benchmarks.speed --model=llama-2-7b --quantize=nf4 --remat=full --cases frozen tera
+    python -m benchmarks.speed --model=llama-2-7b --quantize=nf4 --remat=full --cases tera
     python -m benchmarks.speed --model=llama-2-7b --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf --anchors
+    python -m benchmarks.speed --model=llama-2-7b --mesh data=1 data=2 fsdp=2
     python -m benchmarks.speed --model=tiny --rows=4 --length=64        # make bench
 
 Shapes are those of ``--model``, weights and tokens random, the loss on every token. All settings
@@ -14,6 +15,9 @@ a large matrix product, then our own steps, each compiled, checked and timed.
 "frozen" is the base whose only gradient is that of one bias of the embedding: what any method pays
 at least. Model FLOPs are 4 a parameter and token, forward and backward through frozen weights.
 Memory is what the compiled step plans: arguments, temporaries and results.
+
+Of several meshes each has its own table; ``--rows`` are those of a shard of the batch, tokens those
+of all devices, and memory that of one.
 
 With ``--records`` batches are of 32 real records: PEFT and we pad them, and we pack as many.
 
@@ -36,6 +40,7 @@ import numpy as np
 
 from benchmarks.steps import ALL, FROZEN, QV, TINY, Bench, Case, Found, matmul_rate, random_batch
 from configs.commonsense import get_config
+from tera_jax import sharding
 from tera_jax.llama import load_tokenizer
 from tera_jax.methods import METHODS
 from tera_jax.quantize import BLOCK, KINDS
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
     parser.add_argument("--quantize", choices=["none", *KINDS], default="none", help="the base")
     parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base")
+    parser.add_argument("--mesh", nargs="+", default=["data=1"], help="such as data=2 or fsdp=2")
     parser.add_argument("--cases", nargs="+", help="such as frozen lora tera tera:ahead")
     parser.add_argument("--sweep", choices=["tokens", "order", "targets", "methods"])
     parser.add_argument(
@@ -258,42 +264,52 @@ def main() -> None:
 
     shape = dict(TINY if args.model == "tiny" else MODELS[args.model])
     shape["num_hidden_layers"] = args.layers or shape["num_hidden_layers"]
-    found: list[Found] = []
 
-    def keep(row: Found) -> None:
-        found.append(row)
+    def keep(row: Found) -> Found:
         print(row, flush=True)
         if args.output:
             with args.output.open("a") as file:
                 file.write(json.dumps(row._asdict()) + "\n")
+        return row
 
     real = None
     if args.records:
         options = (shape["vocab_size"], max(args.steps, 20), args.packed)
         real = read_records(args.records, args.tokenizer, *options)
+    anchors: list[Found] = []
     if args.anchors is not None:
         fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
-        for row in run_anchors(args.anchors or ANCHORS, shape, fed, args.steps):
-            keep(row)
+        names = args.anchors or ANCHORS
+        anchors = [keep(row) for row in run_anchors(names, shape, fed, args.steps)]
     on_gpu = jax.default_backend() == "gpu"
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     rate = matmul_rate(8192 if on_gpu else 512, dtype)
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)
-    base = args.quantize, args.block
-    bench = Bench(shape, dtype, args.steps, args.profile, *base)
+    for mesh in args.mesh:
+        print(f"mesh {mesh}", flush=True)
+        bench = Bench(shape, dtype, args.steps, args.profile, args.quantize, args.block, mesh)
+        found = [keep(row) for row in _measured(bench, args, mesh, real)]
+        size = bench.size
+        del bench  # before the next one takes its memory
+        devices = math.prod(sharding.parse_mesh(mesh).values())
+        print(*table([*anchors, *found], size, devices * rate), sep="\n")
+        check(found, falls=real is None)
+
+
+def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator[Found]:
+    """All cases on one mesh; of real records each padded, then packed."""
+    sizes = sharding.parse_mesh(mesh)
+    rows = args.rows * sizes["data"] * sizes["fsdp"]
     if args.sweep:
-        hidden = bench.config.hidden_size
-        cases = list(sweep(args.sweep, args.rows, args.length, hidden, args.remat))
+        cases = sweep(args.sweep, rows, args.length, bench.config.hidden_size, args.remat)
     else:
-        cases = list(_named(args.cases, args))
+        cases = _named(args.cases, args, rows)
     for case in cases:
         if real is None:
-            keep(bench.measure(case))
+            yield bench.measure(case)
             continue
-        keep(bench.measure(case, real.padded))
-        keep(bench.measure(case._replace(packed=args.packed), real.packed))
-    print(*table(found, bench.size, rate), sep="\n")
-    check(found, falls=real is None)
+        yield bench.measure(case, real.padded)
+        yield bench.measure(case._replace(packed=args.packed), real.packed)
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
@@ -307,11 +323,11 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def _named(names: list[str] | None, args: Any) -> Iterator[Case]:
+def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
     """``tera:ahead`` or ``tera:build:full``: a method, then options."""
     for name in names or (FROZEN, "lora", "vera", "hira", "tera"):
         method, *options = name.split(":")
-        case = Case(method, args.rows, args.length, args.remat)
+        case = Case(method, rows, args.length, args.remat)
         for option in options:
             if option not in _OPTIONS:
                 raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")

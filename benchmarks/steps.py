@@ -26,7 +26,7 @@ from tera_jax.methods import NotMergeableError
 from train.config import parse
 from train.data import Batch, num_tokens
 from train.shapes import MODELS
-from train.step import init_state, make_train_step
+from train.step import State, init_state, make_train_step, state_shardings
 
 TINY = MODELS["llama-2-7b"] | {
     "vocab_size": 256,
@@ -170,7 +170,7 @@ def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
 
 
 class Bench:
-    """One base, on one device, and the steps that are measured on it."""
+    """One base, on one device or a mesh of them, and the steps that are measured on it."""
 
     def __init__(
         self,
@@ -180,14 +180,20 @@ class Bench:
         profile: bool = False,
         kind: str = "none",
         block: int = quantize.BLOCK,
+        mesh: str = "",
     ) -> None:
         self.config = LlamaConfig.from_hf(shape)
         self._dtype, self._steps, self._profile = dtype, steps, profile
-        self._mesh = sharding.make_mesh(1, 1, 1)
+        self._mesh = sharding.make_mesh(**sharding.parse_mesh(mesh))
         model, tokens_BL = Llama(self.config, dtype=dtype), jnp.zeros((1, 2), jnp.int32)
-        self._params = jax.jit(lambda: model.init(jax.random.key(0), tokens_BL)["params"])()
+
+        def init() -> Any:
+            return model.init(jax.random.key(0), tokens_BL)["params"]
+
+        layout = sharding.parameter_shardings(jax.eval_shape(init), self._mesh)
+        self._params = jax.jit(init, out_shardings=layout)()
         if kind != "none":
-            self._params = quantize.quantize(self._params, kind, block)
+            self._params = quantize.quantize(self._params, kind, block, self._mesh)
         self.size = quantize.size(self._params)
 
     def _arrange(self, loop: bool) -> None:
@@ -225,16 +231,26 @@ class Bench:
             if case.route:
                 route = mock.patch.object(contraction, "building_is_cheaper")
                 stack.enter_context(route).return_value = case.route == "build"
-            frozen = jax.jit(lambda p: adapter.init_frozen(layers.stacked(p)))(self._params)
-            init = jax.jit(lambda p, f: init_state(adapter.init_d(layers.stacked(p), f), optimizer))
-            state = init(self._params, frozen)
+
+            def init_frozen(params: Any) -> Any:
+                return adapter.init_frozen(layers.stacked(params))
+
+            def init(params: Any, frozen: Any) -> State:
+                return init_state(adapter.init_d(layers.stacked(params), frozen), optimizer)
+
+            shapes = jax.eval_shape(init_frozen, self._params)
+            layout = sharding.frozen_shardings(shapes, self._mesh)
+            frozen = jax.jit(init_frozen, out_shardings=layout)(self._params)
+            shapes = jax.eval_shape(init, self._params, frozen)
+            layout = state_shardings(shapes, adapter, optimizer, self._mesh)
+            state = jax.jit(init, out_shardings=layout)(self._params, frozen)
             step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
             start = time.perf_counter()
             lowered = step.lower(state, self._params, frozen, batch)
             return Lowered(lowered, state, frozen, time.perf_counter() - start)
 
     def _measure(self, case: Case, batches: Sequence[Batch]) -> Found:
-        fed = jax.device_put(list(batches))
+        fed = jax.device_put(list(batches), sharding.rows(self._mesh))
         step, state, frozen, lower_seconds = self.lower(case, fed[0])
         start = time.perf_counter()
         compiled = step.compile()

@@ -24,37 +24,44 @@ class Tensors(Protocol):
 
 
 class SafeTensors:
-    """The tensors of the safetensors files of a Hugging Face directory."""
+    """The tensors of the safetensors files of a Hugging Face directory.
+
+    A file is open only while it is read: as long as it is, what was read of it stays mapped and
+    counts as memory of this process.
+    """
 
     def __init__(self, directory: Path):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.files: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
         for file in _files(directory):
             try:
                 # It compares the header with the size of the file and maps it, no more.
-                self._open[file] = opened = safe_open(file, "np")
+                with safe_open(file, "np") as opened:
+                    self._add(file, opened)
             except SafetensorError as error:
                 raise ValueError(
                     f"{file} is not a whole safetensors file ({file.stat().st_size} bytes: "
                     f"{error}); fetch it again"
                 ) from error
-            for name in opened.keys():  # noqa: SIM118 (not a dict)
-                found = opened.get_slice(name)
-                if name in self.files:
-                    raise ValueError(
-                        f"tensor {name} is in {self.files[name]} and in {file}; remove one"
-                    )
-                if found.get_dtype() not in _FLOATS:
-                    raise ValueError(
-                        f"{file}: tensor {name} is stored as {found.get_dtype()}, not one of "
-                        f"{', '.join(_FLOATS)}; choose a checkpoint that is not quantised"
-                    )
-                self.shapes[name], self.files[name] = tuple(found.get_shape()), file
+
+    def _add(self, file: Path, opened: Any) -> None:
+        for name in opened.keys():  # noqa: SIM118 (not a dict)
+            found = opened.get_slice(name)
+            if name in self.files:
+                raise ValueError(
+                    f"tensor {name} is in {self.files[name]} and in {file}; remove one"
+                )
+            if found.get_dtype() not in _FLOATS:
+                raise ValueError(
+                    f"{file}: tensor {name} is stored as {found.get_dtype()}, not one of "
+                    f"{', '.join(_FLOATS)}; choose a checkpoint that is not quantised"
+                )
+            self.shapes[name], self.files[name] = tuple(found.get_shape()), file
 
     def read(self, name: str, index: Sequence[slice]) -> np.ndarray:
         """A slice of a tensor."""
-        return self._open[self.files[name]].get_slice(name)[tuple(index)]
+        with safe_open(self.files[name], "np") as opened:
+            return opened.get_slice(name)[tuple(index)]
 
 
 def _files(directory: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from tera_jax.llama import load_pretrained, names, save_pretrained, weights
@@ -104,6 +106,20 @@ def test_each_device_reads_its_own_slices_once(assert_same, tiny_path, monkeypat
     # gate and up: four quarters each on 8 devices, then once whole for the single device
     assert (len(read), len(whole)) == (10, 2)
     assert set(read) - set(whole) == {(2, 32, 48)}
+
+
+def test_files_are_mapped_only_while_they_are_read(tiny_path):
+    """What stays mapped counts as memory of the process."""
+    tensors = SafeTensors(tiny_path("llama-3"))
+    name, shape = next(iter(tensors.shapes.items()))
+    assert tensors.read(name, [slice(None)] * len(shape)).shape == shape
+
+    def mapped():
+        return str(tensors.files[name]) in Path("/proc/self/maps").read_text()
+
+    assert not mapped()
+    with safe_open(tensors.files[name], "np"):
+        assert mapped()
 
 
 def _drop(tensors, config):
