@@ -1,6 +1,8 @@
 """Every test runs on 8 fake CPU devices, with strict promotion and warnings as errors."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -9,6 +11,9 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
+# Workers, and the processes that tests start, compile many programs alike.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/jax-{os.getpid()}")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 from pathlib import Path
 
@@ -33,6 +38,13 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+def pytest_unconfigure():
+    """Take the cache away, in the process that named it."""
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if cache.name == f"jax-{os.getpid()}":
+        shutil.rmtree(cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import export as exporting
-from tera_jax import sharding
+from tera_jax import quantize, sharding
 from tera_jax.llama import load_pretrained, save_pretrained
 from train import checkpoint
 from train import run as runs
@@ -48,7 +48,8 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
     if format == "peft":
         return exporting.save_peft(output, run.adapter, variables, run.config.model.path)
-    layout = sharding.parameter_shardings(run.params, run.mesh)
+    plain = jax.eval_shape(quantize.dequantize, run.params)
+    layout = sharding.parameter_shardings(plain, run.mesh)
     merged = jax.jit(run.adapter.merge, out_shardings=layout)(variables)
     if format == "orbax":
         return exporting.save_orbax(output, merged, run.model.config.to_hf())

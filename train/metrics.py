@@ -1,5 +1,6 @@
 """A run's log: metrics.jsonl, TensorBoard event files and a progress bar."""
 
+import contextlib
 import json
 import math
 import os
@@ -59,9 +60,10 @@ class Log:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
-        self._events.close()
-        self._file.close()
+        with contextlib.ExitStack() as stack:  # each of them, also where a full disk fails another
+            stack.callback(self._file.close)
+            stack.callback(self._events.close)
+            stack.callback(self._bar.close)
 
     def train(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
         """Take the metrics of a step just dispatched, and write those of the one before.

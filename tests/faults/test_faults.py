@@ -11,6 +11,8 @@ def scene(tiny_llama, records_path, tmp_path_factory):
     return inject.Scene(inject.make_config(directory, tiny_llama, records_path), directory)
 
 
+# On a full disk the thread that writes TensorBoard's events dies with the error that the run has.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", inject.FAULTS)
 def test_no_fault_loses_a_run(scene, name):
     assert inject.inject(scene, name, times=1) == 0

@@ -64,7 +64,7 @@ def uninterrupted(train, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
 def test_a_stopped_run_goes_on_to_the_same_bits(train, uninterrupted, tmp_path, name):
     stopped = train(tmp_path / "run", [name, str(STOP)])
     number = signal.Signals[name]
@@ -72,8 +72,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(train, uninterrupted, tmp_path, 
         assert stopped.returncode == -number
         saved = STOP // EVERY * EVERY
     else:
-        status = 75 if name == "SIGTERM" else 128 + number
-        assert stopped.returncode == status, stopped.stderr
+        assert stopped.returncode == 75, stopped.stderr
         assert f"{name} at step {STOP}: the state is saved" in stopped.stdout
         saved = STOP
     with Checkpoints(tmp_path / "run") as checkpoints:
