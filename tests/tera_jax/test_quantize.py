@@ -40,7 +40,6 @@ SETTINGS = {
     "lora": {"rank": 4},
     "dora": {"rank": 4},
     "pissa": {"rank": 4},
-    "hira": {"rank": 4},
     "toplora": {"rank": 4, "dropout": 0.0},
     "prompt": {"num_virtual_tokens": 4},
 }
