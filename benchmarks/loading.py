@@ -9,7 +9,6 @@ themselves lie in host memory, on a CPU, they are taken off.
 """
 
 import argparse
-import json
 import re
 import threading
 import time
@@ -20,12 +19,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
 
 from benchmarks.steps import TINY
-from tera_jax.llama import Llama, LlamaConfig, load_pretrained, names
+from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
 from tera_jax.llama.weights import abstract_params
 from tera_jax.quantize import BLOCK
 from train.shapes import MODELS
@@ -33,29 +30,10 @@ from train.shapes import MODELS
 
 def write(directory: Path, shape: dict[str, Any], shard_bytes: int) -> None:
     """A checkpoint in bfloat16 whose weights repeat a few random numbers."""
-    directory.mkdir(parents=True)
-    config = LlamaConfig.from_hf(shape)
-    leaves = jax.tree.leaves_with_path(abstract_params(Llama(config, dtype=jnp.bfloat16)))
-    tensors = [tensor for path, leaf in leaves for tensor in names.tensors(_name(path), leaf.shape)]
-    shards: list[dict[str, tuple[int, ...]]] = [{}]
-    for name, size in tensors:
-        if shards[-1] and 2 * sum(map(np.prod, [*shards[-1].values(), size])) > shard_bytes:
-            shards.append({})
-        shards[-1][name] = size
-    few = np.random.default_rng(0).normal(scale=0.02, size=4099).astype(ml_dtypes.bfloat16)
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        content = {name: np.resize(few, size) for name, size in shard.items()}
-        save_file(content, directory / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
-    index = {"metadata": {}, "weight_map": weight_map}
-    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
-    (directory / "config.json").write_text(json.dumps(config.to_hf() | {"dtype": "bfloat16"}))
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    model = Llama(LlamaConfig.from_hf(shape), dtype=jnp.bfloat16)
+    few = np.random.default_rng(0).normal(scale=0.02, size=4099).astype(jnp.bfloat16)
+    params = jax.tree.map(lambda leaf: np.resize(few, leaf.shape), abstract_params(model))
+    save_pretrained(model, params, directory, max_shard_bytes=shard_bytes)
 
 
 def resident() -> int:
@@ -97,9 +75,8 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base")
     args = parser.parse_args()
     if not args.directory.exists():
-        write(
-            args.directory, TINY if args.model == "tiny" else MODELS[args.model], args.shard_bytes
-        )
+        shape = TINY if args.model == "tiny" else MODELS[args.model]
+        write(args.directory, shape, args.shard_bytes)
     sizes = [file.stat().st_size for file in args.directory.glob("*.safetensors")]
     print(f"{len(sizes)} files of {sum(sizes):,} bytes, the largest {max(sizes):,}")
     on_host = jax.default_backend() == "cpu"

@@ -60,7 +60,7 @@ def kernels(
         seen = module.has_variable("frozen", name)
         own: Any = module.get_variable("frozen", name) if seen else {}
         frozen, near = (own, own) if key is None else (shared[key], rounded[key])
-        return _linear(
+        return multiply(
             module,
             lambda kernel: method.merge(frozen, d, kernel),
             lambda kernel, x, dropout: method.apply(near, d, kernel, x, dropout),
@@ -92,7 +92,7 @@ def dequantized(
         or not quantize.is_quantized(module.get_variable("params", "kernel"))
     ):
         return next_fun(*args, **kwargs)
-    return _linear(
+    return multiply(
         module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), *args, **kwargs
     )
 
@@ -123,7 +123,7 @@ def _narrowed(array: jax.Array, dtype: Any) -> jax.Array:
     return array.astype(dtype) if array.dtype.itemsize > jnp.dtype(dtype).itemsize else array
 
 
-def _linear(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], inputs: Any) -> Any:
+def multiply(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], inputs: Any) -> Any:
     """``module(inputs)`` of a linear layer, with an adapted kernel in the place of its own.
 
     Args:

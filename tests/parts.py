@@ -4,7 +4,13 @@ import importlib.util
 import json
 import random
 import string
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 
@@ -21,9 +27,6 @@ def smollm2() -> Path:
 def tiny_llama(path: Path) -> Path:
     """A random Llama of two layers under SmolLM2's tokenizer, as an HF directory."""
     # Imported here, so that pytest's hook for the shapes in annotations comes first.
-    import jax
-    import jax.numpy as jnp
-
     from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
 
     config = LlamaConfig.from_hf(
@@ -46,6 +49,34 @@ def tiny_llama(path: Path) -> Path:
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     save_pretrained(model, params, path, load_tokenizer(smollm2()))
     return path
+
+
+def perturbed(adapter: Any, params: Any, random: np.random.Generator) -> tuple[Any, jax.Array]:
+    """Variables whose ``d`` is not what it starts as, and rows with the virtual tokens in front.
+
+    ``params`` are those of a Llama with a vocabulary of 64.
+    """
+    frozen = jax.jit(adapter.init_frozen)(params)
+    d = jax.jit(adapter.init_d)(params, frozen)
+    d = jax.tree.map(lambda v: v + jnp.asarray(0.1 * random.standard_normal(v.shape), v.dtype), d)
+    count = adapter.num_virtual_tokens
+    first = np.broadcast_to(64 + np.arange(count), (8, count))
+    tokens_BL = np.concatenate([first, random.integers(0, 64, (8, 9))], axis=1)
+    variables = {"params": params, "frozen": frozen, "d": d}
+    return variables, jnp.asarray(tokens_BL, jnp.int32)
+
+
+def value_and_grad(adapter: Any, model: Any) -> Callable[..., tuple[jax.Array, Any]]:
+    """(d, params, frozen, tokens_BL) -> the mean log-likelihood of the tokens, and its gradient."""
+
+    def mean_logp(d: Any, params: Any, frozen: Any, tokens_BL: jax.Array) -> jax.Array:
+        variables = {"params": params, "frozen": frozen, "d": d}
+        logits_BLV, _ = adapter.apply(model, variables, tokens_BL)
+        target_BL = jnp.minimum(tokens_BL[:, 1:], 63)[:, :, None]
+        logp_BLV = jax.nn.log_softmax(logits_BLV[:, :-1])
+        return jnp.mean(jnp.take_along_axis(logp_BLV, target_BL, axis=2))
+
+    return jax.value_and_grad(mean_logp)
 
 
 def records(path: Path) -> Path:

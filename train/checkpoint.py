@@ -23,6 +23,13 @@ from train.step import State
 
 _CONFIG = "config.json"
 _LOSS = "held_out_loss"
+_FREE = (
+    ("model", "unroll"),
+    ("evaluate", "unroll"),
+    ("loop", "max_hours"),
+    ("loop", "requeue_status"),
+)
+"""Fields that may change between starts, beside the mesh."""
 
 
 class Meta(NamedTuple):
@@ -252,8 +259,12 @@ def claim(workdir: str | os.PathLike[str], config: Config) -> None:
         path.write_text(json.dumps(_json(config), indent=2) + "\n")
 
 
-def saved_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> dict[str, Any]:
     """The configuration of the run in ``workdir``, for :func:`train.config.parse`.
+
+    Args:
+        workdir: of the run.
+        mesh: another than the run's, as ``data=2,fsdp=4``.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -261,14 +272,14 @@ def saved_config(workdir: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(workdir) / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
-    return json.loads(path.read_text())
+    saved = json.loads(path.read_text())
+    return saved if mesh is None else {**saved, "mesh": mesh}
 
 
 def _what_counts(tree: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what changes a run by rounding at most."""
-    parts = ("model", "unroll"), ("evaluate", "unroll"), ("loop", "max_hours")
     kept = {**tree, "mesh": None}
-    for part, name in (*parts, ("loop", "requeue_status")):
+    for part, name in _FREE:
         kept[part] = {key: value for key, value in kept[part].items() if key != name}
     return kept
 

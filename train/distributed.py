@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from train.config import differences
 
@@ -68,6 +69,11 @@ def say(text: str) -> None:
     """Print once, not once a process."""
     if is_first():
         print(text, flush=True)
+
+
+def bar(shown: bool = True, **options: Any) -> tqdm:
+    """A progress bar, on the first process."""
+    return tqdm(**options, dynamic_ncols=True, disable=not (shown and is_first()))
 
 
 def on_first(work: Callable[[], _T]) -> _T:

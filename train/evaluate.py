@@ -234,8 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     distributed.start()
-    saved = checkpoint.saved_config(args.workdir)
-    config = parse(saved if args.mesh is None else {**saved, "mesh": args.mesh})
+    config = parse(checkpoint.saved_config(args.workdir, args.mesh))
     if args.num_beams:
         decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
         config = dataclasses.replace(config, decoding=decoding)

@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import export as exporting
-from tera_jax import quantize, sharding
 from tera_jax.llama import load_pretrained, save_pretrained
 from train import checkpoint
 from train import run as runs
@@ -48,9 +47,7 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
     if format == "peft":
         return exporting.save_peft(output, run.adapter, variables, run.config.model.path)
-    plain = jax.eval_shape(quantize.dequantize, run.params)
-    layout = sharding.parameter_shardings(plain, run.mesh)
-    merged = jax.jit(run.adapter.merge, out_shardings=layout)(variables)
+    merged = runs.merged(run, d)
     if format == "orbax":
         return exporting.save_orbax(output, merged, run.model.config.to_hf())
     dtype = jnp.dtype(run.config.model.dtype)
@@ -105,10 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     exporting.require_empty(args.output)
-    saved = checkpoint.saved_config(args.workdir)
-    run = runs.build(
-        parse(saved if args.mesh is None else {**saved, "mesh": args.mesh}), args.workdir
-    )
+    run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
     step, d = runs.trained(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)

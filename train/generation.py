@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
@@ -68,9 +67,7 @@ class Generator:
         order = sorted(asked, key=lambda row: len(prompts[row]))
         size, end = self._run.config.evaluate.batch_size, self._run.tokenizer.eos_token_id
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
-        hidden = not (progress and distributed.is_first())
-        bar = tqdm(total=len(order), unit="answer", disable=hidden, dynamic_ncols=True)
-        with bar:
+        with distributed.bar(progress, total=len(order), unit="answer") as bar:
             for chunk, new_BT in one_late(
                 (chunk, self._dispatch(prompts, chunk)) for chunk in chunks
             ):

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
-from tqdm import tqdm
 
 from train import data, distributed
 from train.config import DataConfig
@@ -205,10 +204,9 @@ def score(
     rows = [([*run.virtual_tokens, *context], continuation) for context, continuation in pairs]
 
     result: dict[int, Likelihood] = {}
-    hidden = not (progress and distributed.is_first())
     with (
         jax.set_mesh(run.mesh),
-        tqdm(total=len(rows), unit="row", dynamic_ncols=True, disable=hidden) as bar,
+        distributed.bar(progress, total=len(rows), unit="row") as bar,
     ):
         variables, apply = serving(run, d)
         for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):

@@ -11,7 +11,6 @@ from typing import Self, TextIO
 
 import jax
 import tensorboardX
-from tqdm import tqdm
 
 from train import distributed
 from train.step import Metrics
@@ -43,14 +42,7 @@ class Log:
         path = workdir / "metrics.jsonl" if first else Path(os.devnull)
         self._file: TextIO = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
-        self._bar = tqdm(
-            total=steps,
-            initial=step,
-            unit="step",
-            dynamic_ncols=True,
-            smoothing=0.1,
-            disable=not first,
-        )
+        self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
         self._every = every
         self._held: tuple[int, Metrics, int, tuple[int, int]] | None = None
         self._tokens, self._since = 0, time.perf_counter()

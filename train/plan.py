@@ -18,6 +18,7 @@ from train.step import State, init_state, make_train_step, state_shardings
 
 _TARGETS = 64
 """Target tokens of a row of the compiled step."""
+_ADAMW = optimizer(OptimConfig(), steps=1000)
 
 
 class Plan(NamedTuple):
@@ -75,9 +76,8 @@ def _layouts(parts: Parts, mesh: Mesh | AbstractMesh) -> tuple[dict[str, Any], d
 
 
 def _state(parts: Parts, mesh: Mesh | AbstractMesh) -> tuple[State, State]:
-    adamw = optimizer(OptimConfig(), steps=1000)
-    state = jax.eval_shape(lambda d: init_state(d, adamw), parts.d)
-    return state, state_shardings(state, parts.adapter, adamw, mesh)
+    state = jax.eval_shape(lambda d: init_state(d, _ADAMW), parts.d)
+    return state, state_shardings(state, parts.adapter, _ADAMW, mesh)
 
 
 def _bytes(tree: Any) -> int:
@@ -133,8 +133,7 @@ def compiled(
     shapes = _batch(rows, length)
     batch = _placed(shapes, jax.tree.map(lambda _: sharding.rows(devices), shapes))
     model = Llama(parts.config, dtype=jnp.bfloat16, remat=remat)
-    adamw = optimizer(OptimConfig(), steps=1000)
-    step: Any = make_train_step(model, parts.adapter, adamw, devices, params, state)
+    step: Any = make_train_step(model, parts.adapter, _ADAMW, devices, params, state)
     with jax.set_mesh(devices):
         program = step.lower(state, params, frozen, batch).compile()
     found = program.memory_analysis()

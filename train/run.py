@@ -128,6 +128,15 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
     return step, state.d
 
 
+def merged(run: Run, d: Any) -> Any:
+    """Plain weights that do what the run's adapter does with ``d``, laid out like the base."""
+    layout = None  # on one device kernels that are left alone stay the arrays that they are
+    if run.mesh.size > 1:
+        plain = jax.eval_shape(quantize.dequantize, run.params)
+        layout = sharding.parameter_shardings(plain, run.mesh)
+    return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+
+
 def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """Variables and the function that applies them, for inference.
 
@@ -136,10 +145,7 @@ def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
     """
     if not run.adapter.mergeable or quantize.any_quantized(run.params):
         return run.variables(d), _adapted(run.adapter, run.model)
-    several = run.mesh.size > 1
-    # On one device the kernels that are left alone stay the arrays that they are.
-    layout = sharding.parameter_shardings(run.params, run.mesh) if several else None
-    params = jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+    params = merged(run, d)
     if not run.config.evaluate.unroll:
         return {"params": params}, _merged(run.model)
     parts = layers.split(params, keep=True)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +14,7 @@ from train.data import Stream
 from train.metrics import NotFiniteError
 
 _AGAIN = "the same command goes on from here"
-_FULL = {errno.ENOSPC: "No space left on device", errno.EDQUOT: "Disk quota exceeded"}
-_FULL[errno.EFBIG] = "File too large"
+_FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _IO_STATUS = 74
 """EX_IOERR of sysexits.h."""
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from tera_jax.interceptor import multiply
+
 _ROWS = 512
 """The fewest rows for which it is worth taking a kernel apart."""
 
@@ -35,13 +37,16 @@ def interceptor(next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], co
     if not isinstance(module, nn.Dense) or context.method_name != "__call__":
         return next_fun(*args, **kwargs)
     (x,) = args or kwargs.values()
-    rows = x.size // x.shape[-1]
     kernel: Array = module.get_variable("params", "kernel")
-    if module.dot_general is not None or rows < _ROWS or {x.dtype, kernel.dtype} != {_FLOAT32}:
+    few = x.size // x.shape[-1] < _ROWS
+    if module.dot_general is not None or few or {x.dtype, kernel.dtype} != {_FLOAT32}:
         return next_fun(*args, **kwargs)
-    y = product(x.reshape(rows, -1), kernel).reshape(*x.shape[:-1], -1)
-    bias = module.get_variable("params", "bias") if module.use_bias else None
-    return y if bias is None else y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+    def apply(kernel: Array, x: Array, dropout: Any) -> Array:
+        del dropout  # none at inference
+        return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+    return multiply(module, lambda kernel: kernel, apply, x)
 
 
 _FLOAT32 = jnp.dtype(jnp.float32)

@@ -44,6 +44,17 @@ class Crash(BaseException):
     """The process is gone; nothing may catch this."""
 
 
+def fit(config: Config, workdir: Path) -> None:
+    """Start a run, or start it again."""
+    run = runs.build(config, workdir)
+    checkpoint.claim(workdir, config)
+    train, valid = (
+        data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
+    )
+    with jax.set_mesh(run.mesh):
+        loop.fit(run, workdir, train, valid)
+
+
 class Scene:
     """A small run: its parts, made once, and what it ends with when nothing disturbs it."""
 
@@ -53,14 +64,7 @@ class Scene:
 
     def fit(self, workdir: Path, config: Config | None = None) -> None:
         """Start the run in ``workdir``, or start it again."""
-        config = config or self.config
-        run = runs.build(config, workdir)
-        checkpoint.claim(workdir, config)
-        train, valid = (
-            data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
-        )
-        with jax.set_mesh(run.mesh):
-            loop.fit(run, workdir, train, valid)
+        fit(config or self.config, workdir)
 
     def end(self, workdir: Path, config: Config | None = None) -> Any:
         """Start it again until it has trained to its end; the last ``d``."""
@@ -337,8 +341,6 @@ def make_config(directory: Path, model: Path, examples: Path) -> Config:
 def child(directory: Path, workdir: Path) -> None:
     """The run in a process that is to be killed, slow enough to be killed in the middle."""
     config = parse(json.loads((directory / "config.json").read_text()))
-    scene = Scene.__new__(Scene)
-    scene.config, scene.directory = config, directory
     feed = data.Stream.__next__
 
     def slowly(stream: data.Stream) -> Any:
@@ -346,7 +348,7 @@ def child(directory: Path, workdir: Path) -> None:
         return feed(stream)
 
     with mock.patch.object(data.Stream, "__next__", slowly):
-        scene.fit(workdir)
+        fit(config, workdir)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import METHODS, NotMergeableError
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
+from tests.parts import perturbed, value_and_grad
 
 SETTINGS = {
     "dora": {"rank": 4},
@@ -58,26 +59,8 @@ def made(name, remat="none"):
     )
     config = METHODS[name].config(**SETTINGS[name])
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
-    frozen = jax.jit(adapter.init_frozen)(params)
-    d = jax.jit(adapter.init_d)(params, frozen)
-    d = jax.tree.map(lambda v: v + jnp.asarray(0.1 * random.standard_normal(v.shape), v.dtype), d)
-    count = adapter.num_virtual_tokens
-    tokens_BL = np.concatenate(
-        [np.broadcast_to(64 + np.arange(count), (8, count)), random.integers(0, 64, (8, 9))], axis=1
-    )
-    variables = {"params": params, "frozen": frozen, "d": d}
-    return adapter, model, variables, jnp.asarray(tokens_BL, jnp.int32)
-
-
-def value_and_grad(adapter, model):
-    def mean_logp(d, params, frozen, tokens_BL):
-        variables = {"params": params, "frozen": frozen, "d": d}
-        logits_BLV, _ = adapter.apply(model, variables, tokens_BL)
-        target_BL = jnp.minimum(tokens_BL[:, 1:], 63)[:, :, None]
-        logp_BLV = jax.nn.log_softmax(logits_BLV[:, :-1])
-        return jnp.mean(jnp.take_along_axis(logp_BLV, target_BL, axis=2))
-
-    return jax.value_and_grad(mean_logp)
+    variables, tokens_BL = perturbed(adapter, params, random)
+    return adapter, model, variables, tokens_BL
 
 
 def assert_same(found, expected):

@@ -18,6 +18,7 @@ from tera_jax.merging import merge_quantized
 from tera_jax.methods import METHODS, NotMergeableError
 from tera_jax.quantize import KINDS, NF4, QuantizedKernel, quantize_kernel
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
+from tests import parts
 
 BLOCK = 8
 CONFIG = LlamaConfig.from_hf(
@@ -174,25 +175,12 @@ def made(name, kind="nf4", dtype=jnp.float32):
         config=config,
         targets=("q_proj", "v_proj", "down_proj"),
     )
-    frozen = jax.jit(adapter.init_frozen)(params)
-    d = jax.jit(adapter.init_d)(params, frozen)
-    random = np.random.default_rng(1)
-    d = jax.tree.map(lambda v: v + jnp.asarray(0.1 * random.standard_normal(v.shape), v.dtype), d)
-    first = np.broadcast_to(np.arange(adapter.num_virtual_tokens), (8, adapter.num_virtual_tokens))
-    tokens_BL = np.concatenate([64 + first, random.integers(0, 64, (8, 9))], axis=1)
-    variables = {"params": params, "frozen": frozen, "d": d}
-    return adapter, model, variables, jnp.asarray(tokens_BL, jnp.int32)
+    variables, tokens_BL = parts.perturbed(adapter, params, np.random.default_rng(1))
+    return adapter, model, variables, tokens_BL
 
 
 def value_and_grad(adapter, model):
-    def mean_logp(d, params, frozen, tokens_BL):
-        variables = {"params": params, "frozen": frozen, "d": d}
-        logits_BLV, _ = adapter.apply(model, variables, tokens_BL)
-        target_BL = jnp.minimum(tokens_BL[:, 1:], 63)[:, :, None]
-        logp_BLV = jax.nn.log_softmax(logits_BLV[:, :-1])
-        return jnp.mean(jnp.take_along_axis(logp_BLV, target_BL, axis=2))
-
-    return jax.jit(jax.value_and_grad(mean_logp))
+    return jax.jit(parts.value_and_grad(adapter, model))
 
 
 def leaves(tree):

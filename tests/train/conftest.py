@@ -34,6 +34,22 @@ def config_file(tmp_path_factory):
     return write
 
 
+@pytest.fixture(scope="session")
+def fields(tiny_llama, records_path) -> dict:
+    """Of a small run in a process of its own, for ``config_file``; the loop is left to the test."""
+    return {
+        "model": {"path": str(tiny_llama), "dtype": "float32", "remat": "none"},
+        "data": {
+            "path": str(records_path),
+            "validation_rows": 16,
+            "max_prompt": 40,
+            "max_response": 8,
+        },
+        "method": {"parts": 2},
+        "optim": {"learning_rate": 3e-2, "warmup_steps": 5},
+    }
+
+
 @pytest.fixture
 def tiny_config(tiny_llama, records_path):
     """A ``ConfigDict`` of a run of a few seconds."""

@@ -22,18 +22,10 @@ STEPS, STOP, EVERY = 16, 11, 4
 
 
 @pytest.fixture(scope="module")
-def command(config_file, tiny_llama, records_path):
+def command(config_file, fields, records_path):
     """The arguments of a run over 8 devices."""
     fields = {
-        "model": {"path": str(tiny_llama), "dtype": "float32", "remat": "none"},
-        "data": {
-            "path": str(records_path),
-            "validation_rows": 16,
-            "max_prompt": 40,
-            "max_response": 8,
-        },
-        "method": {"parts": 2},
-        "optim": {"learning_rate": 3e-2, "warmup_steps": 5},
+        **fields,
         "loop": {
             "batch_size": 8,
             "steps": STEPS,

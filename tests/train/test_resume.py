@@ -16,18 +16,10 @@ STEPS, STOP, EVERY = 80, 37, 10
 
 
 @pytest.fixture(scope="module")
-def train(config_file, tiny_llama, records_path):
+def train(config_file, fields):
     """Run train.main in a process of its own, with one CPU device, to the end or to a signal."""
     fields = {
-        "model": {"path": str(tiny_llama), "dtype": "float32", "remat": "none"},
-        "data": {
-            "path": str(records_path),
-            "validation_rows": 16,
-            "max_prompt": 40,
-            "max_response": 8,
-        },
-        "method": {"parts": 2},
-        "optim": {"learning_rate": 3e-2, "warmup_steps": 5},
+        **fields,
         "loop": {
             "batch_size": 4,
             "steps": STEPS,
