@@ -33,6 +33,7 @@ SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size",
 )  # fmt: skip
+ROUNDS = 3
 ARITHMETIC = ("bfloat16", "tf32", "float32")
 ATTENTION = ("sdpa", "causal")
 TARGETS = ["q_proj", "v_proj"]
@@ -108,8 +109,8 @@ class Measured(NamedTuple):
     """What was found. ``tokens_per_second`` has no padding in it; memory is 0 on a CPU."""
 
     name: str
-    tokens_per_second: float = 0.0  # in all timed steps, over their time
-    step_seconds: float = math.nan  # the median of the timed steps
+    tokens_per_second: float = 0.0  # of real tokens, in the median round of timed steps
+    step_seconds: float = math.nan  # the mean of that round
     peak_bytes: int = 0  # the most that torch had allocated in timed steps
     first_seconds: float = math.nan  # the first step, which compiles
     warmup_seconds: float = math.nan  # all steps before the timed ones
@@ -191,9 +192,10 @@ def measure(
     warmup: int | None = None,
     learning_rate: float = 3e-3,
 ) -> Measured:
-    """Time ``steps`` training steps after ``warmup`` others, going round the batches in order.
+    """Time ``ROUNDS`` times ``steps`` training steps after ``warmup`` others.
 
-    The batches are on the device before the clock starts. ``warmup``, 1 or more, is by default
+    They go round the batches in order, which are on the device before the clock starts; as in
+    training, nothing waits for a step but the end of a round. ``warmup``, 1 or more, is by default
     3, or as many as there are batches, so that all shapes are compiled. Short memory is a note.
 
     Raises:
@@ -217,33 +219,36 @@ def measure(
     loss_of = torch.compile(mean_loss) if setting.compiled else mean_loss
     losses: list[torch.Tensor] = []
 
-    def advance(count: int) -> tuple[list[float], int]:
-        """Seconds of each of ``count`` further steps, and the graphs compiled so far."""
-        marks = [_now()]
+    def advance(count: int) -> float:
+        """Seconds of ``count`` further steps."""
+        start = _now()
         for _ in range(count):
             loss = loss_of(model, setting, fed[len(losses) % len(fed)])
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             losses.append(loss.detach())
-            marks.append(_now())
-        return np.diff(marks).tolist(), counters["stats"]["unique_graphs"]
+        return _now() - start
 
-    before, early = advance(warmup)
+    first = advance(1)
+    before, early = advance(warmup - 1), counters["stats"]["unique_graphs"]
     if DEVICE != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    times, graphs = advance(steps)
+    times = [advance(steps) for _ in range(ROUNDS)]
+    graphs = counters["stats"]["unique_graphs"]
     values = torch.stack(losses).tolist()
     if not np.isfinite([base_loss, *values]).all():
         raise FloatingPointError(f"{setting.name}: losses {base_loss}, {values}")
-    real = sum(batches[index % len(fed)].real for index in range(warmup, warmup + steps))
+    timed = range(warmup, warmup + ROUNDS * steps)
+    real = sum(batches[index % len(fed)].real for index in timed) / ROUNDS
+    seconds = statistics.median(times)
     return Measured(
         name=setting.name,
-        tokens_per_second=real / sum(times),
-        step_seconds=statistics.median(times),
+        tokens_per_second=real / seconds,
+        step_seconds=seconds / steps,
         peak_bytes=torch.cuda.max_memory_allocated(),
-        first_seconds=before[0],
-        warmup_seconds=sum(before),
+        first_seconds=first,
+        warmup_seconds=first + before,
         base_loss=base_loss,
         first_loss=values[0],
         last_loss=values[-1],

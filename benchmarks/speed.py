@@ -19,7 +19,11 @@ Memory is what the compiled step plans: arguments, temporaries and results.
 Of several meshes each has its own table; ``--rows`` are those of a shard of the batch, tokens those
 of all devices, and memory that of one.
 
-With ``--records`` batches are of 32 real records: PEFT and we pad them, and we pack as many.
+With ``--records`` batches are of 32 real records: PEFT pads them, and we pack as many; with
+``--padded`` we pad them as well.
+
+Steps are timed as in training, many in a row and none waited for, in rounds of which the median
+counts.
 
 Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by either route and by the one it chooses;
 ``order`` of the network from 2 to 24; ``targets`` from q and v to all linear layers; ``methods``.
@@ -60,12 +64,14 @@ class Real(NamedTuple):
 def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed: int) -> Real:
     """``count`` batches of 32 commonsense records, and as many packed rows of about as many.
 
-    Token ids are of the tokenizer, modulo ``vocab_size``.
+    The records are a sample of the file's, which may be in the order of its tasks. Token ids are of
+    the tokenizer, modulo ``vocab_size``.
     """
     config = get_config("tera")
     config.model.path = config.data.path = "-"
     settings = parse(config).data
-    rows = records.load(f"{path}[:{64 * count}]", settings.prompt)
+    rows = records.load(path, settings.prompt).shuffle(seed=0)
+    rows = rows.select(range(min(len(rows), 64 * count)))
     examples = [
         Example(*([token % vocab_size for token in part] for part in example))
         for example in tokenize(rows, load_tokenizer(tokenizer), settings)
@@ -258,6 +264,7 @@ def main() -> None:
     parser.add_argument("--records", help="commonsense records, to measure on their lengths")
     parser.add_argument("--tokenizer", help="a model whose tokenizer reads --records")
     parser.add_argument("--packed", type=int, default=1088, help="tokens of a packed row")
+    parser.add_argument("--padded", action="store_true", help="real records padded by us too")
     parser.add_argument("--profile", action="store_true", help="the kernels of a step as well")
     parser.add_argument("--output", type=Path, help="JSON lines, one a row")
     args = parser.parse_args()
@@ -297,7 +304,7 @@ def main() -> None:
 
 
 def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator[Found]:
-    """All cases on one mesh; of real records each padded, then packed."""
+    """All cases on one mesh; of real records each packed, and before that padded if asked for."""
     sizes = sharding.parse_mesh(mesh)
     rows = args.rows * sizes["data"] * sizes["fsdp"]
     if args.sweep:
@@ -308,7 +315,8 @@ def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator
         if real is None:
             yield bench.measure(case)
             continue
-        yield bench.measure(case, real.padded)
+        if args.padded:
+            yield bench.measure(case, real.padded)
         yield bench.measure(case._replace(packed=args.packed), real.packed)
 
 
@@ -319,6 +327,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "fused": {"fused": True},
     "unfused": {"fused": False},
     "loop": {"loop": True},
+    "unrolled": {"loop": False},
     "fast": {"fields": (("wide", "fast"),)},
 }
 

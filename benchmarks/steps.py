@@ -39,6 +39,8 @@ TINY = MODELS["llama-2-7b"] | {
 QV = ("q_proj", "v_proj")
 ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FROZEN = "frozen"
+_WARMUP, _ROUNDS = 2, 3
+"""Steps before the clock starts, and how often all steps are timed; the median round counts."""
 
 
 class Case(NamedTuple):
@@ -53,7 +55,7 @@ class Case(NamedTuple):
     route: str = ""  # of TeRA: build, through, or by its own choice
     ahead: bool = False  # kernels built before the layers
     fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
-    loop: bool = False  # over the layers, in place of one after the other
+    loop: bool | None = None  # over the layers; None as train.main has it on a GPU
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
     @property
@@ -68,7 +70,7 @@ class Case(NamedTuple):
         words += [
             {None: "", True: "fused", False: "unfused"}[self.fused],
             "ahead" * self.ahead,
-            "loop" * self.loop,
+            {None: "", True: "loop", False: "unrolled"}[self.loop],
             "" if self.remat == "dots" else f"remat {self.remat}",
         ]
         if self.targets != QV:
@@ -221,9 +223,9 @@ class Bench:
 
     def lower(self, case: Case, batch: Batch) -> Lowered:
         """The step of a case, and what it starts from."""
-        self._arrange(case.loop)
-        remat, unroll = case.remat, not case.loop
-        model = Llama(self.config, dtype=self._dtype, remat=remat, unroll=unroll)
+        loop = case.remat == "full" if case.loop is None else case.loop
+        self._arrange(loop)
+        model = Llama(self.config, dtype=self._dtype, remat=case.remat, unroll=not loop)
         adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.set_mesh(self._mesh))
@@ -258,27 +260,39 @@ class Bench:
         trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         plan = compiled.memory_analysis()
         peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
-        losses, times = [], []
-        for count in range(2 + max(self._steps, len(fed))):
+        losses: list[jax.Array] = []
+
+        def advance(count: int) -> float:
+            """Seconds of ``count`` further steps; nothing waits for one, as in training."""
+            nonlocal state
             start = time.perf_counter()
-            state, metrics = compiled(state, self._params, frozen, fed[count % len(fed)])
-            losses.append(float(metrics.loss))
-            times.append(time.perf_counter() - start)
-        if not np.isfinite(losses).all():
-            raise FloatingPointError(f"{case.name}: losses {losses}")
+            for _ in range(count):
+                batch = fed[len(losses) % len(fed)]
+                state, metrics = compiled(state, self._params, frozen, batch)
+                losses.append(metrics.loss)
+            jax.block_until_ready(state)
+            return time.perf_counter() - start
+
+        advance(_WARMUP)
+        steps = max(self._steps, len(fed))
+        seconds = statistics.median(advance(steps) for _ in range(_ROUNDS))
+        timed = range(_WARMUP, len(losses))
+        real = sum(num_tokens(batches[i % len(fed)]) for i in timed) / _ROUNDS
+        values = jax.device_get(losses)
+        if not np.isfinite(values).all():
+            raise FloatingPointError(f"{case.name}: losses {values}")
         if self._profile:
             kernels = profiled(lambda: compiled(state, self._params, frozen, fed[0]))
             print(f"{case.name}, one step:", *report(kernels), sep="\n", flush=True)
-        real = sum(num_tokens(batches[i % len(fed)]) for i in range(2, len(times)))
         return Found(
             name=case.name,
             tokens=batches[0].tokens_BL.size,
-            tokens_per_second=real / sum(times[2:]),
-            step_seconds=statistics.median(times[2:]),
+            tokens_per_second=real / seconds,
+            step_seconds=seconds / steps,
             peak_bytes=peak - plan.alias_size_in_bytes,
             compile_seconds=compile_seconds,
-            first_loss=losses[0],
-            last_loss=losses[-1],
+            first_loss=float(values[0]),
+            last_loss=float(values[-1]),
             trained=trained,
         )
 

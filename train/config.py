@@ -31,7 +31,8 @@ class ModelConfig:
         remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
             weights) or ``full`` (each layer).
         unroll: train with the layers one after the other in place of a loop: faster steps, longer
-            to compile. None does so on a GPU.
+            to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less
+            memory.
         quantize: how the linear layers of the decoder are kept, to be read as ``dtype``: ``none``
             (as they are), ``int8``, ``int4`` or ``nf4``.
         block: consecutive inputs of a quantised layer that share a scale.

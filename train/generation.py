@@ -30,14 +30,14 @@ class Generator:
         self, run: Run, d: Any, decoding: Decoding | None = None, seed: int | None = None
     ) -> None:
         self._run, self._decoding = run, decoding or run.config.decoding
-        self._variables, apply = serving(run, d)
+        model, self._variables, apply = serving(run, d)
         seed = run.config.evaluate.seed if seed is None else seed
         eos_id = run.tokenizer.eos_token_id
         static = {"decoding": self._decoding, "eos_id": eos_id, "pad_id": 0, "apply": apply}
 
         def answer(variables: Any, tokens_BL: Any, segments_BL: Any, row_B: Any) -> jax.Array:
             key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(row_B)
-            return decode(run.model, variables, tokens_BL, segments_BL, key_B=key_B, **static)
+            return decode(model, variables, tokens_BL, segments_BL, key_B=key_B, **static)
 
         rows, everywhere = sharding.rows(run.mesh), sharding.replicated(run.mesh)
         # Every process reads all answers.

@@ -208,7 +208,7 @@ def score(
         jax.set_mesh(run.mesh),
         distributed.bar(progress, total=len(rows), unit="row") as bar,
     ):
-        variables, apply = serving(run, d)
+        _, variables, apply = serving(run, d)
         for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):
             for place, logprob, greedy in zip(places, *jax.device_get(sums), strict=False):
                 tokens = len(rows[place][1])

@@ -105,8 +105,10 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 
 def _unrolls(run: Run) -> bool:
-    chosen = run.config.model.unroll
-    return jax.default_backend() == "gpu" if chosen is None else chosen
+    model = run.config.model
+    # Where memory is saved by doing a layer twice, a loop keeps no two layers in memory at once.
+    fast = jax.default_backend() == "gpu" and model.remat != "full"
+    return fast if model.unroll is None else model.unroll
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:

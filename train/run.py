@@ -137,19 +137,33 @@ def merged(run: Run, d: Any) -> Any:
     return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
 
 
-def serving(run: Run, d: Any) -> tuple[dict[str, Any], Callable[..., Any]]:
-    """Variables and the function that applies them, for inference.
+class Served(NamedTuple):
+    """A model for inference.
+
+    Attributes:
+        model: that ``apply`` runs.
+        variables: all collections that ``apply`` reads.
+        apply: ``model.apply`` with the adapter, where it is not merged.
+    """
+
+    model: Llama
+    variables: dict[str, Any]
+    apply: Callable[..., Any]
+
+
+def serving(run: Run, d: Any) -> Served:
+    """What answers and scores with ``d``.
 
     A method that can be merged is merged first, which makes it as fast as the base. A quantised
     base stays as it is: merged it would take the memory that it was quantised to save.
     """
+    model = run.model
     if not run.adapter.mergeable or quantize.any_quantized(run.params):
-        return run.variables(d), _adapted(run.adapter, run.model)
+        return Served(model, run.variables(d), _adapted(run.adapter, model))
     params = merged(run, d)
-    if not run.config.evaluate.unroll:
-        return {"params": params}, _merged(run.model)
-    parts = layers.split(params, keep=True)
-    return {"params": parts}, _merged(run.model.clone(unroll=True))
+    if run.config.evaluate.unroll:
+        model, params = model.clone(unroll=True), layers.split(params, keep=True)
+    return Served(model, {"params": params}, _merged(model))
 
 
 @functools.cache  # the same object each time, so that what is jitted with it is not compiled again

@@ -57,7 +57,7 @@ def beam_search(
     """The best hypothesis of each prompt, by the rules of transformers' beam search.
 
     Args:
-        model: gives the sizes and the dtype of the cache.
+        model: gives the sizes and the dtype of the cache, and says whether that is split.
         apply: called as ``apply(..., method="hidden")`` and ``method="logits"``.
         tokens_BL: int32 prompts, padded on the left.
         segment_ids_BL: int32, 0 at padding and 1 at tokens.
@@ -101,7 +101,8 @@ def beam_search(
         return choose(logits_BKV, state), cache
 
     # The last tokens are never fed back, so they need no slots.
-    cache = init_cache(model.config, batch, length + (count - 1) * beams, model.dtype)
+    slots = length + (count - 1) * beams
+    cache = init_cache(model.config, batch, slots, model.dtype, model.unroll)
     hidden_BLD, cache = apply(tokens_BL, positions_BL, segment_ids_BL, cache, method="hidden")
     logits_BV = apply(hidden_BLD[:, -1], method="logits")
     logits_BKV = jnp.broadcast_to(logits_BV[:, None], (batch, beams, logits_BV.shape[-1]))

@@ -8,35 +8,48 @@ from jax.typing import DTypeLike
 
 from tera_jax.llama.config import LlamaConfig
 
+Slots = jax.Array | tuple[jax.Array, ...]
+
 
 class Cache(NamedTuple):
     """Slots that are filled from the left, alike in all rows.
 
     Attributes:
-        key: ``(layers, B, S, K, H)``, rotated.
-        value: ``(layers, B, S, K, H)``.
+        key: ``(layers, B, S, K, H)``, rotated; or so many arrays ``(B, S, K, H)``, for layers that
+            are unrolled: nothing is cut out of a stack then, but a loop would copy them.
+        value: like ``key``.
         segment_ids_BS: int32; 0 is an empty slot or padding, and a token attends to slots of its
             own segment only.
         length: int32 scalar, the next free slot.
     """
 
-    key: jax.Array
-    value: jax.Array
+    key: Slots
+    value: Slots
     segment_ids_BS: jax.Array
     length: jax.Array
 
 
 def init_cache(
-    config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike = jnp.float32
+    config: LlamaConfig,
+    batch: int,
+    slots: int,
+    dtype: DTypeLike = jnp.float32,
+    split: bool = False,
 ) -> Cache:
-    """An empty cache of ``slots`` tokens for each of ``batch`` rows.
+    """An empty cache of ``slots`` tokens for each of ``batch`` rows, split into layers or not.
 
     It takes ``2 * num_layers * batch * slots * num_kv_heads * head_dim`` elements of ``dtype``.
     """
     shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
+
+    def zeros() -> Slots:
+        if not split:
+            return jnp.zeros(shape, dtype)
+        return tuple(jnp.zeros(shape[1:], dtype) for _ in range(config.num_layers))
+
     return Cache(
-        key=jnp.zeros(shape, dtype),
-        value=jnp.zeros(shape, dtype),
+        key=zeros(),
+        value=zeros(),
         segment_ids_BS=jnp.zeros((batch, slots), jnp.int32),
         length=jnp.zeros((), jnp.int32),
     )

@@ -60,7 +60,7 @@ def generate(
     To be called under ``jax.jit`` with all but ``variables`` and the arrays static.
 
     Args:
-        model: gives the sizes and the dtype of the cache.
+        model: gives the sizes and the dtype of the cache, and says whether that is split.
         variables: all collections that ``apply`` reads, such as ``{"params": ...}``.
         tokens_BL: int32 prompts, padded on the left (see :func:`left_pad`).
         segment_ids_BL: int32, 0 at padding and 1 at tokens.
@@ -127,7 +127,7 @@ def _single(model, apply, tokens_BL, segment_ids_BL, decoding, eos_ids, pad_id, 
 
     prompt_B, positions_BL = left_padded(segment_ids_BL)
     # The last new token is never fed back, so it needs no slot.
-    cache = init_cache(model.config, batch, length + count - 1, model.dtype)
+    cache = init_cache(model.config, batch, length + count - 1, model.dtype, model.unroll)
     text_BS = jnp.pad(tokens_BL, ((0, 0), (0, count)), constant_values=pad_id)
     step = jnp.zeros((), jnp.int32)
     token_B, cache = advance(step, text_BS, positions_BL, tokens_BL, segment_ids_BL, cache)

@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 
 from tera_jax import sharding
 from tera_jax.llama import rope
+from tera_jax.llama.cache import Slots
 from tera_jax.llama.config import LlamaConfig
 
 ROTATED = "rotated"
@@ -50,16 +51,17 @@ class Attention(nn.Module):
     def __call__(
         self,
         x_BLD: jax.Array,
-        cache: tuple[jax.Array, jax.Array] | None,
+        cache: tuple[Slots, Slots] | None,
         layer: jax.Array,
         cos: jax.Array,
         sin: jax.Array,
         mask: jax.Array | None,
         start: jax.Array | None,
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+    ) -> tuple[jax.Array, tuple[Slots, Slots] | None]:
         """Attends among ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
 
-        The cache is that of all layers, and this one's number says which part is its own.
+        The cache is that of all layers: in a stack this one's number says which part is its own,
+        and of a tuple the first is.
         """
         config = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -81,14 +83,10 @@ class Attention(nn.Module):
         if cache is None:
             out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask)
         else:
-            cache = (
-                _write(cache[0], key_BSKH, layer, start),
-                _write(cache[1], value_BSKH, layer, start),
-            )
-            key_BSKH, value_BSKH = (
-                lax.dynamic_index_in_dim(slots_NBSKH, layer, keepdims=False).astype(self.dtype)
-                for slots_NBSKH in cache
-            )
+            keys, key_BSKH = _write(cache[0], key_BSKH, layer, start)
+            values, value_BSKH = _write(cache[1], value_BSKH, layer, start)
+            cache = (keys, values)
+            key_BSKH, value_BSKH = (own.astype(self.dtype) for own in (key_BSKH, value_BSKH))
             # A cached mask is complete: it knows which slot each query is in.
             out_BLNH = _attention(query_BLNH, key_BSKH, value_BSKH, mask=mask, implementation="xla")
         out = out_BLNH.reshape((*x_BLD.shape[:2], config.num_heads * config.head_dim))
@@ -183,7 +181,17 @@ def _attention(*args: Any, **kwargs: Any) -> jax.Array:
         return jax.nn.dot_product_attention(*args, **kwargs)
 
 
-def _write(slots_NBSKH: jax.Array, new_BLKH: jax.Array, layer: Any, start: Any) -> jax.Array:
-    new_1BLKH = new_BLKH.astype(slots_NBSKH.dtype)[None]
+def _write(slots: Slots, new_BLKH: jax.Array, layer: Any, start: Any) -> tuple[Slots, jax.Array]:
+    """All slots with the new tokens among this layer's, and this layer's ``(B, S, K, H)``.
+
+    Slots in a tuple are taken from its front and put to its end: no layer has to know its number,
+    and after all of them the order is what it was.
+    """
     zero = jnp.zeros_like(layer)
-    return lax.dynamic_update_slice(slots_NBSKH, new_1BLKH, (layer, zero, start, zero, zero))
+    place = (zero, start, zero, zero)
+    if isinstance(slots, tuple):
+        own_BSKH = lax.dynamic_update_slice(slots[0], new_BLKH.astype(slots[0].dtype), place)
+        return (*slots[1:], own_BSKH), own_BSKH
+    new_1BLKH = new_BLKH.astype(slots.dtype)[None]
+    slots = lax.dynamic_update_slice(slots, new_1BLKH, (layer, *place))
+    return slots, lax.dynamic_index_in_dim(slots, layer, keepdims=False)

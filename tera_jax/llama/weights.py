@@ -1,6 +1,8 @@
 """Checkpoints on disk <-> the ``params`` collection, one leaf at a time."""
 
+import functools
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,9 @@ from tera_jax.llama.tensors import SafeTensors, Tensors, check, read_json
 from tera_jax.quantize import BLOCK, Quantizer
 from tera_jax.sharding import make_mesh, parameter_shardings
 
+_AT_ONCE = 2**28
+"""Bytes of the layers of a parameter that are read and sent to a device together, or one layer."""
+
 
 def load_pretrained(
     path_or_name: str | os.PathLike[str],
@@ -34,7 +39,7 @@ def load_pretrained(
     """Reads a model of the Llama family straight into its sharding.
 
     Names and shapes are all checked before a weight is read. Beside the arrays themselves the host
-    holds one shard of one leaf. Pickles and code in the checkpoint are never read.
+    holds a few layers of one shard of one leaf. Pickles and code in the checkpoint are never read.
 
     With ``quantize`` each parameter is quantised before the next one is read. The model's own
     ``apply`` does not know such parameters: an adapter's does, and so does the model's under
@@ -151,44 +156,67 @@ def _load_leaf(
     tensors: Tensors, path: str, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding
 ) -> jax.Array:
     name = names.TABLE[path]
+    stacked = "{}" in name.hf
 
     def read(layer: int, index: tuple[slice, ...]) -> np.ndarray:
         found = tensors.read(name.hf.format(layer), index[::-1] if name.transposed else index)
         return found.T if name.transposed else found
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
-        bounds = [part.indices(size) for part, size in zip(index, leaf.shape, strict=True)]
-        out = np.empty([stop - start for start, stop, _ in bounds], leaf.dtype)
-        if "{}" in name.hf:
-            for row, layer in enumerate(range(*bounds[0])):
+        out = np.empty([part.stop - part.start for part in index], leaf.dtype)
+        if stacked:
+            for row, layer in enumerate(range(index[0].start, index[0].stop)):
                 out[row] = read(layer, index[1:])
         else:
             out[...] = read(0, index)
         return out
 
-    return _make_array(leaf.shape, sharding, shard)
+    def parts(index: tuple[slice, ...]) -> Iterator[np.ndarray]:
+        """The shard in consecutive groups of layers."""
+        layers, *rest = index
+        bytes_ = leaf.dtype.itemsize * math.prod(part.stop - part.start for part in rest)
+        step = max(1, _AT_ONCE // bytes_) if stacked else layers.stop - layers.start
+        for start in range(layers.start, layers.stop, step):
+            yield shard((slice(start, min(start + step, layers.stop)), *rest))
+
+    return _make_array(leaf, sharding, parts)
 
 
 def _make_array(
-    shape: tuple[int, ...], sharding: NamedSharding, shard: Callable[..., np.ndarray]
+    leaf: jax.ShapeDtypeStruct,
+    sharding: NamedSharding,
+    parts: Callable[[tuple[slice, ...]], Iterator[np.ndarray]],
 ) -> jax.Array:
-    """``jax.make_array_from_callback`` that holds one shard on the host and reads each once.
+    """``jax.make_array_from_callback`` that holds a part of a shard on the host, and reads it once.
 
     JAX's own calls back for every device, replicas too, before it sends the first shard away.
     """
-    devices: dict[jax.Device, Any] = dict(sharding.addressable_devices_indices_map(shape))
+    devices: dict[jax.Device, Any] = dict(sharding.addressable_devices_indices_map(leaf.shape))
     by_index: dict[Any, list[jax.Device]] = {}
     for device, index in devices.items():
-        key = tuple(part.indices(size)[:2] for part, size in zip(index, shape, strict=True))
+        key = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True))
         by_index.setdefault(key, []).append(device)
     placed: dict[jax.Device, jax.Array] = {}
     for key, replicas in by_index.items():
-        data = shard(tuple(slice(*bounds) for bounds in key))
-        placed |= {device: jax.device_put(data, device) for device in replicas}
-        jax.block_until_ready([placed[device] for device in replicas])
+        shape, row = [stop - start for start, stop in key], 0
+        for data in parts(tuple(slice(*bounds) for bounds in key)):
+            for device in replicas:
+                part = jax.device_put(data, device)
+                if data.shape != tuple(shape):
+                    whole = placed.get(device)
+                    whole = jnp.zeros(shape, leaf.dtype, device=device) if whole is None else whole
+                    part = _filled(whole, part, row)
+                placed[device] = part
+            jax.block_until_ready([placed[device] for device in replicas])
+            row += len(data)
     return jax.make_array_from_single_device_arrays(
-        shape, sharding, [placed[device] for device in devices]
+        leaf.shape, sharding, [placed[device] for device in devices]
     )
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _filled(whole: jax.Array, part: jax.Array, row: jax.Array) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=0)
 
 
 def _stored(leaves: dict[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:

@@ -54,12 +54,12 @@ def test_a_run_has_a_name_and_takes_time(found):
     assert (row.graphs, row.late, row.breaks, row.note) == (0, 0, 0, "")
 
 
-def test_the_clock_is_read_around_each_timed_step(monkeypatch):
-    ticks = iter([0, 7, 9, 10, 100, 101, 103, 112])  # three steps before, and three that count
+def test_the_clock_is_read_around_rounds_and_the_median_counts(monkeypatch):
+    ticks = iter([0, 7, 8, 11, 100, 112, 200, 206, 300, 309])  # the first step, two more, 3 rounds
     monkeypatch.setattr(anchors, "_now", lambda: next(ticks))
-    row = measure(TINY, [padded(), BATCH], Setting("lora"), steps=3)
-    assert (row.first_seconds, row.warmup_seconds, row.step_seconds) == (7, 10, 2)
-    assert row.tokens_per_second == (96 + 40 + 96) / 12
+    row = measure(TINY, [padded(), BATCH], Setting("lora"), steps=4)
+    assert (row.first_seconds, row.warmup_seconds, row.step_seconds) == (7, 10, 9 / 4)
+    assert row.tokens_per_second == (96 + 40 + 96 + 40) / 9
 
 
 def test_the_base_is_random_and_of_bfloat16():
@@ -153,7 +153,8 @@ def test_remat_runs_layers_twice_to_the_same_loss(monkeypatch):
         row = measure(TINY, [BATCH], Setting("lora", remat=remat), steps=2, warmup=1)
         rows.append(row)
         counts.append(len(calls))
-    assert counts == [2 + 3 * 2, 2 + 3 * 4]
+    steps = 1 + 2 * anchors.ROUNDS
+    assert counts == [2 + steps * 2, 2 + steps * 4]
     assert rows[0].last_loss == rows[1].last_loss
 
 

@@ -49,7 +49,7 @@ def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
     assert after < before - 0.5
 
     # Decoding leaves the base as it is, and does what the merged weights do.
-    variables, apply = runs.serving(run, d)
+    _, variables, apply = runs.serving(run, d)
     assert quantize.any_quantized(variables["params"])
     merged = jax.jit(run.adapter.merge)(run.variables(d))
     expected, _ = run.model.apply({"params": merged}, TOKENS_BL)

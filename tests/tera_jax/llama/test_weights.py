@@ -84,20 +84,26 @@ def test_many_shards_with_an_index(assert_same, tiny_path, load_torch, tokens_BL
         load_pretrained(tmp_path)
 
 
-def test_each_device_reads_its_own_slices_once(assert_same, tiny_path, monkeypatch):
-    """The host holds one shard, and a replica costs no second reading."""
+def watch_reading(monkeypatch):
+    """The shape of the leaf and of each part of it, as they are read."""
     sizes = []
-    load_leaf = weights._make_array
+    make_array = weights._make_array
 
-    def watched(shape, sharding, shard):
+    def watched(leaf, sharding, parts):
         def counted(index):
-            data = shard(index)
-            sizes.append((shape, data.shape))
-            return data
+            for data in parts(index):
+                sizes.append((leaf.shape, data.shape))
+                yield data
 
-        return load_leaf(shape, sharding, counted)
+        return make_array(leaf, sharding, counted)
 
     monkeypatch.setattr(weights, "_make_array", watched)
+    return sizes
+
+
+def test_each_device_reads_its_own_slices_once(assert_same, tiny_path, monkeypatch):
+    """The host holds one shard, and a replica costs no second reading."""
+    sizes = watch_reading(monkeypatch)
     _, params = load_pretrained(tiny_path("qwen3"), mesh=make_mesh(2, 2, 2))
     assert_same(params, load_pretrained(tiny_path("qwen3"))[1])
     kernel = params["layers"]["mlp"]["up_proj"]["kernel"]
@@ -106,6 +112,23 @@ def test_each_device_reads_its_own_slices_once(assert_same, tiny_path, monkeypat
     # gate and up: four quarters each on 8 devices, then once whole for the single device
     assert (len(read), len(whole)) == (10, 2)
     assert set(read) - set(whole) == {(2, 32, 48)}
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+def test_a_large_leaf_goes_to_its_devices_layer_by_layer(
+    assert_same, sizes, tiny_path, monkeypatch
+):
+    _, expected = load_pretrained(tiny_path("qwen3"), dtype=jnp.bfloat16)
+    monkeypatch.setattr(weights, "_AT_ONCE", 1000)
+    read = watch_reading(monkeypatch)
+    _, params = load_pretrained(tiny_path("qwen3"), dtype=jnp.bfloat16, mesh=make_mesh(*sizes))
+    assert_same(params, expected)
+    layers, *matrix = params["layers"]["mlp"]["up_proj"]["kernel"].shape
+    parts = {part for shape, part in read if shape == (layers, *matrix)}
+    assert layers > 1
+    assert {part[0] for part in parts} == {1}
+    scale = params["layers"]["input_layernorm"]["scale"].shape
+    assert {part[0] for shape, part in read if shape == scale} == {layers}  # small: all at once
 
 
 def test_files_are_mapped_only_while_they_are_read(tiny_path):
