@@ -35,7 +35,8 @@ class Batch(NamedTuple):
 
     The loss reads T positions of each row: the state at ``index_BT`` predicts ``target_BT``, and
     counts where ``weight_BT`` is 1. Of packed rows ``segment_ids_BL`` numbers the records 1, 2, ...
-    and is 0 at the padding; it is None where a row holds one record.
+    and is 0 at the padding, and ``lengths_BM`` has the tokens of each, 0 where there are fewer than
+    M; both are None where a row holds one record.
     """
 
     tokens_BL: np.ndarray
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     target_BT: np.ndarray
     weight_BT: np.ndarray
     segment_ids_BL: np.ndarray | None = None
+    lengths_BM: np.ndarray | None = None
 
 
 def tokenize(
@@ -109,23 +111,26 @@ def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -
     """
     length = _row_length(config, virtual)
     on_prompt = config.loss_on == "prompt"
-    row = packing.Size(length, length - max(1, virtual) if on_prompt else config.max_response)
+    targets = length - max(1, virtual) if on_prompt else config.max_response
+    row = packing.Row(length, targets, records=1)
     batch = _fill([[example] for example in examples], row, config, virtual)
-    return batch._replace(segment_ids_BL=None)
+    return batch._replace(segment_ids_BL=None, lengths_BM=None)
 
 
 def _fill(
-    rows: Sequence[Sequence[Example]], row: packing.Size, config: DataConfig, virtual: int
+    rows: Sequence[Sequence[Example]], row: packing.Row, config: DataConfig, virtual: int
 ) -> Batch:
     """The examples of each row one after the other, in rows of L tokens and T targets."""
     shape_BL, shape_BT = (len(rows), row.tokens), (len(rows), row.targets)
     segment_ids_BL = np.zeros(shape_BL, np.int32)
+    lengths_BM = np.zeros((len(rows), row.records), np.int32)
     batch = Batch(
         tokens_BL=np.zeros(shape_BL, np.int32),
         index_BT=np.zeros(shape_BT, np.int32),
         target_BT=np.zeros(shape_BT, np.int32),
         weight_BT=np.zeros(shape_BT, np.float32),
         segment_ids_BL=segment_ids_BL,
+        lengths_BM=lengths_BM,
     )
     for number, examples in enumerate(rows):
         token, target = 0, 0
@@ -136,6 +141,7 @@ def _fill(
             ids = [*example.prompt, *example.response]
             batch.tokens_BL[number, tokens] = ids
             segment_ids_BL[number, tokens] = segment
+            lengths_BM[number, segment - 1] = size.tokens
             batch.index_BT[number, targets] = np.arange(token - size.targets, token) - 1
             batch.target_BT[number, targets] = ids[size.tokens - size.targets :]
             batch.weight_BT[number, targets] = 1
@@ -151,7 +157,7 @@ def _size(example: Example, config: DataConfig, virtual: int) -> packing.Size:
 
 def _measure(
     examples: Sequence[Example], config: DataConfig, virtual: int
-) -> tuple[list[packing.Size], packing.Size]:
+) -> tuple[list[packing.Size], packing.Row]:
     """Of each example, and of a packed row."""
     sizes = [_size(example, config, virtual) for example in examples]
     length = config.packed_tokens or _row_length(config, virtual)
@@ -219,7 +225,7 @@ class Stream:
         return sum(1 for _ in packing.batches(fed, self.batch_size, row))
 
     @functools.cached_property
-    def _sizes(self) -> tuple[list[packing.Size], packing.Size]:
+    def _sizes(self) -> tuple[list[packing.Size], packing.Row]:
         return _measure(self.examples, self.config, self.virtual)
 
     def _take(self, count: int) -> list[Example]:

@@ -199,6 +199,7 @@ def loss_sum(
         variables,
         batch.tokens_BL,
         segment_ids_BL=batch.segment_ids_BL,
+        lengths_BM=batch.lengths_BM,
         method="hidden",
         rngs=rngs,
         built=built,

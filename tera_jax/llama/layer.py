@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from tera_jax import sharding
-from tera_jax.llama import rope
+from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Slots
 from tera_jax.llama.config import LlamaConfig
 
@@ -57,6 +57,7 @@ class Attention(nn.Module):
         sin: jax.Array,
         mask: jax.Array | None,
         start: jax.Array | None,
+        lengths_BM: jax.Array | None,
     ) -> tuple[jax.Array, tuple[Slots, Slots] | None]:
         """Attends among ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
 
@@ -81,7 +82,7 @@ class Attention(nn.Module):
             checkpoint_name(rope.rotate(x, cos, sin), ROTATED) for x in (query_BLNH, key_BSKH)
         )
         if cache is None:
-            out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask)
+            out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM)
         else:
             keys, key_BSKH = _write(cache[0], key_BSKH, layer, start)
             values, value_BSKH = _write(cache[1], value_BSKH, layer, start)
@@ -93,8 +94,9 @@ class Attention(nn.Module):
         o_proj = nn.Dense(config.hidden_size, use_bias=False, name="o_proj", **types)
         return o_proj(out), cache
 
-    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask):
+    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM):
         length, window = query_BLNH.shape[1], self.config.sliding_window
+        window = None if window is None or window >= length else window
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
             jax.default_backend() == "gpu"
@@ -102,8 +104,11 @@ class Attention(nn.Module):
             # What cuDNN's flash attention asks for on every GPU that has it.
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0
-            and (mask is None or length % 2 == 0)
         )
+        segments = cudnn and lengths_BM is not None and window is None
+        if segments and packed.supported(lengths_BM.shape[1], self.config.head_dim):
+            return packed.attention(query_BLNH, key_BSKH, value_BSKH, lengths_BM)
+        cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
             query_BLNH, key_BSKH, value_BSKH = (
@@ -115,7 +120,7 @@ class Attention(nn.Module):
             value_BSKH,
             mask=mask,
             is_causal=True,
-            local_window_size=None if window is None or window >= length else (window - 1, 0),
+            local_window_size=None if window is None else (window - 1, 0),
             implementation="cudnn" if cudnn else "xla",
         )
         return out_BLNH.astype(self.dtype)

@@ -77,7 +77,7 @@ class Llama(nn.Module):
             layer,
             variable_axes={"params": 0, "d": 0, "frozen": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, *(nn.broadcast,) * 4),
+            in_axes=(0, *(nn.broadcast,) * 5),
             length=config.num_layers,
             unroll=config.num_layers if self.unroll else 1,
         )(config, **types)
@@ -109,6 +109,7 @@ class Llama(nn.Module):
         segment_ids_BL: jax.Array | None = None,
         cache: Cache | None = None,
         mask_BLS: jax.Array | None = None,
+        lengths_BM: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The normed residual stream after the last layer.
 
@@ -122,6 +123,9 @@ class Llama(nn.Module):
             cache: its next L slots receive the tokens. They must be free: this is not checked.
             mask_BLS: with a cache, the slots that each token attends to, in place of those up to
                 its own that are of its segment.
+            lengths_BM: int32, without a cache: the tokens of segments 1, 2, ... of each row, which
+                follow each other from its start; 0 for none. Says no more than
+                ``segment_ids_BL``, and some GPUs then skip what a mask would only hide.
 
         Returns:
             ``(hidden_BLD, cache)``, the hidden states in ``dtype``.
@@ -152,7 +156,8 @@ class Llama(nn.Module):
         cos, sin = rope.tables(positions_BL, frequency)
         x_BLD = split_rows(self.embed_tokens(tokens_BL))
         number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
-        (x_BLD, slots), _ = self.layers((x_BLD, slots), number_N, cos, sin, mask, start)
+        carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
+        (x_BLD, slots), _ = self.layers(carry, number_N, *where)
         if cache is not None:
             cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
         return self.norm(x_BLD), cache

@@ -13,7 +13,7 @@ from train.checkpoint import Checkpoints
 from train.config import DataConfig, parse
 from train.data import Example
 from train.loop import fit, held_out_loss, to_device
-from train.packing import Size
+from train.packing import Row, Size
 
 CONFIG = DataConfig(path="x", max_prompt=30, max_response=6, packed_tokens=36)
 ROWS = 4
@@ -45,17 +45,18 @@ def fed(batch):
 
 def test_records_go_to_the_first_row_with_room_and_in_order():
     sizes = [(6, 1), (5, 1), (4, 1), (3, 1), (7, 1), (1, 1)]
-    assert list(packing.batches(sizes, 2, Size(10, 8))) == [[0, 1, 0, 1], [0, 0]]
-    assert list(packing.batches(sizes, 2, Size(10, 1))) == [[0, 1], [0, 1], [0, 1]]
-    assert list(packing.batches([], 2, Size(10, 8))) == []
+    assert list(packing.batches(sizes, 2, Row(10, 8, 9))) == [[0, 1, 0, 1], [0, 0]]
+    assert list(packing.batches(sizes, 2, Row(10, 1, 9))) == [[0, 1], [0, 1], [0, 1]]
+    assert list(packing.batches(sizes, 2, Row(10, 8, 1))) == [[0, 1], [0, 1], [0, 1]]
+    assert list(packing.batches([], 2, Row(10, 8, 9))) == []
 
 
-def test_targets_of_a_row_are_their_share_and_half_as_much_again():
+def test_targets_and_records_of_a_row_are_their_share_and_half_as_much_again():
     sizes = [Size(30, 3), Size(10, 1)]
-    assert packing.limits(sizes, 100, 4) == (100, 16)
-    assert packing.limits(sizes, 100, 20) == (100, 20)
-    assert packing.limits(sizes, 100, 200) == (100, 100)
-    assert packing.limits([Size(30, 15)], 100, 4) == (100, 80)
+    assert packing.limits(sizes, 100, 4) == (100, 16, 8)
+    assert packing.limits(sizes, 100, 20) == (100, 20, 8)
+    assert packing.limits(sizes, 100, 200) == (100, 100, 8)
+    assert packing.limits([Size(30, 15)], 100, 4) == (100, 80, 5)
 
 
 def test_a_record_that_no_row_holds_is_refused():
@@ -73,6 +74,7 @@ def test_a_row_holds_records_one_after_the_other():
     (batch,) = data.held_out(rows, 2, config)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 4, 4, 3, 0], [2, 1, 1, 0, 0, 0, 0, 0, 0]]
     assert batch.segment_ids_BL.tolist() == [[1] * 5 + [2] * 3 + [0], [1] * 3 + [0] * 6]
+    assert batch.lengths_BM.tolist() == [[5, 3, 0, 0], [3, 0, 0, 0]]
     assert batch.index_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
     assert batch.target_BT[:, :4].tolist() == [[8, 9, 3, 0], [1, 1, 0, 0]]
     assert batch.weight_BT[:, :4].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
