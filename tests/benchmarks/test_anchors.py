@@ -57,6 +57,7 @@ def test_a_run_has_a_name_and_takes_time(found):
 def test_the_clock_is_read_around_rounds_and_the_median_counts(monkeypatch):
     ticks = iter([0, 7, 8, 11, 100, 112, 200, 206, 300, 309])  # the first step, two more, 3 rounds
     monkeypatch.setattr(anchors, "_now", lambda: next(ticks))
+    monkeypatch.setattr(anchors, "ROUNDS", 3)
     row = measure(TINY, [padded(), BATCH], Setting("lora"), steps=4)
     assert (row.first_seconds, row.warmup_seconds, row.step_seconds) == (7, 10, 9 / 4)
     assert row.tokens_per_second == (96 + 40 + 96 + 40) / 9

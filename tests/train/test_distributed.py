@@ -43,7 +43,7 @@ def start(arguments, devices, stop=()):
     """A process of ``train.main``; the signal ``stop[0]`` comes before step ``stop[1]``."""
     program = [str(Path(__file__).parent / "run_until.py"), *stop] if stop else ["-m", "train.main"]
     flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0"
+    flags += "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,
