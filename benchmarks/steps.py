@@ -17,7 +17,7 @@ import optax
 
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
-from tera_jax import adapt, contraction, quantize, sharding
+from tera_jax import adapt, contraction, cost, quantize, sharding
 from tera_jax.adapter import Adapter
 from tera_jax.interceptor import dequantized
 from tera_jax.llama import Llama, layers
@@ -231,7 +231,7 @@ class Bench:
             stack.enter_context(jax.set_mesh(self._mesh))
             stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
             if case.route:
-                route = mock.patch.object(contraction, "building_is_cheaper")
+                route = mock.patch.object(cost, "building_is_cheaper")
                 stack.enter_context(route).return_value = case.route == "build"
 
             def init_frozen(params: Any) -> Any:

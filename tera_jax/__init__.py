@@ -21,7 +21,8 @@ R    the rank of a mode
 A stack of layers leads with an axis that is not written: inside ``nn.scan`` it is gone.
 """
 
-from tera_jax.adapter import Adapter, adapt
+from tera_jax.adaptation import adapt
+from tera_jax.adapter import Adapter
 from tera_jax.export import load_adapter, save_adapter
 from tera_jax.tensorize import Tensorization
 

@@ -18,7 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tera_jax import peft
-from tera_jax.adapter import Adapter, make
+from tera_jax.adaptation import make
+from tera_jax.adapter import Adapter
 from tera_jax.frozen import fingerprint
 from tera_jax.methods import METHODS, Site
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import quantize
-from tera_jax.adapter import Adapter, KernelAdapter, Variables
+from tera_jax.adapter import Adapter, Variables
+from tera_jax.kernel_adapter import KernelAdapter
 from tera_jax.methods import NotMergeableError
 from tera_jax.sites import get, put
 

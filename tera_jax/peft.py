@@ -18,7 +18,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from tera_jax.adapter import Adapter, make
+from tera_jax.adaptation import make
+from tera_jax.adapter import Adapter
 from tera_jax.frozen import SHARED
 from tera_jax.llama import names
 from tera_jax.methods import METHODS, Site

@@ -1,22 +1,18 @@
 """The configuration of a run: a ``ConfigDict`` at the edge, a frozen dataclass within."""
 
 import dataclasses
-import difflib
-import types
-import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
-from ml_collections.config_dict import placeholder
 
 from tera_jax import sharding
 from tera_jax.llama.decoding import Decoding
 from tera_jax.methods import METHODS, entry
 from tera_jax.quantize import BLOCK
-from train import tasks
+from train import bounds, typed
 
 EXPORTS = ("adapter", "peft", "hf", "orbax")
 
@@ -214,17 +210,17 @@ def default(method: str = "tera") -> ml_collections.ConfigDict:
     Raises:
         ValueError: for an unknown method.
     """
-    settings = _fields(entry(method).config)
+    settings = typed.fields(entry(method).config)
     return ml_collections.ConfigDict(
         {
-            "model": _fields(ModelConfig),
-            "data": _fields(DataConfig),
+            "model": typed.fields(ModelConfig),
+            "data": typed.fields(DataConfig),
             "method": {"name": method, "targets": ("q_proj", "v_proj"), **settings},
-            "optim": _fields(OptimConfig),
-            "loop": _fields(LoopConfig),
-            "evaluate": _fields(EvaluateConfig),
-            "decoding": _fields(Decoding),
-            "mesh": _Mesh(_fields(MeshConfig)),
+            "optim": typed.fields(OptimConfig),
+            "loop": typed.fields(LoopConfig),
+            "evaluate": typed.fields(EvaluateConfig),
+            "decoding": typed.fields(Decoding),
+            "mesh": _Mesh(typed.fields(MeshConfig)),
             "export": (),
         }
     )
@@ -258,11 +254,14 @@ def parse(config: Mapping[str, Any]) -> Config:
     hint = tuple[str, ...]
     parsed = MethodConfig(
         name=name,
-        targets=_value(hint, targets, "config.method.targets"),
-        settings=build(METHODS[name].config, method, "config.method"),
+        targets=typed.checked(hint, targets, "config.method.targets"),
+        settings=typed.build(METHODS[name].config, method, "config.method"),
     )
-    result = build(Config, tree, "config", method=parsed)
-    _check(result)
+    result = typed.build(Config, tree, "config", method=parsed)
+    bounds.check(result)
+    for name in result.export:
+        if name not in EXPORTS:
+            raise ValueError(f"config.export has {name!r}; choose from {', '.join(EXPORTS)}")
     return result
 
 
@@ -281,139 +280,3 @@ def differences(a: Any, b: Any, where: str = "config") -> list[str]:
         return [row for k in keys for row in differences(a.get(k), b.get(k), f"{where}.{k}")]
     same = (list(a) if isinstance(a, tuple) else a) == (list(b) if isinstance(b, tuple) else b)
     return [] if same else [f"{where}: {a!r} -> {b!r}"]
-
-
-def _fields(cls: Any) -> dict[str, Any]:
-    """Defaults of a dataclass. A field without one, or that may be None, is a placeholder."""
-    result = {}
-    for field in dataclasses.fields(cls):
-        hint = typing.get_type_hints(cls)[field.name]
-        value = None if field.default is dataclasses.MISSING else field.default
-        if value is None:
-            (kind,) = [h for h in typing.get_args(hint) or (hint,) if h is not types.NoneType]
-            value = placeholder(kind)
-        result[field.name] = value
-    return result
-
-
-def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
-    """An instance of a dataclass from a dictionary, every value checked against its annotation.
-
-    Args:
-        cls: the dataclass.
-        tree: field -> value; lists stand for tuples, integers for floats.
-        where: how errors name the dictionary.
-        **given: fields that are made already.
-
-    Raises:
-        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses.
-    """
-    hints = typing.get_type_hints(cls)
-    for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(hints)}"
-            raise ValueError(f"unknown config key {where}.{key}; {remedy}")
-    values = {key: _value(hints[key], value, f"{where}.{key}") for key, value in tree.items()}
-    for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in {**values, **given}:
-            raise ValueError(f"{where}.{field.name} is missing; give it a value")
-    try:
-        return cls(**values, **given)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the annotation ``hint`` wants it."""
-    if dataclasses.is_dataclass(hint):
-        return build(hint, value, where)
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        (hint,) = [arg for arg in args if arg is not types.NoneType]
-        return _value(hint, value, where)
-    if value is None:
-        raise ValueError(f"{where} is not set; pass --{where}=...")
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{where} is {value!r}; choose one of {args}")
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_value(args[0], item, where) for item in value)
-    kind = origin or hint
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{where} is {value!r}, a {type(value).__name__}; it must be {hint}")
-    return value
-
-
-def _check(config: Config) -> None:
-    """Bounds that no annotation says."""
-    for where, value, least in (
-        ("data.max_prompt", config.data.max_prompt, 1),
-        ("data.max_response", config.data.max_response, 1),
-        ("data.max_tokens", config.data.max_tokens, 2),
-        ("data.validation_rows", config.data.validation_rows, 1),
-        ("data.history", config.data.history, 1),
-        ("loop.batch_size", config.loop.batch_size, 1),
-        ("loop.eval_every", config.loop.eval_every, 1),
-        ("loop.log_every", config.loop.log_every, 1),
-        ("loop.checkpoint_every", config.loop.checkpoint_every, 1),
-        ("loop.accumulate", config.loop.accumulate, 1),
-        ("loop.steps", config.loop.steps, 1),
-        ("evaluate.rows", config.evaluate.rows, 1),
-        ("evaluate.batch_size", config.evaluate.batch_size, 1),
-        ("optim.warmup_steps", config.optim.warmup_steps, 0),
-        ("optim.weight_decay", config.optim.weight_decay, 0),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"config.{where} is {value}; it must be at least {least}")
-    if not config.optim.learning_rate > 0:
-        raise ValueError(
-            f"config.optim.learning_rate is {config.optim.learning_rate}; it must be above 0"
-        )
-    if config.loop.max_hours is not None and not config.loop.max_hours > 0:
-        raise ValueError(f"config.loop.max_hours is {config.loop.max_hours}; it must be above 0")
-    if not 0 < config.loop.requeue_status < 256:
-        raise ValueError(
-            f"config.loop.requeue_status is {config.loop.requeue_status}; an exit status is from 1 "
-            "to 255"
-        )
-    if config.loop.steps is None and not config.loop.epochs > 0:
-        raise ValueError(f"config.loop.epochs is {config.loop.epochs}; it must be above 0")
-    longest = config.data.max_prompt + config.data.max_response
-    longest = min(longest, config.data.max_tokens or longest)
-    if config.data.packed_tokens is not None and config.data.packed_tokens < longest:
-        raise ValueError(
-            f"config.data.packed_tokens is {config.data.packed_tokens}, but a record may have "
-            f"{longest} tokens; raise it, or lower max_prompt, max_response or max_tokens"
-        )
-    shards = config.mesh.data * config.mesh.fsdp
-    for where, size in (
-        ("loop.batch_size", config.loop.batch_size),
-        ("evaluate.batch_size", config.evaluate.batch_size),
-    ):
-        if shards > 0 and size % shards:
-            raise ValueError(
-                f"config.{where} {size} is not a multiple of mesh data x fsdp = {shards}"
-            )
-    if shards > 0 and config.loop.batch_size % (config.loop.accumulate * shards):
-        raise ValueError(
-            f"config.loop.batch_size {config.loop.batch_size} is not a multiple of loop.accumulate "
-            f"x mesh data x fsdp = {config.loop.accumulate * shards}"
-        )
-    if config.model.block < 2 or config.model.block % 2:
-        raise ValueError(f"config.model.block is {config.model.block}; it must be even, at least 2")
-    if config.model.quantize != "none" and METHODS[config.method.name].adapts == "all":
-        raise ValueError(
-            f"config.method.name {config.method.name!r} trains the base's own weights, which "
-            f"config.model.quantize {config.model.quantize!r} does not keep; set it to 'none', or "
-            "choose another method"
-        )
-    tasks.task(config.evaluate.task)
-    for name in config.export:
-        if name not in EXPORTS:
-            raise ValueError(f"config.export has {name!r}; choose from {', '.join(EXPORTS)}")

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tera_jax.adapter import Adapter, make
+from tera_jax.adaptation import make
+from tera_jax.adapter import Adapter
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import Site, entry
 from tera_jax.sites import choose, embeddings, linear_layers
-from train.config import build
+from train.typed import build
 
 _LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5}
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, frozen, transform
+from tera_jax import contraction, cost, frozen, transform
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site, check_choices
 from tera_jax.tensorize import Tensorization, propose, unfold
@@ -263,12 +263,12 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
 
     def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
         folded = config.tensorization(kernel_shape)
-        return contraction.building_is_cheaper(
+        return cost.building_is_cheaper(
             folded.ranks,
             folded.modes,
             folded.split,
             tokens,
-            contraction.device(),
+            cost.device(),
             config.wide == "fast",
         )
 

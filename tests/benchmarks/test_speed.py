@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import speed, steps
+from benchmarks import batches, speed, steps
 from benchmarks.speed import check, schemes, sweep, table
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
 from tera_jax.methods import METHODS
@@ -144,7 +144,7 @@ def commonsense(tmp_path):
 
 
 def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_llama, bench):
-    real = speed.read_records(commonsense, str(tiny_llama), 256, count=3, packed=544)
+    real = batches.read_records(commonsense, str(tiny_llama), 256, count=3, packed=544)
     assert len(real.packed) == len(real.padded) == 3
     assert {batch.tokens_BL.shape for batch in real.padded} == {(32, 272)}
     (shape,) = {batch.tokens_BL.shape for batch in real.packed}
@@ -152,7 +152,7 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
     records = [batch.segment_ids_BL.max(axis=1).sum() for batch in real.packed]
     assert 20 < np.mean(records) < 44
     for batch in real.padded:
-        theirs = speed._for_peft(batch)
+        theirs = batches.for_peft(batch)
         assert theirs.real == data.num_tokens(batch)
         pairs = [
             (int(row), int(place), int(theirs.labels_BL[row, place]))

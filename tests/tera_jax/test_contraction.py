@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import contraction, transform
-from tera_jax.contraction import Device, building_is_cheaper, groups, network, through
+from tera_jax import contraction, cost, transform
+from tera_jax.contraction import groups, network, through
+from tera_jax.cost import Device, building_is_cheaper
 from tera_jax.frozen import seed_key
 from tera_jax.methods import Site, tera
 from tera_jax.methods.tera import TeraConfig
@@ -200,7 +201,7 @@ def test_apply_is_the_same_by_either_route(text, monkeypatch):
     frozen = {"core": core, "factors": factors}
     results = []
     for choice in (True, False):
-        monkeypatch.setattr(contraction, "building_is_cheaper", lambda *_, choice=choice: choice)
+        monkeypatch.setattr(cost, "building_is_cheaper", lambda *_, choice=choice: choice)
         results.append(method.apply(frozen, d, kernel, x, None))
     expected = x @ method.merge(frozen, d, kernel)
     assert results[0].shape == results[1].shape == expected.shape
@@ -224,7 +225,7 @@ def test_groups_cover_every_mode_once_and_stay_narrow():
 
 def test_few_tokens_stay_activations_and_many_build():
     scheme = Tensorization.parse("4096|8x8x8x8")
-    rates = contraction.device("NVIDIA H100 80GB HBM3")
+    rates = cost.device("NVIDIA H100 80GB HBM3")
     choices = [
         building_is_cheaper(scheme.ranks, scheme.modes, scheme.split, 2**k, rates)
         for k in range(18)
@@ -259,8 +260,8 @@ def test_a_method_chooses_its_route_by_the_kind_of_its_wide_factors():
 
 
 def test_an_unknown_device_gets_rates():
-    assert contraction.device("abacus") == contraction.device("NVIDIA H100 80GB HBM3")
-    assert contraction.device("cpu") != contraction.device("abacus")
+    assert cost.device("abacus") == cost.device("NVIDIA H100 80GB HBM3")
+    assert cost.device("cpu") != cost.device("abacus")
 
 
 @pytest.mark.parametrize("wide", ["dense", "fast"])

@@ -7,7 +7,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from tera_jax.adapter import adapt
+from tera_jax.adaptation import adapt
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.sites import linear_layers
 

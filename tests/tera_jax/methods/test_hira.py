@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 
-from tera_jax import adapter
+from tera_jax import adaptation
 from tera_jax.methods import Site, hira, lora
 from tera_jax.methods.hira import HiraConfig
 from tera_jax.sites import put
@@ -64,7 +64,7 @@ def test_the_count_is_the_published_one(v_shape, rank, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adapter.make("hira", HiraConfig(rank=rank), sites)
+    made = adaptation.make("hira", HiraConfig(rank=rank), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adapter
+from tera_jax import adaptation
 from tera_jax.methods import Site, mora
 from tera_jax.methods.mora import MoraConfig
 from tera_jax.sites import put
@@ -95,7 +95,7 @@ def test_the_default_has_the_published_count(v_shape, kind, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adapter.make("mora", MoraConfig(type=kind), sites)
+    made = adaptation.make("mora", MoraConfig(type=kind), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

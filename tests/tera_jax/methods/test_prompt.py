@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from tera_jax.adapter import adapt
+from tera_jax.adaptation import adapt
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.methods import NotMergeableError
 from tera_jax.methods.prompt import PromptConfig, PTuningConfig

@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 
-from tera_jax import adapter
+from tera_jax import adaptation
 from tera_jax.frozen import fingerprint, seed_key
 from tera_jax.methods import Site, lora, vera
 from tera_jax.methods.vera import VeraConfig
@@ -72,7 +72,7 @@ def test_the_default_has_the_published_count(v_shape, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adapter.make("vera", VeraConfig(), sites)
+    made = adaptation.make("vera", VeraConfig(), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

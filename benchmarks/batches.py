@@ -1,0 +1,61 @@
+"""Batches of real records: packed for us, padded for both."""
+
+import dataclasses
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from configs.commonsense import get_config
+from tera_jax.llama import load_tokenizer
+from train import records
+from train.config import parse
+from train.data import Batch, Example, Stream, tokenize
+
+
+class Real(NamedTuple):
+    """Records of a file as batches: ours packed, and padded for both."""
+
+    packed: list[Batch]
+    padded: list[Batch]
+
+
+def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed: int) -> Real:
+    """``count`` batches of 32 commonsense records, and as many packed rows of about as many.
+
+    The records are a sample of the file's, which may be in the order of its tasks. Token ids are of
+    the tokenizer, modulo ``vocab_size``.
+    """
+    config = get_config("tera")
+    config.model.path = config.data.path = "-"
+    settings = parse(config).data
+    rows = records.load(path, settings.prompt).shuffle(seed=0)
+    rows = rows.select(range(min(len(rows), 64 * count)))
+    examples = [
+        Example(*([token % vocab_size for token in part] for part in example))
+        for example in tokenize(rows, load_tokenizer(tokenizer), settings)
+    ]
+    tokens = sum(len(example.prompt) + len(example.response) for example in examples)
+    rows_packed = round(32 * tokens / len(examples) / packed)
+    with_rows = dataclasses.replace(settings, packed_tokens=packed)
+    return Real(
+        *(
+            list(itertools.islice(Stream(examples, batch_rows, 0, data_config), count))
+            for batch_rows, data_config in ((max(1, rows_packed), with_rows), (32, settings))
+        )
+    )
+
+
+def for_peft(batch: Batch) -> Any:
+    """Padded to the longest row, as a data collator of transformers does."""
+    from benchmarks import anchors
+
+    length_B = batch.index_BT.max(axis=1) + 2
+    longest = int(length_B.max())
+    labels_BL = np.full(batch.tokens_BL.shape, -100)
+    row, place = np.nonzero(batch.weight_BT)
+    labels_BL[row, batch.index_BT[row, place] + 1] = batch.target_BT[row, place]
+    mask_BL = np.arange(longest)[None] < length_B[:, None]
+    whole = bool(mask_BL.all())
+    trimmed = batch.tokens_BL[:, :longest], labels_BL[:, :longest]
+    return anchors.Batch(*trimmed, None if whole else mask_BL)
