@@ -16,7 +16,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
-from tera_jax.export import require_empty, require_fingerprint
+from tera_jax.disk import require_empty
+from tera_jax.export import require_fingerprint
 from train import distributed
 from train.config import Config, differences, to_dict
 from train.step import State

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tera_jax import disk
 from tera_jax import export as exporting
 from tera_jax.llama import load_pretrained, save_pretrained
 from train import checkpoint
@@ -39,7 +40,7 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         FileExistsError: when ``output`` is not empty.
         ValueError: when what is read back is not what was written.
     """
-    exporting.require_empty(output)
+    disk.require_empty(output)
     variables = run.variables(d)
     if format == "adapter":
         base = Path(run.config.model.path)
@@ -54,9 +55,9 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
 
     def check(path: Path) -> None:
         _, loaded = load_pretrained(path, dtype=dtype, mesh=run.mesh)
-        exporting.require_equal(loaded, merged, path)
+        disk.require_equal(loaded, merged, path)
 
-    return exporting.write_checked(
+    return disk.write_checked(
         output,
         lambda path: save_pretrained(run.model, merged, path, run.tokenizer),
         check,
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     args = parser.parse_args(argv)
 
-    exporting.require_empty(args.output)
+    disk.require_empty(args.output)
     run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
     step, d = runs.trained(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from tera_jax import quantize, sharding
 from tera_jax.adaptation import adapt
 from tera_jax.adapter import Adapter
-from tera_jax.export import base_fingerprint, load_arrays, save_arrays
+from tera_jax.disk import load_arrays, save_arrays
+from tera_jax.export import base_fingerprint
 from tera_jax.frozen import fingerprint
 from tera_jax.llama import Llama, layers, load_pretrained, load_tokenizer, products
 from train import distributed

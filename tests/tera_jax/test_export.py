@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.adaptation import make
-from tera_jax.export import _flatten, load_orbax, save_orbax, write_checked
+from tera_jax.disk import _flatten, write_checked
+from tera_jax.export import load_orbax, save_orbax
 from tera_jax.methods import Site
 from tera_jax.methods.tera import TeraConfig
 

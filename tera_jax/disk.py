@@ -1,0 +1,141 @@
+"""Arrays on disk with a checksum, and directories that are whole or not there."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+_CHECKSUM = "sha256"
+
+
+def write_checked(
+    directory: str | os.PathLike[str],
+    write: Callable[[Path], None],
+    check: Callable[[Path], None],
+) -> Path:
+    """Let ``write`` fill a directory beside the target, ``check`` it, and only then rename it.
+
+    Raises:
+        FileExistsError: when the target is there and not empty.
+    """
+    target = Path(directory)
+    require_empty(target)
+    with _beside(target) as aside:
+        write(aside)
+        check(aside)
+        if target.is_dir():
+            target.rmdir()
+        aside.rename(target)
+    return target
+
+
+def require_empty(directory: Path) -> None:
+    """Raise ``FileExistsError`` unless the directory is absent or empty."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise FileExistsError(f"{directory} is there and not empty; name another directory")
+
+
+@contextlib.contextmanager
+def _beside(target: Path) -> Iterator[Path]:
+    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def require_equal(found: Any, expected: Any, where: Path) -> None:
+    """Raise ``ValueError`` that names the first array of ``found`` with another bit."""
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
+        if a.dtype != b.dtype or not jnp.array_equal(a, b):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"{name} read back from {where} is not what was written; export again")
+
+
+def save_arrays(path: Path, tree: Any) -> None:
+    """Write a tree of arrays as safetensors, each by its path, with a checksum of all."""
+    arrays = _flatten(tree)
+    save_file(arrays, path, metadata={_CHECKSUM: _checksum(arrays)})
+
+
+def load_arrays(path: Path, shapes: Any) -> Any:
+    """Read what :func:`save_arrays` wrote.
+
+    Args:
+        path: the file.
+        shapes: a tree like the one that was written; abstract leaves do.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged, or its arrays are not those of ``shapes``.
+    """
+    return _unflatten(_read_arrays(path), shapes, path)
+
+
+def _flatten(tree: Any) -> dict[str, np.ndarray]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(
+            jax.device_get(leaf)
+        )
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; write it again")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            expected = (file.metadata() or {}).get(_CHECKSUM)
+        arrays = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again") from None
+    if expected not in (None, _checksum(arrays)):
+        raise ValueError(f"{path} is damaged (its checksum is another); write it again")
+    return arrays
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    names = [jax.tree_util.keystr(key, simple=True, separator="/") for key, _ in leaves]
+    missing, extra = set(names) - set(arrays), set(arrays) - set(names)
+    if missing or extra:
+        raise ValueError(
+            f"{path} lacks the arrays {sorted(missing)} and has {sorted(extra)} too many; "
+            "it is not the file that adapter.json describes"
+        )
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        narrow = arrays[name].dtype == jnp.bfloat16 and leaf.dtype == jnp.float32
+        if arrays[name].shape != leaf.shape or not (narrow or arrays[name].dtype == leaf.dtype):
+            raise ValueError(
+                f"{name} in {path} is {arrays[name].dtype}{arrays[name].shape}, "
+                f"not {leaf.dtype}{leaf.shape}"
+            )
+    return jax.tree.unflatten(
+        treedef,
+        [
+            jnp.asarray(arrays[name], leaf.dtype)
+            for name, (_, leaf) in zip(names, leaves, strict=True)
+        ],
+    )
