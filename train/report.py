@@ -12,74 +12,16 @@ import argparse
 import csv
 import io
 import itertools
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from scipy import stats
 
-
-class Column(NamedTuple):
-    """A metric of a task under the paper's heading."""
-
-    heading: str
-    task: str
-    metric: str
-
-
-class Layout(NamedTuple):
-    """One of the paper's tables; ``average`` tells whether it has that column."""
-
-    title: str
-    columns: tuple[Column, ...]
-    average: bool
-
-
-_COMMONSENSE = (
-    Column("BoolQ", "boolq", "accuracy"),
-    Column("PIQA", "piqa", "accuracy"),
-    Column("SIQA", "social_i_qa", "accuracy"),
-    Column("ARC-c", "ARC-Challenge", "accuracy"),
-    Column("ARC-e", "ARC-Easy", "accuracy"),
-    Column("OBQA", "openbookqa", "accuracy"),
-    Column("HellaS", "hellaswag", "accuracy"),
-    Column("WinoG", "winogrande", "accuracy"),
-)
-_CONVAI2 = (
-    Column("BLEU", "convai2", "bleu"),
-    Column("BERT F1", "convai2", "bertscore_f1"),
-    Column("BERT-R", "convai2", "bertscore_recall"),
-    Column("BERT-P", "convai2", "bertscore_precision"),
-    Column("Meteor", "convai2", "meteor"),
-    Column("R-L", "convai2", "rouge_l"),
-)
-_MATH = (Column("AQuA", "AQuA", "accuracy"), Column("SVAMP", "SVAMP", "accuracy"))
-
-LAYOUTS = (
-    Layout("Commonsense reasoning (accuracy, %)", _COMMONSENSE, average=True),
-    Layout("ConvAI2 (%)", _CONVAI2, average=True),
-    Layout("Arithmetic reasoning (accuracy, %)", _MATH, average=False),
-)
-"""Tables 2, 3 and 4 of the paper; in each metric more is better."""
+from train.summaries import LAYOUTS, Layout, Summary, metrics_of, read
 
 _FEWEST_PAIRS = 6
-
-
-class Summary(NamedTuple):
-    """A run's evaluation on a task; metrics are fractions in 0..1."""
-
-    path: Path
-    task: str
-    metrics: dict[str, float]
-    examples: int
-    method: str
-    model: str
-    seed: int
-    trained: int
-    percent: float
-    step: int
 
 
 class Cell(NamedTuple):
@@ -122,56 +64,6 @@ class Comparison(NamedTuple):
     better: float | None
 
 
-def read(runs: Iterable[Path]) -> list[Summary]:
-    """The summaries of all runs, in their order.
-
-    Raises:
-        FileNotFoundError: when a run has not been evaluated.
-        ValueError: when a summary is no JSON or lacks a key, or when two have the same model,
-            method, trained count, seed and task.
-    """
-    summaries: dict[tuple[Any, ...], Summary] = {}
-    for run in runs:
-        paths = sorted(run.glob("evaluation/*/summary.json"))
-        if not paths:
-            raise FileNotFoundError(
-                f"run {run} has no evaluation/<task>/summary.json; "
-                f"run python -m train.evaluate --workdir={run}"
-            )
-        for path in paths:
-            new = _summary(path)
-            key = (new.model, new.method, new.trained, new.seed, new.task)
-            if key in summaries:
-                raise ValueError(
-                    f"{summaries[key].path} and {path} are both of model {new.model!r}, method "
-                    f"{new.method!r}, {new.trained} trained, seed {new.seed} and task "
-                    f"{new.task!r}; leave one out"
-                )
-            summaries[key] = new
-    return list(summaries.values())
-
-
-def _summary(path: Path) -> Summary:
-    again = "run python -m train.evaluate again"
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); {again}") from None
-    for key in Summary._fields[1:]:
-        if not isinstance(tree, dict) or key not in tree:
-            raise ValueError(f"{path} lacks the key {key!r}; {again}")
-    for metric in _metrics(tree["task"]):
-        if metric not in tree["metrics"]:
-            raise ValueError(f"{path} lacks the key 'metrics.{metric}'; {again}")
-    return Summary(path, *(tree[key] for key in Summary._fields[1:]))
-
-
-def _metrics(task: str) -> list[str]:
-    """The metrics of a task that a table shows."""
-    columns = itertools.chain.from_iterable(layout.columns for layout in LAYOUTS)
-    return [column.metric for column in columns if column.task == task]
-
-
 def tables(summaries: Sequence[Summary]) -> list[Table]:
     """The paper's tables, as far as there are runs for them.
 
@@ -199,7 +91,7 @@ def _row(layout: Layout, group: Sequence[Summary]) -> Row:
     seeds: dict[int, dict[tuple[str, str], float]] = {}
     for one in group:
         of_seed = seeds.setdefault(one.seed, {})
-        for metric in _metrics(one.task):
+        for metric in metrics_of(one.task):
             of_seed[one.task, metric] = 100 * one.metrics[metric]
     scores = list(seeds.values())
     keys = [(column.task, column.metric) for column in layout.columns]
@@ -252,7 +144,7 @@ def _scores(summaries: Sequence[Summary]) -> dict[str, dict[tuple[Any, ...], flo
     for one in summaries:
         name = f"{one.method} ({one.trained} trained)" if one.method in several else one.method
         of_name = scores.setdefault(name, {})
-        for metric in _metrics(one.task):
+        for metric in metrics_of(one.task):
             of_name[one.model, one.seed, one.task, metric] = one.metrics[metric]
     return scores
 
@@ -292,7 +184,7 @@ def markdown(summaries: Sequence[Summary], baseline: str | None = None) -> str:
             p_values = [none if p is None else f"{p:.3g}" for p in (one.two_sided, one.better)]
             lines.append([one.first, one.second, str(one.pairs), *p_values])
         parts.append(f"## Wilcoxon signed-rank test\n\n{_grid(lines)}")
-    others = sorted({one.task for one in summaries if not _metrics(one.task)})
+    others = sorted({one.task for one in summaries if not metrics_of(one.task)})
     if others:
         parts.append(f"Evaluated, but in no table: {', '.join(others)}.")
     return "\n\n".join(parts)

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 import pytest
 from scipy.stats import wilcoxon
 
-from train import report
+from train import report, summaries
 from train.text_metrics import Metrics
 
 CHOICES = [
@@ -107,7 +107,7 @@ def test_the_layout_is_the_papers(paper, capsys):
 
 
 def test_the_wilcoxon_test_gives_the_papers_p_value(paper, capsys):
-    (found,) = report.compare(report.read(paper))
+    (found,) = report.compare(summaries.read(paper))
     assert found[:3] == ("tera", "hira", 32)
     assert f"{found.better:.2e}" == "3.97e-07"
     assert found.two_sided == pytest.approx(2 * found.better)
@@ -120,7 +120,7 @@ def test_the_wilcoxon_test_gives_the_papers_p_value(paper, capsys):
 
 
 def test_convai2_takes_the_fields_of_the_text_metrics():
-    assert {column.metric for column in report.LAYOUTS[1].columns} == set(Metrics._fields)
+    assert {column.metric for column in summaries.LAYOUTS[1].columns} == set(Metrics._fields)
 
 
 def test_seeds_give_mean_and_sample_deviation(tmp_path):
@@ -129,13 +129,13 @@ def test_seeds_give_mean_and_sample_deviation(tmp_path):
     for seed, (aqua, svamp) in enumerate([first, second, third]):
         run = write(tmp_path / str(seed), "AQuA", aqua, seed=seed)
         runs.append(write(run, "SVAMP", svamp, seed=seed))
-    (table,) = report.tables(report.read(runs))
+    (table,) = report.tables(summaries.read(runs))
     (row,) = table.rows
     # By hand: the mean of 61, 64 and 70 is 65, and sqrt((16 + 1 + 25) / 2) = sqrt(21).
     assert row.cells[0] == pytest.approx((65, 21**0.5, 3))
     assert row.cells[1] == pytest.approx((50, 10, 3))
-    assert "| 65.00 ± 4.58 | 50.00 ± 10.00 |" in report.markdown(report.read(runs))
-    assert "| 62.50 ± 2.12 |" in report.markdown(report.read(runs[:2]))
+    assert "| 65.00 ± 4.58 | 50.00 ± 10.00 |" in report.markdown(summaries.read(runs))
+    assert "| 62.50 ± 2.12 |" in report.markdown(summaries.read(runs[:2]))
 
 
 def test_the_average_is_of_each_seed_first(tmp_path):
@@ -144,7 +144,7 @@ def test_the_average_is_of_each_seed_first(tmp_path):
     for run, (seed, scores) in zip(runs, values.items(), strict=True):
         for task, score in zip(CHOICES, scores, strict=True):
             write(run, task, score, seed=seed)
-    (table,) = report.tables(report.read(runs))
+    (table,) = report.tables(summaries.read(runs))
     averages = [45, 20, 90]
     assert table.headings[-1] == "Average"
     assert table.rows[0].cells[-1] == pytest.approx((mean(averages), stdev(averages), 3))
@@ -155,21 +155,21 @@ def test_a_missing_cell_and_its_average_are_empty(tmp_path):
         for task in CHOICES[:-1]:
             write(tmp_path / str(seed), task, 0.5, seed=seed)
     runs = [tmp_path / "0", tmp_path / "1"]
-    line = report.markdown(report.read(runs)).splitlines()[4]
+    line = report.markdown(summaries.read(runs)).splitlines()[4]
     assert line.endswith("| 50.00 ± 0.00 |  |  |")
     # Of one seed it is there, but not all seeds have an average.
     write(tmp_path / "0", CHOICES[-1], 0.6)
-    line = report.markdown(report.read(runs)).splitlines()[4]
+    line = report.markdown(summaries.read(runs)).splitlines()[4]
     assert line.endswith("| 50.00 ± 0.00 | 60.00 |  |")
     write(tmp_path / "1", CHOICES[-1], 0.6, seed=1)
-    line = report.markdown(report.read(runs)).splitlines()[4]
+    line = report.markdown(summaries.read(runs)).splitlines()[4]
     assert line.endswith("| 60.00 ± 0.00 | 51.25 ± 0.00 |")
 
 
 def test_a_table_needs_a_run(tmp_path):
     write(tmp_path / "a", "SVAMP", 0.5)
     write(tmp_path / "a", "gsm8k", 0.25)
-    text = report.markdown(report.read([tmp_path / "a"]))
+    text = report.markdown(summaries.read([tmp_path / "a"]))
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         "## Arithmetic reasoning (accuracy, %)"
     ]
@@ -178,7 +178,7 @@ def test_a_table_needs_a_run(tmp_path):
 
 def test_tasks_of_one_seed_may_lie_in_several_runs(tmp_path):
     runs = [write(tmp_path / task, task, 0.5) for task in ("AQuA", "SVAMP")]
-    (table,) = report.tables(report.read(runs))
+    (table,) = report.tables(summaries.read(runs))
     (row,) = table.rows
     assert [cell.mean for cell in row.cells] == [50, 50]
 
@@ -186,14 +186,14 @@ def test_tasks_of_one_seed_may_lie_in_several_runs(tmp_path):
 def test_counts_of_trained_parameters_are_rows(tmp_path):
     small = write(tmp_path / "small", "AQuA", 0.5, method="hira", trained=1, percent=0.0078)
     large = write(tmp_path / "large", "AQuA", 0.6, method="hira", trained=32, percent=0.2484)
-    summaries = report.read([small, large])
-    (table,) = report.tables(summaries)
+    both = summaries.read([small, large])
+    (table,) = report.tables(both)
     assert [(row.method, row.trained, row.cells[0].mean) for row in table.rows] == [
         ("hira", 1, 50),
         ("hira", 32, 60),
     ]
     # And methods of their own, where they meet on a task.
-    (found,) = report.compare(summaries)
+    (found,) = report.compare(both)
     assert found == ("hira (1 trained)", "hira (32 trained)", 1, None, None)
 
 
@@ -209,12 +209,12 @@ def test_wilcoxon_pairs_what_both_methods_have(tmp_path):
     theirs = [0.5, 0.6, 0.51, 0.66, 0.5, 0.6, 0.51, 0.52]
     runs = [*write_seeds(tmp_path, "tera", ours), *write_seeds(tmp_path, "vera", theirs)]
     write(runs[0], "SVAMP", 0.5, method="tera")
-    (found,) = report.compare(report.read(runs))
+    (found,) = report.compare(summaries.read(runs))
     # In per cent 1, 2, -3, 4, ..., 8: the ranks are the differences, of which those below 0 sum to
     # 3. Of the 2^8 ways of signs, {}, {1}, {2}, {3} and {1, 2} sum to 3 or less.
     assert found == ("tera", "vera", 8, pytest.approx(10 / 256), pytest.approx(5 / 256))
     # Seen from the other side, and through scipy.
-    (other,) = report.compare(report.read(runs), baseline="tera")
+    (other,) = report.compare(summaries.read(runs), baseline="tera")
     expected = wilcoxon([-1, -2, 3, -4, -5, -6, -7, -8], alternative="greater").pvalue
     assert other == ("vera", "tera", 8, pytest.approx(10 / 256), pytest.approx(expected))
     assert expected > 0.98
@@ -225,7 +225,7 @@ def test_equal_differences_are_ties(tmp_path):
     theirs = [0.2, 0.1, 0.6, 0.7, 0.0, 0.7]
     assert len({a - b for a, b in zip(ours, theirs, strict=True)}) > 2
     runs = [*write_seeds(tmp_path, "tera", ours), *write_seeds(tmp_path, "vera", theirs)]
-    (found,) = report.compare(report.read(runs))
+    (found,) = report.compare(summaries.read(runs))
     expected = wilcoxon([1, 1, 1, 1, 1, -1], alternative="greater").pvalue
     assert found.better == pytest.approx(expected)
 
@@ -234,13 +234,13 @@ def test_too_few_pairs_and_equal_scores_have_no_p_value(tmp_path):
     scores = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     runs = [*write_seeds(tmp_path, "tera", scores), *write_seeds(tmp_path, "vera", scores)]
     runs += write_seeds(tmp_path, "lora", scores[:5])
-    lines = report.markdown(report.read(runs)).splitlines()
+    lines = report.markdown(summaries.read(runs)).splitlines()
     assert lines[-3:] == [
         "| tera | vera | 6 | equal | equal |",
         "| tera | lora | 5 | too few pairs | too few pairs |",
         "| vera | lora | 5 | too few pairs | too few pairs |",
     ]
-    lines = report.markdown(report.read(runs), baseline="vera").splitlines()
+    lines = report.markdown(summaries.read(runs), baseline="vera").splitlines()
     assert [line.split(" | ")[:2] for line in lines[-2:]] == [
         ["| tera", "vera"],
         ["| lora", "vera"],
@@ -287,9 +287,9 @@ def test_two_runs_of_one_seed_are_named(tmp_path):
     runs = [write(tmp_path / name, "boolq", 0.5) for name in ("a", "b")]
     message = r"a/evaluation/boolq/summary.json and .*b/evaluation/boolq/.* both of model 'llama-2"
     with pytest.raises(ValueError, match=message):
-        report.read(runs)
+        summaries.read(runs)
     with pytest.raises(ValueError, match="seed 0 and task 'boolq'; leave one out"):
-        report.read([runs[0], runs[0]])
+        summaries.read([runs[0], runs[0]])
 
 
 @pytest.mark.parametrize("key", [*report.Summary._fields[1:], "accuracy"])
@@ -302,7 +302,7 @@ def test_a_missing_key_is_named(tmp_path, key):
     named = "metrics.accuracy" if key == "accuracy" else key
     message = f"a/evaluation/boolq/summary.json lacks the key '{named}'; run python -m train.eval"
     with pytest.raises(ValueError, match=message):
-        report.read([run])
+        summaries.read([run])
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[]", "lacks the key 'task'")])
@@ -310,7 +310,7 @@ def test_a_broken_summary_is_named(tmp_path, text, message):
     run = write(tmp_path / "a", "boolq", 0.5)
     (run / "evaluation" / "boolq" / "summary.json").write_text(text)
     with pytest.raises(ValueError, match=rf"boolq/summary.json {message}"):
-        report.read([run])
+        summaries.read([run])
 
 
 def test_an_unknown_baseline_is_named(tmp_path):
