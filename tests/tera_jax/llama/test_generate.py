@@ -224,6 +224,30 @@ def test_smollm2_equals_transformers(smollm2, smollm2_path, torch_smollm2):
     np.testing.assert_array_equal(beams, theirs)
 
 
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_unrolled_layers_have_a_cache_each(options, tiny_path):
+    looped, params = load_pretrained(tiny_path("llama-3"))
+    unrolled = looped.clone(unroll=True)
+    decoding = Decoding(max_new_tokens=4, **options)
+    given = left_pad(PROMPTS, 0)
+    programs = [
+        jax.jit(partial(generate, model, decoding=decoding, eos_id=None, pad_id=0))
+        .lower({"params": params}, *given)
+        .compile()
+        for model in (looped, unrolled)
+    ]
+    slots = given[0].shape[1] + 3 * decoding.num_beams
+    config = looped.config
+    one = f"{len(PROMPTS)},{slots},{config.num_kv_heads},{config.head_dim}]"
+    assert [f"f32[{config.num_layers},{one}" in program.as_text() for program in programs] == [
+        True,
+        False,
+    ]
+    assert all(f"[{one}" in program.as_text() for program in programs)
+    found = [program({"params": params}, *given) for program in programs]
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_row_ends_at_eos_and_the_loop_with_the_last_row(tiny_path):
     model, params = load_pretrained(tiny_path("llama-3"))
     free = _decode(model, params, PROMPTS, Decoding(max_new_tokens=16))
