@@ -16,9 +16,7 @@ Each finished run is a line of ``--output``, and is not run again: an interrupte
 """
 
 import argparse
-import json
 import math
-import statistics
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from benchmarks.study import FIRST_SEED, Result, keep, load_results, table
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
@@ -43,7 +42,7 @@ from train.step import init_state, make_eval_step, make_train_step, state_shardi
 STEPS, WARMUP, BATCH = 300, 60, 32
 SKIPPED = 10
 """Steps before the clock starts, the first of which may compile."""
-SEEDS = (0, 1, 2)
+SEEDS = (FIRST_SEED, 1, 2)
 GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
 _SCHEMES = ("576|24x24", "576|12x16")
 _SPLIT_INPUT = ("24x24|576", "24x24|192")
@@ -124,20 +123,6 @@ class Examples(NamedTuple):
     train: list[data.Example]
     validation: list[data.Example]
     test: list[data.Example]
-
-
-class Result(NamedTuple):
-    """One run. Losses are of response tokens, in nats a token."""
-
-    variant: str
-    task: str
-    learning_rate: float
-    seed: int
-    validation: float
-    test: float
-    trained: int
-    seconds_per_step: float
-    device: str
 
 
 def tasks(gsm8k: str, convai2: str) -> tuple[Task, ...]:
@@ -329,65 +314,6 @@ def tune(base: Base, task: Task, examples: Examples, variant: Variant, output: P
         run(rate, seed)
 
 
-def keep(result: Result, output: Path) -> Result:
-    """Write a line of ``output``, and one for whoever watches."""
-    with output.open("a") as file:
-        file.write(json.dumps(result._asdict()) + "\n")
-    print(
-        f"{result.task:<8} {result.variant:<20} {result.learning_rate:.0e} seed {result.seed}: "
-        f"validation {result.validation:.4f} test {result.test:.4f} "
-        f"{result.seconds_per_step * 1e3:.1f} ms/step",
-        flush=True,
-    )
-    return result
-
-
-def load_results(path: Path) -> list[Result]:
-    """The lines of a file of results; none if there is no file."""
-    if not path.is_file():
-        return []
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def table(results: Sequence[Result]) -> str:
-    """Markdown: for each task the best learning rate, mean and spread of the test loss, speed."""
-    names = list(dict.fromkeys(task.task for task in results))
-    head = ["method", "trained"]
-    for name in names:
-        head += [f"{name}: rate", "NLL", "ms a step"]
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    order = ["base", *(v.name for v in (*METHODS, *CHOICES))]
-    for variant in order:
-        own = [result for result in results if result.variant == variant]
-        if not own:
-            continue
-        cells = [f"`{variant}`" if variant != "base" else "base", f"{own[0].trained:,}"]
-        for name in names:
-            best = chosen([result for result in own if result.task == name])
-            if not best:
-                cells += ["", "", ""]
-                continue
-            tests = [result.test for result in best]
-            spread = f" ± {statistics.stdev(tests):.4f}" if len(tests) > 1 else ""
-            speed = statistics.median(result.seconds_per_step for result in best) * 1e3
-            cells += [
-                f"{best[0].learning_rate:.0e}" if best[0].learning_rate else "",
-                f"{statistics.mean(tests):.4f}{spread}",
-                f"{speed:.1f}" if speed else "",
-            ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def chosen(results: Sequence[Result]) -> list[Result]:
-    """The runs at the learning rate whose validation loss is least with the first seed."""
-    swept = [result for result in results if result.seed == SEEDS[0]]
-    if not swept:
-        return []
-    rate = min(swept, key=lambda result: result.validation).learning_rate
-    return [result for result in results if result.learning_rate == rate]
-
-
 def main() -> None:
     """Run, or print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
@@ -402,7 +328,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of --output and end")
     args = parser.parse_args()
     if args.table:
-        print(table(load_results(args.output)))
+        order = ["base", *(variant.name for variant in (*METHODS, *CHOICES))]
+        print(table(load_results(args.output), order))
         return
     part, parts = map(int, args.part.split("/"))
     groups = [METHODS, CHOICES] if args.choices else [METHODS]

@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from benchmarks import methods
-from benchmarks.methods import GRID, Result, Task, Trainer, Variant, chosen, climb, table
+from benchmarks.methods import GRID, Task, Trainer, Variant, climb
+from benchmarks.study import Result, chosen, load_results, table
 from train import data
 from train import run as runs
 from train.loop import held_out_loss, to_device
@@ -43,7 +44,10 @@ def test_the_rate_is_chosen_by_the_validation_loss_of_the_first_seed():
 
 
 def test_the_table_has_means_and_spreads_of_the_test_loss():
-    assert table(RESULTS).splitlines()[2] == "| `lora` | 1,234 | 3e-03 | 8.0000 ± 1.4142 | 50.0 |"
+    assert (
+        table(RESULTS, ["base", "lora"]).splitlines()[2]
+        == "| `lora` | 1,234 | 3e-03 | 8.0000 ± 1.4142 | 50.0 |"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +102,11 @@ def test_a_study_goes_on_where_it_stopped(base, task, tmp_path, capsys):
     examples = methods.read(base, task)
     other = Variant("hira", 1e-2, {"rank": 99})  # above the kernels: fails
     assert methods.study(base, task, examples, [other, LORA], output) == ["hira rank=99 on T"]
-    first = methods.load_results(output)
+    first = load_results(output)
     assert {found.seed for found in first} == {0, 1, 2}
     assert first[0].variant == "base"
     output.write_text("".join(output.read_text().splitlines(keepends=True)[:-1]))
     capsys.readouterr()
     methods.study(base, task, examples, [LORA], output)
     assert len(capsys.readouterr().out.splitlines()) == 1
-    assert methods.load_results(output)[-1].test == first[-1].test
+    assert load_results(output)[-1].test == first[-1].test
