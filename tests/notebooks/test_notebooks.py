@@ -10,11 +10,20 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def shorten(notebook):
+    """Fewer steps: they are most of its time, and all that this leaves out."""
+    cells = [cell for cell in notebook.cells if "config.loop.steps = 12" in cell.source]
+    for cell in cells:
+        cell.source = cell.source.replace("config.loop.steps = 12", "config.loop.steps = 5")
+    assert len(cells) == 1
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, as_version=4)
+    shorten(notebook)
     NotebookClient(
         notebook,
         timeout=500,

@@ -214,11 +214,11 @@ def test_smollm2_equals_transformers(smollm2, smollm2_path, torch_smollm2):
     tokenizer = load_tokenizer(smollm2_path)
     texts = ["Gravity is", "The three primary colours are red, blue"]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    ours = _decode(model, params, prompts, Decoding(max_new_tokens=24))
-    np.testing.assert_array_equal(ours, _torch_decode(torch_smollm2, prompts, max_new_tokens=24))
+    ours = _decode(model, params, prompts, Decoding(max_new_tokens=16))
+    np.testing.assert_array_equal(ours, _torch_decode(torch_smollm2, prompts, max_new_tokens=16))
     assert "yellow" in tokenizer.decode(ours[1])
     assert ours[0].tolist() != ours[1].tolist()
-    options = {"num_beams": 4, "max_new_tokens": 16, "no_repeat_ngram_size": 4}
+    options = {"num_beams": 4, "max_new_tokens": 10, "no_repeat_ngram_size": 4}
     beams = _decode(model, params, prompts[1:], Decoding(**options), tokenizer.eos_token_id)
     theirs = _torch_decode(torch_smollm2, prompts[1:], tokenizer.eos_token_id, **options)
     np.testing.assert_array_equal(beams, theirs)
