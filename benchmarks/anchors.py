@@ -17,7 +17,6 @@ import functools
 import gc
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -29,11 +28,12 @@ import transformers
 from torch._dynamo.utils import counters
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from benchmarks import rounds
+
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
     "num_key_value_heads", "head_dim", "vocab_size",
 )  # fmt: skip
-ROUNDS = 3
 ARITHMETIC = ("bfloat16", "tf32", "float32")
 ATTENTION = ("sdpa", "causal")
 TARGETS = ["q_proj", "v_proj"]
@@ -192,7 +192,7 @@ def measure(
     warmup: int | None = None,
     learning_rate: float = 3e-3,
 ) -> Measured:
-    """Time ``ROUNDS`` times ``steps`` training steps after ``warmup`` others.
+    """Time rounds of ``steps`` training steps (:mod:`benchmarks.rounds`) after ``warmup`` others.
 
     They go round the batches in order, which are on the device before the clock starts; as in
     training, nothing waits for a step but the end of a round. ``warmup``, 1 or more, is by default
@@ -234,18 +234,15 @@ def measure(
     before, early = advance(warmup - 1), counters["stats"]["unique_graphs"]
     if DEVICE != "cpu":
         torch.cuda.reset_peak_memory_stats()
-    times = [advance(steps) for _ in range(ROUNDS)]
+    found = rounds.timed(advance, [batch.real for batch in batches], warmup, steps)
     graphs = counters["stats"]["unique_graphs"]
     values = torch.stack(losses).tolist()
     if not np.isfinite([base_loss, *values]).all():
         raise FloatingPointError(f"{setting.name}: losses {base_loss}, {values}")
-    timed = range(warmup, warmup + ROUNDS * steps)
-    real = sum(batches[index % len(fed)].real for index in timed) / ROUNDS
-    seconds = statistics.median(times)
     return Measured(
         name=setting.name,
-        tokens_per_second=real / seconds,
-        step_seconds=seconds / steps,
+        tokens_per_second=found.tokens_per_second,
+        step_seconds=found.step_seconds,
         peak_bytes=torch.cuda.max_memory_allocated(),
         first_seconds=first,
         warmup_seconds=first + before,

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import statistics
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks import rounds
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import adapt, contraction, cost, quantize, sharding
@@ -39,8 +39,8 @@ TINY = MODELS["llama-2-7b"] | {
 QV = ("q_proj", "v_proj")
 ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 FROZEN = "frozen"
-_WARMUP, _ROUNDS = 2, 3
-"""Steps before the clock starts, and how often all steps are timed; the median round counts."""
+_WARMUP = 2
+"""Steps before the clock starts."""
 
 
 class Case(NamedTuple):
@@ -223,7 +223,7 @@ class Bench:
 
     def lower(self, case: Case, batch: Batch) -> Lowered:
         """The step of a case, and what it starts from."""
-        loop = case.remat == "full" if case.loop is None else case.loop
+        loop = not layers.unrolling_pays(case.remat) if case.loop is None else case.loop
         self._arrange(loop)
         model = Llama(self.config, dtype=self._dtype, remat=case.remat, unroll=not loop)
         adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
@@ -275,9 +275,7 @@ class Bench:
 
         advance(_WARMUP)
         steps = max(self._steps, len(fed))
-        seconds = statistics.median(advance(steps) for _ in range(_ROUNDS))
-        timed = range(_WARMUP, len(losses))
-        real = sum(num_tokens(batches[i % len(fed)]) for i in timed) / _ROUNDS
+        found = rounds.timed(advance, list(map(num_tokens, batches)), _WARMUP, steps)
         values = jax.device_get(losses)
         if not np.isfinite(values).all():
             raise FloatingPointError(f"{case.name}: losses {values}")
@@ -287,8 +285,8 @@ class Bench:
         return Found(
             name=case.name,
             tokens=batches[0].tokens_BL.size,
-            tokens_per_second=real / seconds,
-            step_seconds=seconds / steps,
+            tokens_per_second=found.tokens_per_second,
+            step_seconds=found.step_seconds,
             peak_bytes=peak - plan.alias_size_in_bytes,
             compile_seconds=compile_seconds,
             first_loss=float(values[0]),

@@ -12,6 +12,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SMALL = {
+    "model_type": "qwen2",  # a bias on q, k and v
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+"""The sizes of a decoder for tests, as a config.json has them."""
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 
 
@@ -54,7 +68,7 @@ def tiny_llama(path: Path) -> Path:
 def perturbed(adapter: Any, params: Any, random: np.random.Generator) -> tuple[Any, jax.Array]:
     """Variables whose ``d`` is not what it starts as, and rows with the virtual tokens in front.
 
-    ``params`` are those of a Llama with a vocabulary of 64.
+    ``params`` are those of a :data:`SMALL` Llama.
     """
     frozen = jax.jit(adapter.init_frozen)(params)
     d = jax.jit(adapter.init_d)(params, frozen)

@@ -106,9 +106,8 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 def _unrolls(run: Run) -> bool:
     model = run.config.model
-    # Where memory is saved by doing a layer twice, a loop keeps no two layers in memory at once.
-    fast = jax.default_backend() == "gpu" and model.remat != "full"
-    return fast if model.unroll is None else model.unroll
+    pays = jax.default_backend() == "gpu" and layers.unrolling_pays(model.remat)
+    return pays if model.unroll is None else model.unroll
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:

@@ -1,8 +1,6 @@
 """Several records in a row: which row takes which record, by their sizes alone."""
 
-import itertools
 import math
-import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -73,16 +71,18 @@ def batches(records: Iterable[tuple[int, int]], rows: int, row: Row) -> Iterator
         >>> list(batches([(6, 1), (5, 1), (4, 1), (3, 1), (7, 1)], rows=2, row=Row(10, 8, 9)))
         [[0, 1, 0, 1], [0]]
     """
-    free = [list(row) for _ in range(rows)]
+    free = [row] * rows
     taken: list[int] = []
     for tokens, targets in records:
-        record = (tokens, targets, 1)
-        fits = (all(map(operator.le, record, left)) for left in free)
-        place = next(itertools.compress(range(rows), fits), None)
+        fits = (
+            tokens <= left.tokens and targets <= left.targets and left.records > 0 for left in free
+        )
+        place = next((place for place, fit in enumerate(fits) if fit), None)
         if place is None:
             yield taken
-            free, taken, place = [list(row) for _ in range(rows)], [], 0
-        free[place] = list(map(operator.sub, free[place], record))
+            free, taken, place = [row] * rows, [], 0
+        left = free[place]
+        free[place] = Row(left.tokens - tokens, left.targets - targets, left.records - 1)
         taken.append(place)
     if taken:
         yield taken

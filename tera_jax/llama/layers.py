@@ -24,6 +24,15 @@ def is_split(params: Mapping[str, Any]) -> bool:
     return isinstance(params[LAYERS], list)
 
 
+def unrolling_pays(remat: str) -> bool:
+    """Whether training had better unroll the layers, on a GPU.
+
+    Where memory is saved by doing a layer twice (``full``), a loop keeps no two layers in memory at
+    once, and with a quantised base takes as long (docs/quantisation.md).
+    """
+    return remat != "full"
+
+
 def stacked(params: Mapping[str, Any]) -> dict[str, Any]:
     """``params`` with the layers in a stack, for use under ``jax.jit``."""
     if not is_split(params):

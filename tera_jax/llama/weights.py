@@ -198,15 +198,11 @@ def _make_array(
         by_index.setdefault(key, []).append(device)
     placed: dict[jax.Device, jax.Array] = {}
     for key, replicas in by_index.items():
-        shape, row = [stop - start for start, stop in key], 0
+        shape, row = tuple(stop - start for start, stop in key), 0
         for data in parts(tuple(slice(*bounds) for bounds in key)):
             for device in replicas:
                 part = jax.device_put(data, device)
-                if data.shape != tuple(shape):
-                    whole = placed.get(device)
-                    whole = jnp.zeros(shape, leaf.dtype, device=device) if whole is None else whole
-                    part = _filled(whole, part, row)
-                placed[device] = part
+                placed[device] = _filled(placed.get(device), part, shape, row)
             jax.block_until_ready([placed[device] for device in replicas])
             row += len(data)
     return jax.make_array_from_single_device_arrays(
@@ -214,8 +210,18 @@ def _make_array(
     )
 
 
+def _filled(
+    whole: jax.Array | None, part: jax.Array, shape: tuple[int, ...], row: int
+) -> jax.Array:
+    """An array of ``shape`` with ``part`` from ``row`` on: in ``whole``, which None begins."""
+    if part.shape == shape:
+        return part
+    whole = jnp.zeros(shape, part.dtype, device=part.device) if whole is None else whole
+    return _written(whole, part, row)
+
+
 @functools.partial(jax.jit, donate_argnums=0)
-def _filled(whole: jax.Array, part: jax.Array, row: jax.Array) -> jax.Array:
+def _written(whole: jax.Array, part: jax.Array, row: jax.Array | int) -> jax.Array:
     return jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=0)
 
 

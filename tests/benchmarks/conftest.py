@@ -1,10 +1,9 @@
 import pytest
 
-from benchmarks import anchors, steps
+from benchmarks import rounds
 
 
 @pytest.fixture(autouse=True)
 def one_round(monkeypatch):
     """Of timed steps: nothing here depends on their time."""
-    monkeypatch.setattr(anchors, "ROUNDS", 1)
-    monkeypatch.setattr(steps, "_ROUNDS", 1)
+    monkeypatch.setattr(rounds, "ROUNDS", 1)

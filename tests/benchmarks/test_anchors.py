@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from benchmarks import anchors
+from benchmarks import anchors, rounds
 from benchmarks.anchors import ADAPTERS, Batch, Measured, Setting, check, measure, random_batch
 
 TINY = anchors.tiny()
@@ -57,7 +57,7 @@ def test_a_run_has_a_name_and_takes_time(found):
 def test_the_clock_is_read_around_rounds_and_the_median_counts(monkeypatch):
     ticks = iter([0, 7, 8, 11, 100, 112, 200, 206, 300, 309])  # the first step, two more, 3 rounds
     monkeypatch.setattr(anchors, "_now", lambda: next(ticks))
-    monkeypatch.setattr(anchors, "ROUNDS", 3)
+    monkeypatch.setattr(rounds, "ROUNDS", 3)
     row = measure(TINY, [padded(), BATCH], Setting("lora"), steps=4)
     assert (row.first_seconds, row.warmup_seconds, row.step_seconds) == (7, 10, 9 / 4)
     assert row.tokens_per_second == (96 + 40 + 96 + 40) / 9
@@ -154,7 +154,7 @@ def test_remat_runs_layers_twice_to_the_same_loss(monkeypatch):
         row = measure(TINY, [BATCH], Setting("lora", remat=remat), steps=2, warmup=1)
         rows.append(row)
         counts.append(len(calls))
-    steps = 1 + 2 * anchors.ROUNDS
+    steps = 1 + 2 * rounds.ROUNDS
     assert counts == [2 + steps * 2, 2 + steps * 4]
     assert rows[0].last_loss == rows[1].last_loss
 

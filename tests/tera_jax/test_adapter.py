@@ -11,7 +11,7 @@ from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import METHODS, NotMergeableError
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
-from tests.parts import perturbed, value_and_grad
+from tests.parts import SMALL, perturbed, value_and_grad
 
 SETTINGS = {
     "dora": {"rank": 4},
@@ -31,21 +31,7 @@ SETTINGS = {
     "vera": {"rank": 8},
 }
 NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
-CONFIG = LlamaConfig.from_hf(
-    {
-        "model_type": "qwen2",  # a bias on q and v
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": True,
-    }
-)
+CONFIG = LlamaConfig.from_hf(SMALL | {"tie_word_embeddings": True})
 
 
 @functools.cache

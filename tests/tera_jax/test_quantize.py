@@ -21,21 +21,7 @@ from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
 from tests import parts
 
 BLOCK = 8
-CONFIG = LlamaConfig.from_hf(
-    {
-        "model_type": "qwen2",  # a bias on q, k and v
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": False,
-    }
-)
+CONFIG = LlamaConfig.from_hf(parts.SMALL)
 SETTINGS = {
     "tera": {"parts": 2},
     "lora": {"rank": 4},

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -42,8 +43,7 @@ def command(config_file, fields, records_path):
 def start(arguments, devices, stop=()):
     """A process of ``train.main``; the signal ``stop[0]`` comes before step ``stop[1]``."""
     program = [str(Path(__file__).parent / "run_until.py"), *stop] if stop else ["-m", "train.main"]
-    flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    flags = re.sub(r"(device_count)=\d+", rf"\1={devices}", os.environ["XLA_FLAGS"])
     return subprocess.Popen(
         [sys.executable, *program, *arguments],
         stdout=subprocess.PIPE,

@@ -6,21 +6,11 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import Llama, LlamaConfig, layer, packed
+from tests.parts import SMALL
 
 LENGTHS_BM = np.asarray([[5, 3, 0], [2, 9, 1], [12, 0, 0]], np.int32)
 ROWS, LENGTH = len(LENGTHS_BM), 12
-CONFIG = LlamaConfig.from_hf(
-    {
-        "model_type": "llama",
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "rms_norm_eps": 1e-5,
-    }
-)
+CONFIG = LlamaConfig.from_hf(SMALL)
 
 
 def stand_in(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type):
