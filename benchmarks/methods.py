@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import optax
 
 from benchmarks.study import FIRST_SEED, Result, keep, load_results, table
+from benchmarks.variants import CHOICES, METHODS, PLAIN, Variant
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
@@ -44,67 +45,6 @@ SKIPPED = 10
 """Steps before the clock starts, the first of which may compile."""
 SEEDS = (FIRST_SEED, 1, 2)
 GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
-_SCHEMES = ("576|24x24", "576|12x16")
-_SPLIT_INPUT = ("24x24|576", "24x24|192")
-
-
-class Variant(NamedTuple):
-    """A method, fields of its configuration, and where on the grid its climb begins."""
-
-    method: str
-    start: float
-    fields: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """``tera``, or ``tera gain=2.0``."""
-        shown = {k: v for k, v in self.fields.items() if not isinstance(v, tuple)}
-        return " ".join([self.method, *(f"{key}={value}" for key, value in shown.items())])
-
-
-def _tera(method: str = "tera", **fields: Any) -> Variant:
-    return Variant(method, 1e-1, {"tensorizations": _SCHEMES} | fields)
-
-
-METHODS = (
-    Variant("full", 1e-4, {}),
-    Variant("lora", 1e-3, {}),
-    Variant("pissa", 1e-3, {}),
-    Variant("dora", 1e-3, {}),
-    Variant("toplora", 1e-3, {}),
-    Variant("hira", 1e-2, {}),
-    Variant("mora", 1e-3, {}),
-    Variant("quanta", 1e-3, {"axes": (8, 8, 9)}),
-    Variant("loretta", 3e-3, {}),
-    Variant("vera", 1e-2, {}),
-    Variant("prompt", 1e-1, {}),
-    Variant("p_tuning", 1e-3, {}),
-    _tera(),
-    _tera("tera_iden"),
-    _tera("tera_unique"),
-)
-"""With the ranks of ``configs/commonsense.py``, on the query and value projections."""
-
-_UNSCALED: dict[str, Any] = {"gain": 1.0}
-CHOICES = (
-    _tera(wide="fast"),
-    _tera(**_UNSCALED),
-    _tera(gain=1 / 16),
-    _tera(gain=256.0),
-    _tera(**_UNSCALED, zero=2),
-    _tera(**_UNSCALED, zero=3),
-    _tera(**_UNSCALED, init="uniform"),
-    _tera(**_UNSCALED, sharing="module"),
-    _tera(**_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
-    _tera("tera_iden", **_UNSCALED),
-    _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
-    _tera("tera_unique", **_UNSCALED),
-)
-"""The fast transform, and what the paper leaves open: from gain 1 one change at a time."""
-
-
-_PLAIN = Variant("lora", 1e-3, {"rank": 1})
-"""Before its first step it is the base."""
 
 
 class Task(NamedTuple):
@@ -181,7 +121,7 @@ def make_run(base: Base, variant: Variant, task: Task, seed: int) -> Run:
 
 def read(base: Base, task: Task) -> Examples:
     """The three parts as token ids."""
-    config = make_run(base, _PLAIN, task, seed=0).config.data
+    config = make_run(base, PLAIN, task, seed=0).config.data
     parts = (records.load(path, config.prompt) for path in (task.train, task.validation, task.test))
     return Examples(*(data.tokenize(part, base.tokenizer, config) for part in parts))
 
@@ -283,7 +223,7 @@ def study(
     """Run what is not in ``output`` yet, and return the names of the variants that failed."""
     failed = []
     if not any((r.variant, r.task) == ("base", task.name) for r in load_results(output)):
-        keep(Trainer(base, _PLAIN, task, examples).untrained(), output)
+        keep(Trainer(base, PLAIN, task, examples).untrained(), output)
     for variant in variants:
         try:
             tune(base, task, examples, variant, output)

@@ -25,7 +25,7 @@ With ``--records`` batches are of 32 real records: PEFT pads them, and we pack a
 Steps are timed as in training, many in a row and none waited for, in rounds of which the median
 counts.
 
-Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by either route and by the one it chooses;
+Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by every route and by the one it chooses;
 ``order`` of the network from 2 to 24; ``targets`` from q and v to all linear layers; ``methods``.
 """
 
@@ -34,7 +34,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ import numpy as np
 
 from benchmarks.batches import Real, for_peft, read_records
 from benchmarks.steps import ALL, FROZEN, QV, TINY, Bench, Case, Found, matmul_rate, random_batch
-from tera_jax import sharding
+from tera_jax import cost, sharding
 from tera_jax.methods import METHODS
 from tera_jax.quantize import BLOCK, KINDS
 from train.data import Batch
@@ -76,7 +76,7 @@ def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterato
         for tokens in (512, 1024, 2048, 4096, 8192, 16384, 32768):
             at = case._replace(rows=max(1, tokens // length), length=min(tokens, length))
             yield at._replace(method=FROZEN)
-            yield from (at._replace(route=route) for route in ("build", "through", ""))
+            yield from (at._replace(route=route) for route in (*get_args(cost.Route), ""))
     elif name == "order":
         yield case._replace(method=FROZEN)
         for scheme in schemes(hidden):
@@ -268,7 +268,7 @@ def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    **{route: {"route": route} for route in ("build", "through")},
+    **{route: {"route": route} for route in get_args(cost.Route)},
     **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
     "ahead": {"ahead": True},
     "fused": {"fused": True},

@@ -52,7 +52,7 @@ class Case(NamedTuple):
     remat: str = "dots"
     targets: tuple[str, ...] = QV
     fields: tuple[tuple[str, Any], ...] = ()
-    route: str = ""  # of TeRA: build, through, or by its own choice
+    route: str = ""  # of TeRA, as cost.Route; by its own choice
     ahead: bool = False  # kernels built before the layers
     fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
     loop: bool | None = None  # over the layers; None as train.main has it on a GPU
@@ -231,8 +231,8 @@ class Bench:
             stack.enter_context(jax.set_mesh(self._mesh))
             stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
             if case.route:
-                route = mock.patch.object(cost, "building_is_cheaper")
-                stack.enter_context(route).return_value = case.route == "build"
+                route = mock.patch.object(cost, "route")
+                stack.enter_context(route).return_value = case.route
 
             def init_frozen(params: Any) -> Any:
                 return adapter.init_frozen(layers.stacked(params))

@@ -1,12 +1,9 @@
 """A Tucker-like network with diagonal factors, contracted: the weight update, and x times it.
 
-Two exact routes. Building the update costs products of the size of the kernel and, in the backward
-pass, one of the size of a batch; it is the route for many tokens. On the side of the activations
-nothing of the kernel's size is made; it is the route for few. :mod:`tera_jax.cost` chooses.
-
-Consecutive small modes are contracted together, by the Kronecker product of their factors: a
-product with a matrix of a few dozen rows takes the time of reading and writing the tensor, and two
-such matrices take it twice.
+Exact routes. Building the update costs products of the size of the kernel and, in the backward
+pass, one of the size of a batch; it is the route for many tokens (:mod:`tera_jax.projection` has a
+backward pass with less of them). On the side of the activations nothing of the kernel's size is
+made; it is the route for few. :mod:`tera_jax.cost` chooses.
 
 A factor of one axis, longer than ``NARROW``, holds the signs of a square one that is a fast
 orthogonal transform (:mod:`tera_jax.transform`) and costs a few such passes.
@@ -22,33 +19,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax import kernels, transform
+from tera_jax.grouping import NARROW, groups, turns
 
 BUILT = "built_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
-NARROW = 64
-"""The most rows of a Kronecker product, and of a factor that takes its d into itself."""
 FUSED: bool | None = None
 """Whether two narrow groups beside a wide factor take the kernel of :mod:`tera_jax.kernels`. None:
 on a GPU and in half precision. Elsewhere it is interpreted, which is slow."""
-
-
-def groups(ranks: Sequence[int], modes: Sequence[int]) -> list[tuple[int, int]]:
-    """Which consecutive modes are contracted together: (start, stop), from the first mode on.
-
-    Example:
-        >>> groups((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8))
-        [(0, 1), (1, 3), (3, 5)]
-    """
-    found: list[tuple[int, int]] = []
-    for i, sizes in enumerate(zip(ranks, modes, strict=True)):
-        if found:
-            start, stop = found[-1]
-            width = max(math.prod(ranks[start:stop]), math.prod(modes[start:stop]))
-            if width * max(sizes) <= NARROW:
-                found[-1] = (start, i + 1)
-                continue
-        found.append((i, i + 1))
-    return found
 
 
 def sizes(factor: Float[Array, "..."]) -> tuple[int, ...]:
@@ -57,18 +34,17 @@ def sizes(factor: Float[Array, "..."]) -> tuple[int, ...]:
 
 
 class _Factor(NamedTuple):
-    """A group's matrix: a wide factor and its d, or a narrow matrix that has taken d in.
+    """A group's matrix and the d along its rows, those of its modes multiplied out.
 
-    The latter is in float32 at least. A wide one may be the signs of a transform.
+    A narrow matrix is in float32 at least. A wide one may be the signs of a transform.
     """
 
     matrix: Array
-    d_R: Array | None
+    d_R: Array
 
-
-def order(rank: int, mode: int) -> tuple[float, int]:
-    """How soon a factor is contracted: the least enlarging first, then the small."""
-    return mode / rank, mode
+    @property
+    def is_wide(self) -> bool:
+        return sizes(self.matrix)[0] > NARROW
 
 
 def _factors(
@@ -81,14 +57,11 @@ def _factors(
 
 
 def _joined(factors: Sequence[Array], d: Sequence[Array]) -> _Factor:
-    if factors[0].shape[0] > NARROW:
+    if sizes(factors[0])[0] > NARROW:
         return _Factor(factors[0], d[0])
     wide = accumulator(factors[0].dtype)
-    scaled = [
-        factor.astype(wide) * vector.astype(wide)[:, None]
-        for factor, vector in zip(factors, d, strict=True)
-    ]
-    return _Factor(functools.reduce(jnp.kron, scaled), None)
+    matrix = functools.reduce(jnp.kron, [factor.astype(wide) for factor in factors])
+    return _Factor(matrix, functools.reduce(jnp.kron, [vector.astype(wide) for vector in d]))
 
 
 def network(
@@ -112,54 +85,128 @@ def network(
     Returns:
         (I_1..I_N) in the type of the core.
     """
-    joined = _factors(factors, d)
-    tensor = core.reshape([sizes(factor.matrix)[0] for factor in joined])
-    if _is_fused(tensor.dtype) and _fits(joined):
-        wide, left, right = joined
-        interpret = jax.default_backend() != "gpu"
-        tensor = kernels.two_sided(tensor, wide.d_R, left.matrix, right.matrix, interpret)
-        tensor = _product(tensor, 0, wide, precision)
+    joined, tensor, axes = _grouped(core, factors, d)
+    if _takes_kernel(tensor, joined):
+        tensor = wide_product(_by_kernel(tensor, joined), 0, joined[0].matrix, precision)
     else:
-        turns = [(*order(*sizes(factor.matrix)), -axis) for axis, factor in enumerate(joined)]
-        for axis in sorted(range(len(joined)), key=turns.__getitem__):
-            tensor = _product(_scaled(tensor, axis, joined[axis]), axis, joined[axis], precision)
+        tensor = _contracted(tensor, joined, axes, precision)
     return tensor.reshape([sizes(factor)[1] for factor in factors])
 
 
-def _is_fused(dtype: Any) -> bool:
-    half = dtype in (jnp.bfloat16, jnp.float16)
-    return jax.default_backend() == "gpu" and half if FUSED is None else FUSED
+def but_first(
+    core: Float[Array, "..."],
+    factors: Sequence[Float[Array, "..."]],
+    d: Sequence[Float[Array, " _"]],
+    precision: Any = None,
+) -> Float[Array, "R _"]:
+    """:func:`network` without A^(1), where :func:`tera_jax.grouping.ends_with_input`.
+
+    Returns:
+        (R_1, I_2 ... I_N) in the type of the core.
+    """
+    joined, tensor, axes = _grouped(core, factors, d)
+    if _takes_kernel(tensor, joined):
+        tensor = _by_kernel(tensor, joined)
+    else:
+        tensor = _contracted(tensor, joined, axes[:-1], precision)
+        tensor = _scaled(tensor, 0, joined[0].d_R)
+    return tensor.reshape(len(tensor), -1)
 
 
-def _fits(joined: Sequence[_Factor]) -> bool:
-    """A wide factor and then two narrow groups, of sizes that the kernel takes."""
-    if len(joined) != 3 or [factor.d_R is None for factor in joined] != [False, True, True]:
+def _grouped(
+    core: Array, factors: Sequence[Array], d: Sequence[Array]
+) -> tuple[list[_Factor], Array, list[int]]:
+    """The groups of modes, the core with an axis for each, and the order of these axes."""
+    joined = _factors(factors, d)
+    pairs = [(rank, mode) for rank, mode in (sizes(factor.matrix) for factor in joined)]
+    return joined, core.reshape([rank for rank, _ in pairs]), turns(pairs)
+
+
+def _contracted(
+    tensor: Array, joined: Sequence[_Factor], axes: Sequence[int], precision: Any
+) -> Array:
+    """With the factors of some axes, one after the other."""
+    for axis in axes:
+        tensor = _scaled_product(tensor, axis, joined[axis], precision)
+    return tensor
+
+
+def _takes_kernel(tensor: Array, joined: Sequence[_Factor]) -> bool:
+    """Whether a wide factor comes before two narrow ones, of sizes and a type for the kernel."""
+    half = tensor.dtype in (jnp.bfloat16, jnp.float16)
+    fused = jax.default_backend() == "gpu" and half if FUSED is None else FUSED
+    if not fused or [factor.is_wide for factor in joined] != [True, False, False]:
         return False
     narrow = [size for factor in joined[1:] for size in factor.matrix.shape]
-    return kernels.fits(sizes(joined[0].matrix)[0], *narrow)
+    return kernels.fits(tensor.shape[0], *narrow)
 
 
-def _scaled(tensor: Array, axis: int, factor: _Factor) -> Array:
-    """``tensor x_axis diag(d)`` of a wide factor; the tensor itself where the matrix has d."""
-    if factor.d_R is None:
-        return tensor
+def _by_kernel(tensor: Array, joined: Sequence[_Factor]) -> Array:
+    """With two narrow factors, and scaled by the d of the wide one before them."""
+    wide, left, right = joined
+    interpret = jax.default_backend() != "gpu"
+    d = wide.d_R, left.d_R, right.d_R
+    return kernels.two_sided(tensor, *d, left.matrix, right.matrix, interpret)
+
+
+def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:
+    """``tensor x_axis diag(d)``."""
     wide = accumulator(tensor.dtype)
-    scale = factor.d_R.astype(wide).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+    scale = d_R.astype(wide).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
     return (tensor.astype(wide) * scale).astype(tensor.dtype)
 
 
-def _product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
-    """``tensor x_axis A``: axis ``axis`` goes from R to I entries."""
-    if factor.matrix.ndim == 1:
-        return transform.apply_transposed(factor.matrix, tensor, axis, precision)
-    before, after = tensor.shape[:axis], tensor.shape[axis + 1 :]
-    rank, mode = factor.matrix.shape
-    flat_aRb = tensor.reshape(math.prod(before), rank, math.prod(after))
-    if factor.d_R is None:
-        product_aIb = _narrow_product(precision, flat_aRb, factor.matrix)
+def _scaled_product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
+    """``tensor x_axis diag(d) x_axis A``; a narrow A takes d into itself."""
+    if factor.is_wide:
+        return wide_product(_scaled(tensor, axis, factor.d_R), axis, factor.matrix, precision)
+    return _along(tensor, axis, factor.matrix * factor.d_R[:, None], precision)
+
+
+def wide_product(
+    tensor: Float[Array, "..."],
+    axis: int,
+    matrix: Float[Array, "..."],
+    precision: Any = None,
+    transposed: bool = False,
+) -> Float[Array, "..."]:
+    """``tensor x_axis A``, or A transposed, of a dense (R, I) or of the signs of a transform.
+
+    Args:
+        tensor: with R entries along the axis, or with I where A is transposed.
+        axis: of the tensor.
+        matrix: A in the type of the tensor.
+        precision: of the product, as in ``jax.lax.dot_general``.
+        transposed: which of the two.
+    """
+    if matrix.ndim == 1:
+        take = transform.apply if transposed else transform.apply_transposed
+        return take(matrix, tensor, axis, precision)
+    matrix_RI = matrix.T if transposed else matrix
+    flat_aRb = _flat(tensor, axis)
+    # Where an axis is left out the product is written as one of two matrices, whose result lies in
+    # memory as it comes out.
+    if len(flat_aRb) == 1:
+        product = jnp.einsum("ri,rb->ib", matrix_RI, flat_aRb[0], precision=precision)
+    elif flat_aRb.shape[2] == 1:
+        product = jnp.einsum("ar,ri->ai", flat_aRb[:, :, 0], matrix_RI, precision=precision)
     else:
-        product_aIb = jnp.einsum("arb,ri->aib", flat_aRb, factor.matrix, precision=precision)
-    return product_aIb.reshape(*before, mode, *after)
+        product = jnp.einsum("arb,ri->aib", flat_aRb, matrix_RI, precision=precision)
+    return _unflat(product, tensor.shape, axis)
+
+
+def _along(tensor: Array, axis: int, matrix_RI: Array, precision: Any) -> Array:
+    return _unflat(_narrow_product(precision, _flat(tensor, axis), matrix_RI), tensor.shape, axis)
+
+
+def _flat(tensor: Array, axis: int) -> Array:
+    """With one axis before and one after that axis."""
+    shape = tensor.shape
+    return tensor.reshape(math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+
+
+def _unflat(flat_aIb: Array, shape: Sequence[int], axis: int) -> Array:
+    return flat_aIb.reshape(*shape[:axis], -1, *shape[axis + 1 :])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -223,21 +270,33 @@ def through(
     inward, outward = _factors(factors, d, 0, split), _factors(factors, d, split)
     tensor = x_TJ.reshape(tokens, *(sizes(factor.matrix)[1] for factor in inward))
     for axis, factor in enumerate(inward, 1):
-        if factor.matrix.ndim == 1:
-            tensor = transform.apply(factor.matrix, tensor, axis, precision)
+        if factor.is_wide:
+            tensor = wide_product(tensor, axis, factor.matrix, precision, transposed=True)
+            tensor = _scaled(tensor, axis, factor.d_R)
         else:
-            transposed = factor._replace(matrix=factor.matrix.T)
-            tensor = _product(tensor, axis, transposed, precision)
-        tensor = _scaled(tensor, axis, factor)
+            scaled_RI = factor.matrix * factor.d_R[:, None]
+            tensor = _along(tensor, axis, scaled_RI.T, precision)
     core_RS = core.reshape(math.prod(core.shape[:split]), -1)
     tensor_TR = tensor.reshape(tokens, -1)
     tensor = jnp.einsum("tr,rs->ts", tensor_TR, core_RS, precision=precision)
     tensor = tensor.reshape(tokens, *(sizes(factor.matrix)[0] for factor in outward))
     for axis, factor in enumerate(outward, 1):
-        tensor = _product(_scaled(tensor, axis, factor), axis, factor, precision)
+        tensor = _scaled_product(tensor, axis, factor, precision)
     return tensor.reshape(tokens, -1)
 
 
 def accumulator(dtype: jax.typing.DTypeLike) -> Any:
     """The type in which sums of ``dtype`` are taken: float64 for itself, else float32."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
+
+
+def added(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
+    """Summed in float32 and rounded once to the type of the kernel.
+
+    An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
+    kernel as what it adds to, before it rounds, and the sum costs no pass over memory.
+    """
+    if kernel.dtype == update.dtype:
+        return kernel + update
+    wide = accumulator(kernel.dtype)
+    return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)

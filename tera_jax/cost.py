@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 
 from tera_jax import transform
-from tera_jax.contraction import NARROW, groups, order
+from tera_jax.grouping import NARROW, ends_with_input, pairs, turns
 
 
 class Device(NamedTuple):
@@ -38,15 +38,21 @@ def device(kind: str | None = None) -> Device:
     return next((rates for name, rates in _DEVICES.items() if name in kind), _DEVICES["H100"])
 
 
-def building_is_cheaper(
+Route = Literal["through", "project", "build"]
+"""How x (W + dW) is computed in training: :func:`tera_jax.contraction.through`; with W + dW made,
+:func:`tera_jax.projection.product`; or made and differentiated as it stands."""
+
+
+def route(
     ranks: Sequence[int],
     modes: Sequence[int],
     split: int,
     tokens: int,
     rates: Device,
     fast: bool = False,
-) -> bool:
-    """Whether making W + dW for ``tokens`` rows takes less time in training than going ``through``.
+    readers: int = 1,
+) -> Route:
+    """The route that takes the least time in a training step with ``tokens`` rows.
 
     A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
     twice: forward, and for what flows back through it. Beside those a built update has the product
@@ -59,22 +65,32 @@ def building_is_cheaper(
         tokens: rows of the batch.
         rates: of the device.
         fast: whether the factors of more than ``NARROW`` rows are transforms.
+        readers: layers that share this input and this network (:func:`readers`).
     """
     j1, j2 = math.prod(modes[:split]), math.prod(modes[split:])
     r1, r2 = math.prod(ranks[:split]), math.prod(ranks[split:])
-    every, inward, outward = (
-        [
-            (math.prod(ranks[start + i : start + j]), math.prod(modes[start + i : start + j]))
-            for i, j in groups(ranks[start:stop], modes[start:stop])
-        ]
-        for start, stop in ((0, len(modes)), (0, split), (split, len(modes)))
-    )
+    every = pairs(ranks, modes)
+    inward, outward = pairs(ranks[:split], modes[:split]), pairs(ranks[split:], modes[split:])
     transposed = [(mode, rank) for rank, mode in inward]
-    every.sort(key=lambda pair: order(*pair))
-    build = _chain_seconds(r1 * r2, every, rates, fast)
+    every = [every[axis] for axis in turns(every)]
+    made = _chain_seconds(r1 * r2, every, rates, fast)
     apply = _chain_seconds(tokens * j1, transposed, rates, fast)
     apply += _seconds(tokens, r1, r2, rates) + _chain_seconds(tokens * r2, outward, rates, fast)
-    return 2 * build + _seconds(j1, tokens, j2, rates) < 2 * apply
+    built = 2 * made + _seconds(j1, tokens, j2, rates)
+    seconds: dict[Route, float] = {"through": 2 * apply, "build": built}
+    if ends_with_input(ranks, modes, split):
+        last = _factor_seconds(j2, r1, j1, rates, fast)
+        seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
+    return min(reversed(seconds), key=seconds.__getitem__)
+
+
+def readers(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many of some layers to expect to read one input: 2 where any stand in one module, else 1.
+
+    Layers of one shape in one module mostly do, such as q, k and v, or gate and up. The estimate is
+    low for the former and high for q beside o.
+    """
+    return 2 if len({path[:-1] for path in paths}) < len(paths) else 1
 
 
 def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, fast: bool) -> float:

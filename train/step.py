@@ -1,5 +1,6 @@
 """The jitted steps: one gradient step of ``d``, and one evaluation of the loss."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -259,10 +260,13 @@ def _nll_of(
             return found
 
         logits_BCV, pull = jax.vjp(logits, state_BCD)
-        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
-        # Written out, for XLA to make it in one pass; what optax differentiates to takes three.
+        # Written out, so that XLA reads the logits three times in all: for their largest, for the
+        # sum of their exponentials and for the slope. What optax differentiates to takes more.
+        log_sum_BC1 = jax.nn.logsumexp(logits_BCV, axis=-1, keepdims=True)
+        taken_BC1 = jnp.take_along_axis(logits_BCV, target_BC[:, :, None], axis=-1)
+        nll_BC = (log_sum_BC1 - taken_BC1)[:, :, 0]
         is_target_BCV = jax.nn.one_hot(target_BC, logits_BCV.shape[-1], dtype=logits_BCV.dtype)
-        slope_BCV = jax.nn.softmax(logits_BCV) - is_target_BCV
+        slope_BCV = jnp.exp(logits_BCV - log_sum_BC1) - is_target_BCV
         (gradient_BCD,) = pull(slope_BCV * weight_BC[:, :, None])
         return jnp.sum(nll_BC * weight_BC), gradient_BCD
 
@@ -276,8 +280,9 @@ def _nll_of(
 
 
 def chunk_size(rows: int, targets: int, vocab_size: int) -> int:
-    """How many targets of each row can have their logits in memory at a time."""
-    return max(1, min(targets, _LOGITS_AT_ONCE // (rows * vocab_size)))
+    """How many targets of each row have their logits in memory at a time, in equal chunks."""
+    most = max(1, _LOGITS_AT_ONCE // (rows * vocab_size))
+    return math.ceil(targets / math.ceil(targets / most)) if targets else 1
 
 
 def chunks(size: int, *arrays_BT: Any) -> tuple[Array, ...]:

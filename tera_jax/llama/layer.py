@@ -18,26 +18,12 @@ from tera_jax import sharding
 from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Slots
 from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.norm import RMSNorm
 
 ROTATED = "rotated"
 """The name under which a rematerialisation policy finds queries and keys with their positions."""
-
-
-class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
-
-    eps: float
-    dtype: DTypeLike
-    param_dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last axis."""
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        x = x.astype(jnp.float32)
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
-        scale = scale.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-        return (x * scale).astype(self.dtype)
+RESIDUAL = "residual"
+"""That of the residual stream after attention."""
 
 
 class Attention(nn.Module):
@@ -76,8 +62,8 @@ class Attention(nn.Module):
         key_BSKH = heads("k_proj", config.num_kv_heads)
         value_BSKH = heads("v_proj", config.num_kv_heads)
         if config.qk_norm:
-            query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
-            key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
+            _, query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
+            _, key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
         query_BLNH, key_BSKH = (
             checkpoint_name(rope.rotate(x, cos, sin), ROTATED) for x in (query_BLNH, key_BSKH)
         )
@@ -160,12 +146,12 @@ class Layer(nn.Module):
         x_BLD, cache = carry
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         eps = self.config.rms_norm_eps
-        normed_BLD = RMSNorm(eps, name="input_layernorm", **types)(x_BLD)
+        x_BLD, normed_BLD = RMSNorm(eps, name="input_layernorm", **types)(x_BLD)
         attended_BLD, cache = Attention(self.config, name="self_attn", **types)(
             normed_BLD, cache, *where
         )
-        x_BLD = x_BLD + attended_BLD
-        normed_BLD = RMSNorm(eps, name="post_attention_layernorm", **types)(x_BLD)
+        x_BLD = checkpoint_name(x_BLD + attended_BLD, RESIDUAL)
+        x_BLD, normed_BLD = RMSNorm(eps, name="post_attention_layernorm", **types)(x_BLD)
         x_BLD = x_BLD + MLP(self.config, name="mlp", **types)(normed_BLD)
         return (split_rows(x_BLD), cache), None
 

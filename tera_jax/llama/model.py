@@ -16,7 +16,8 @@ from tera_jax.contraction import BUILT
 from tera_jax.llama import rope
 from tera_jax.llama.cache import Cache
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.layer import ROTATED, Layer, RMSNorm, split_rows
+from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, split_rows
+from tera_jax.llama.norm import RMSNorm
 
 
 def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
@@ -28,12 +29,13 @@ def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
 
 _POLICIES = jax.checkpoint_policies
 _KEPT = _POLICIES.save_from_both_policies(
-    _POLICIES.dots_with_no_batch_dims_saveable, _POLICIES.save_only_these_names(BUILT, ROTATED)
+    _POLICIES.dots_with_no_batch_dims_saveable,
+    _POLICIES.save_only_these_names(BUILT, ROTATED, RESIDUAL),
 )
 REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots": _kept}
 """What the backward pass recomputes: nothing, all of a layer, or all but its matrix products, its
-fused attention and the kernels that a method built. Rotated queries and keys are kept in place of
-the products that they are made of."""
+fused attention and the kernels that a method built. Rotated queries and keys, and the residual
+stream, are kept in place of the products that they are made of."""
 
 
 class Llama(nn.Module):
@@ -160,7 +162,7 @@ class Llama(nn.Module):
         (x_BLD, slots), _ = self.layers(carry, number_N, *where)
         if cache is not None:
             cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
-        return self.norm(x_BLD), cache
+        return self.norm(x_BLD)[1], cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""

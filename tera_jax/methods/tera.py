@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, cost, frozen, transform
+from tera_jax import contraction, cost, frozen, grouping, projection, transform
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site, check_choices
 from tera_jax.tensorize import Tensorization, propose, unfold
@@ -104,7 +104,7 @@ class TeraConfig:
         Raises:
             ValueError: when one of these has a rank below its mode, or a size without transform.
         """
-        chosen = [self.wide == "fast" and mode > contraction.NARROW for mode in scheme.modes]
+        chosen = [self.wide == "fast" and mode > grouping.NARROW for mode in scheme.modes]
         for rank, mode in itertools.compress(zip(scheme.ranks, scheme.modes, strict=True), chosen):
             if rank < mode:
                 raise ValueError(
@@ -252,36 +252,53 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         return init_d(scheme(kernel), config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        return _added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
+        return contraction.added(
+            kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST)
+        )
 
     def build(frozen: Any, d: Any, kernel: Array, dtype: Any) -> Array:
         @jax.checkpoint  # all but the last product is made again in a fraction of its time
         def update(d: Any) -> Array:
             return delta_w(_cast(frozen, dtype), d, scheme(kernel), _precision(dtype))
 
-        return checkpoint_name(_added(kernel, update(d)), contraction.BUILT)
+        return checkpoint_name(contraction.added(kernel, update(d)), contraction.BUILT)
 
-    def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
+    readers = {
+        shape: cost.readers([site.path for site in sites if site.kernel_shape == shape])
+        if config.sharing == "shape"
+        else 1
+        for shape in shapes
+    }
+
+    def route(kernel_shape: tuple[int, int], tokens: int) -> cost.Route:
         folded = config.tensorization(kernel_shape)
-        return cost.building_is_cheaper(
+        return cost.route(
             folded.ranks,
             folded.modes,
             folded.split,
             tokens,
             cost.device(),
             config.wide == "fast",
+            readers[kernel_shape],
         )
+
+    def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
+        return route(kernel_shape, tokens) != "through"
 
     def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
         del dropout  # TeRA has none
-        x_TJ = x.reshape(-1, x.shape[-1])
-        if builds((kernel.shape[0], kernel.shape[1]), len(x_TJ)):
+        x_TJ, precision = x.reshape(-1, x.shape[-1]), _precision(x.dtype)
+        network = _cast(frozen, x.dtype)
+        core, factors = network["core"], network["factors"]
+        taken = route((kernel.shape[0], kernel.shape[1]), len(x_TJ))
+        if taken == "build":
             y_TJ = lora.linear(x_TJ, build(frozen, d, kernel, x.dtype))
+        elif taken == "project":
+            y_TJ = projection.product(x_TJ, kernel, core, factors, d, precision)
         else:
-            network = _cast(frozen, x.dtype)
-            split, precision = scheme(kernel).split, _precision(x.dtype)
-            args = (network["core"], network["factors"], d, split, precision)
-            y_TJ = lora.linear(x_TJ, kernel) + contraction.through(x_TJ, *args)
+            split = scheme(kernel).split
+            y_TJ = contraction.through(x_TJ, core, factors, d, split, precision)
+            y_TJ += lora.linear(x_TJ, kernel)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def max_rank(site: Site) -> int:  # Theorem 1
@@ -299,18 +316,6 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         builds,
         build,
     )
-
-
-def _added(kernel: Array, update: Array) -> Array:
-    """Summed in float32 and rounded once.
-
-    An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
-    kernel as what it adds to, before it rounds, and the sum costs no pass over memory.
-    """
-    if kernel.dtype == update.dtype:
-        return kernel + update
-    wide = contraction.accumulator(kernel.dtype)
-    return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
 
 
 def _cast(frozen: Any, dtype: Any) -> Any:

@@ -7,8 +7,9 @@ import jax
 import pytest
 
 from benchmarks import methods
-from benchmarks.methods import GRID, Task, Trainer, Variant, climb
+from benchmarks.methods import GRID, Task, Trainer, climb
 from benchmarks.study import Result, chosen, load_results, table
+from benchmarks.variants import Variant
 from train import data
 from train import run as runs
 from train.loop import held_out_loss, to_device

@@ -158,7 +158,7 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
 )
 def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method, ahead, mesh):
     """Whether a method builds kernels ahead of the parts or not."""
-    monkeypatch.setattr(cost, "building_is_cheaper", lambda *_: ahead)
+    monkeypatch.setattr(cost, "route", lambda *_: "build" if ahead else "through")
     tiny_config.method = {**default(method).method.to_dict(), "targets": ("q_proj", "v_proj")}
     tiny_config.mesh.update(mesh)
     run = runs.build(parse(tiny_config))
@@ -186,7 +186,7 @@ def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method,
 
 
 def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
-    monkeypatch.setattr(cost, "building_is_cheaper", lambda *_: True)
+    monkeypatch.setattr(cost, "route", lambda *_: "build")
     run = runs.build(parse(tiny_config))
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)

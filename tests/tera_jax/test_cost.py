@@ -1,0 +1,81 @@
+import itertools
+
+import pytest
+
+from tera_jax import cost
+from tera_jax.cost import Device
+from tera_jax.methods import Site, tera
+from tera_jax.methods.tera import TeraConfig
+from tera_jax.tensorize import Tensorization
+
+
+def test_few_tokens_stay_activations_and_many_build():
+    scheme = Tensorization.parse("4096|8x8x8x8")
+    rates = cost.device("NVIDIA H100 80GB HBM3")
+    rank = {"through": 0, "project": 1, "build": 2}
+
+    def choices(fast, readers):
+        sizes = (scheme.ranks, scheme.modes, scheme.split)
+        return [rank[cost.route(*sizes, 2**k, rates, fast, readers)] for k in range(18)]
+
+    for fast, readers in itertools.product((False, True), (1, 2)):
+        found = choices(fast, readers)
+        assert found == sorted(found)
+        assert {*found} == {0, 1, 2}
+        # The batch is multiplied with the factor while it is smaller than the kernels that share it
+        assert found[12 + readers - 1 : 12 + readers + 1] == [1, 2]
+    assert sum(choices(True, 1)) > sum(choices(False, 1))  # from fewer tokens on
+
+
+@pytest.mark.parametrize(
+    ("fast", "readers", "at"),
+    [
+        # 1 + 4 / 64 products of 4096^3 and, with one reader, 2 of T 4096^2 against 4 + 4 / 64.
+        (False, 1, [(2060, "through"), (2160, "project"), (4000, "project"), (4200, "build")]),
+        # With two, 3/2 of T 4096^2.
+        (False, 2, [(1650, "through"), (1750, "project"), (8100, "project"), (8300, "build")]),
+        # With a transform of two stages 6 / 64 of 4096^3 and 1 + 2 / 64 against 2 + 8 / 64.
+        (True, 1, [(300, "through"), (400, "project"), (4000, "project"), (4200, "build")]),
+    ],
+)
+def test_the_choice_by_arithmetic_alone(fast, readers, at):
+    scheme = Tensorization.parse("4096|8x8x8x8")
+    endless = Device(1e12, 1e30)
+    for tokens, expected in at:
+        args = (scheme.ranks, scheme.modes, scheme.split, tokens, endless, fast, readers)
+        assert cost.route(*args) == expected
+
+
+def test_without_one_wide_mode_of_the_input_nothing_is_projected():
+    for text in ("8x8x8x8|4096", "64x64|64x64"):
+        scheme = Tensorization.parse(text)
+        sizes = (scheme.ranks, scheme.modes, scheme.split)
+        rates = cost.device("H100")
+        assert {cost.route(*sizes, 2**k, rates) for k in range(18)} == {"through", "build"}
+
+
+def test_layers_beside_each_other_are_taken_to_share_their_input():
+    attention = ("layers", "self_attn")
+    q, v = (*attention, "q_proj"), (*attention, "v_proj")
+    assert cost.readers([q, v]) == 2
+    assert cost.readers([q, ("layers", "mlp", "down_proj")]) == 1
+    assert cost.readers([q]) == 1
+
+
+def test_a_method_chooses_its_route_by_its_wide_factors_and_its_sites(monkeypatch):
+    shape, asked = (4096, 4096), []
+    monkeypatch.setattr(cost, "route", lambda *args: asked.append(args[-2:]) or "build")
+    pair = tuple(Site(("attn", name), shape) for name in "qv")
+    for fields, sites, expected in (
+        ({}, pair[:1], (False, 1)),
+        ({}, pair, (False, 2)),
+        ({"wide": "fast"}, pair, (True, 2)),
+        ({"sharing": "module"}, pair, (False, 1)),
+    ):
+        assert tera.method(TeraConfig(**fields), sites).builds(shape, 8)
+        assert asked.pop() == expected
+
+
+def test_an_unknown_device_gets_rates():
+    assert cost.device("abacus") == cost.device("NVIDIA H100 80GB HBM3")
+    assert cost.device("cpu") != cost.device("abacus")
