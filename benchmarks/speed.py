@@ -25,7 +25,8 @@ With ``--records`` batches are of 32 real records: PEFT pads them, and we pack a
 Steps are timed as in training, many in a row and none waited for, in rounds of which the median
 counts.
 
-Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by every route and by the one it chooses;
+Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by every route, and how near
+to the fastest is the one that it chooses;
 ``order`` of the network from 2 to 24; ``targets`` from q and v to all linear layers; ``methods``.
 """
 
@@ -38,12 +39,11 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.batches import Real, for_peft, read_records
-from benchmarks.steps import ALL, FROZEN, QV, TINY, Bench, Case, Found, matmul_rate, random_batch
+from benchmarks.steps import FROZEN, TINY, Bench, Case, Found, matmul_rate, random_batch
+from benchmarks.sweeps import choices, sweep
 from tera_jax import cost, sharding
-from tera_jax.methods import METHODS
 from tera_jax.quantize import BLOCK, KINDS
 from train.data import Batch
 from train.shapes import MODELS
@@ -67,51 +67,6 @@ def check(found: Sequence[Found], falls: bool = True) -> None:
             raise ValueError(f"{row}: starts at {row.first_loss}, the frozen base at {expected}")
         if falls and not row.last_loss < row.first_loss:
             raise ValueError(f"{row}: the loss has not fallen")
-
-
-def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterator[Case]:
-    """The cases of a sweep."""
-    case = Case("tera", rows, length, remat)
-    if name == "tokens":
-        for tokens in (512, 1024, 2048, 4096, 8192, 16384, 32768):
-            at = case._replace(rows=max(1, tokens // length), length=min(tokens, length))
-            yield at._replace(method=FROZEN)
-            yield from (at._replace(route=route) for route in (*get_args(cost.Route), ""))
-    elif name == "order":
-        yield case._replace(method=FROZEN)
-        for scheme in schemes(hidden):
-            yield case._replace(fields=(("tensorizations", (scheme,)),))
-    elif name == "targets":
-        for targets in (QV, ("q_proj", "k_proj", "v_proj", "o_proj"), ALL):
-            yield from (
-                case._replace(method=method, targets=targets) for method in (FROZEN, "lora", "tera")
-            )
-    elif name == "methods":
-        yield case._replace(method=FROZEN)
-        for method in METHODS:
-            # A published default that asks for axes of its own model's size.
-            fields = (("axes", axes(hidden)),) if method == "quanta" else ()
-            yield case._replace(method=method, fields=fields)
-
-
-def schemes(hidden: int) -> list[str]:
-    """Networks of a square kernel, of order 2, 3, ... to twice the number of factors of two."""
-    power = hidden.bit_length() - 1
-    if hidden != 2**power:
-        raise ValueError(f"a sweep of the order needs a power of two, not {hidden}")
-    split = {parts: [2 ** len(each) for each in np.array_split(range(power), parts)]
-             for parts in (1, 2, 3, 4, 6, 12) if parts <= power}  # fmt: skip
-    sides = {parts: "x".join(map(str, modes)) for parts, modes in split.items()}
-    one_side = [f"{hidden}|{side}" for side in sides.values()]
-    return [*one_side, f"{sides[max(sides)]}|{sides[max(sides)]}"]
-
-
-def axes(hidden: int) -> tuple[int, ...]:
-    """Three factors as equal as can be, for QuanTA."""
-    first = max(f for f in range(1, round(hidden ** (1 / 3)) + 1) if hidden % f == 0)
-    rest = hidden // first
-    second = max(f for f in range(1, math.isqrt(rest) + 1) if rest % f == 0)
-    return (first, second, rest // second)
 
 
 def table(found: list[Found], size: int, rate: float) -> Iterator[str]:
@@ -247,6 +202,8 @@ def main() -> None:
         del bench  # before the next one takes its memory
         devices = math.prod(sharding.parse_mesh(mesh).values())
         print(*table([*anchors, *found], size, devices * rate), sep="\n")
+        if args.sweep == "tokens":
+            print(*choices(found, shape["hidden_size"]), sep="\n")
         check(found, falls=real is None)
 
 

@@ -1,9 +1,10 @@
-"""A Pallas kernel for the narrow modes of a network with one wide factor.
+"""Pallas kernels for products from both sides with each of many small tiles.
 
 ``4096|8x8x8x8`` is, but for its wide factor, a matrix product from the left and one from the right
 with each of 4,096 tiles of 64 x 64, and a scale for each tile. XLA makes that in passes over memory
 of the core's size, several of them transpositions; here the core is read once and the result
-written once, and the gradients of all three read core and cotangent once.
+written once, and the gradients of all d read core and cotangent once. A fast transform of 4,096
+entries is of the same form, with each row of a batch as a tile.
 """
 
 import functools
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
@@ -23,9 +25,15 @@ _LEAST, _MOST = 16, 128
 
 
 def fits(tiles: int, *sides: int) -> bool:
-    """Whether the kernel can do it: sides and tiles that are powers of two, of a middling size."""
-    powers = all(n & (n - 1) == 0 for n in (tiles, *sides))
-    return powers and tiles % _TILES_BACK == 0 and all(_LEAST <= n <= _MOST for n in sides)
+    """Whether the kernels can do it: whole programs, and sides that are middling powers of two."""
+    whole = tiles % _TILES == 0 and tiles % _TILES_BACK == 0
+    return whole and all(n & (n - 1) == 0 and _LEAST <= n <= _MOST for n in sides)
+
+
+def on_one_gpu() -> bool:
+    """Whether what is traced now is for one GPU: XLA splits no kernel of ours over several."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "gpu" and (mesh.empty or mesh.size == 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -52,31 +60,82 @@ def two_sided(
         right_BY: float32.
         interpret: run the kernel step by step in JAX, on any device.
     """
+    scaled_AX, scaled_BY = left_AX * d_A[:, None], right_BY * d_B[:, None]
+    return _products(core_RAB, scaled_AX, scaled_BY, interpret, d_R=d_R)
+
+
+def sandwich(
+    tensor_RAB: Float[Array, "R A B"],
+    scale_AB: Float[Array, "A B"],
+    left_AX: Float[Array | np.ndarray, "A X"],
+    right_BY: Float[Array | np.ndarray, "B Y"],
+    interpret: bool = False,
+) -> Float[Array, "R X Y"]:
+    """``left_AX.T @ (scale_AB * tensor_RAB[r]) @ right_BY`` for every r, without gradients.
+
+    Args:
+        tensor_RAB: bfloat16 or float32, of sizes that :func:`fits`.
+        scale_AB: such as signs; its product with the tensor is rounded to the tensor's type.
+        left_AX: rounded to the type of the tensor.
+        right_BY: likewise.
+        interpret: run the kernel step by step in JAX, on any device.
+    """
+    return _products(tensor_RAB, left_AX, right_BY, interpret, scale_AB=scale_AB)
+
+
+def _products(
+    core_RAB: Array,
+    left_AX: Any,
+    right_BY: Any,
+    interpret: bool,
+    d_R: Array | None = None,
+    scale_AB: Array | None = None,
+) -> Array:
+    """From both sides, of tiles that are scaled before entry by entry, or after as a whole."""
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
+    given = {
+        "d": (d_R, _scales(_TILES)),
+        "scale": (scale_AB, _matrix(a, b)),
+    }
+    given = {name: pair for name, pair in given.items() if pair[0] is not None}
 
-    def kernel(core_ref: Any, d_ref: Any, left_ref: Any, right_ref: Any, out_ref: Any) -> None:
+    def kernel(core_ref: Any, left_ref: Any, right_ref: Any, *refs: Any) -> None:
         left, right = left_ref[...], right_ref[...]
+        ref = dict(zip((*given, "out"), refs, strict=True))
 
         def tile(r: Any, carry: None) -> None:
             core = core_ref[r]
+            if "scale" in ref:
+                core = (core * ref["scale"][...]).astype(core.dtype)
             half = triton.dot(core, right).astype(core.dtype)
             whole = triton.dot(left, half, trans_a=True)
-            out_ref[r] = (whole * d_ref[r]).astype(out_ref.dtype)
+            if "d" in ref:
+                whole = whole * ref["d"][r]
+            ref["out"][r] = whole.astype(core.dtype)
             return carry
 
         jax.lax.fori_loop(0, _TILES, tile, None)
 
-    scaled_AX, scaled_BY = left_AX * d_A[:, None], right_BY * d_B[:, None]
     return pl.pallas_call(
         kernel,
         grid=(tiles // _TILES,),
-        in_specs=[_tiles(_TILES, a, b), _scales(_TILES), _matrix(a, x), _matrix(b, y)],
+        in_specs=[
+            _tiles(_TILES, a, b),
+            _matrix(a, x),
+            _matrix(b, y),
+            *(spec for _, spec in given.values()),
+        ],
         out_specs=_tiles(_TILES, x, y),
         out_shape=jax.ShapeDtypeStruct((tiles, x, y), core_RAB.dtype),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-    )(core_RAB, d_R, scaled_AX.astype(core_RAB.dtype), scaled_BY.astype(core_RAB.dtype))
+    )(
+        core_RAB,
+        left_AX.astype(core_RAB.dtype),
+        right_BY.astype(core_RAB.dtype),
+        *(array for array, _ in given.values()),
+    )
 
 
 def _forward(

@@ -18,8 +18,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from tera_jax import kernels, transform
 from tera_jax.contraction import BUILT, added, but_first, sizes, wide_product
 from tera_jax.grouping import ends_with_input
+
+FUSED: bool | None = None
+"""Whether a fast transform of the batch takes one pass by a kernel. None: on one GPU and in half
+precision. Elsewhere it is interpreted, which is slow."""
 
 
 def product(
@@ -80,9 +85,17 @@ def _backward(precision: Any, kept: Any, ct_TO: Array) -> tuple[Array, Array, No
     x_TJ, adapted_JO, wide = kept
     to_x_TJ = jnp.einsum("to,jo->tj", ct_TO, adapted_JO.astype(ct_TO.dtype))
     to_kernel_JO = jnp.einsum("tj,to->jo", x_TJ, ct_TO).astype(adapted_JO.dtype)
-    x_TR = wide_product(x_TJ, 1, wide, precision, transposed=True)
+    x_TR = _projected(x_TJ, wide, precision)
     to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=precision)
     return to_x_TJ, to_kernel_JO, None, to_inner_RO
 
 
 _product.defvjp(_forward, _backward)
+
+
+def _projected(x_TJ: Array, wide: Array, precision: Any) -> Array:
+    """The product x A^T, or the transform of each row."""
+    fused = kernels.on_one_gpu() and x_TJ.dtype != jnp.float32 if FUSED is None else FUSED
+    if fused and wide.ndim == 1 and transform.fits_rows(*x_TJ.shape):
+        return transform.apply_to_rows(wide, x_TJ, jax.default_backend() != "gpu")
+    return wide_product(x_TJ, 1, wide, precision, transposed=True)

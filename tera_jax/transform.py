@@ -17,7 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Key
+
+from tera_jax import kernels
 
 WIDEST = 128
 """The most rows of an H: a product with so many still takes little more than reading its input."""
@@ -77,6 +80,13 @@ def _exact(size: int) -> np.ndarray:
     return cosine * np.where(row == 0, math.sqrt(1 / size), math.sqrt(2 / size))
 
 
+@functools.cache
+def _matrix(size: int, dtype: Any, transposed: bool) -> np.ndarray:
+    """One and the same array at each call: XLA then finds that two transforms of one x are one."""
+    matrix_FF = orthogonal(size).astype(dtype)
+    return np.ascontiguousarray(matrix_FF.T) if transposed else matrix_FF
+
+
 def signs(key: Key[Array, ""], size: int, dtype: Any = jnp.float32) -> Float[Array, " N"]:
     """+1 and -1 with equal chances, by the exact bits of Threefry: the same on every backend."""
     bits = jax.random.bits(key, (size,), jnp.uint32) >> 31
@@ -110,6 +120,30 @@ def apply_transposed(
     return _beside(signs_N, tensor, axis) * _kronecker(tensor, axis, True, precision)
 
 
+def apply_to_rows(
+    signs_N: Float[Array, " N"], x_TN: Float[Array, "T N"], interpret: bool = False
+) -> Float[Array, "T N"]:
+    """:func:`apply` along the rows of a batch, in one pass over memory and without a gradient.
+
+    Args:
+        signs_N: s.
+        x_TN: of sizes that :func:`fits_rows`.
+        interpret: run the kernel step by step in JAX, on any device.
+    """
+    first, second = stages(x_TN.shape[1])
+    left_AX, right_BY = (_matrix(size, x_TN.dtype, True) for size in (first, second))
+    tiles_TAB = x_TN.reshape(-1, first, second)
+    scale_AB = signs_N.astype(x_TN.dtype).reshape(first, second)
+    out_TXY = kernels.sandwich(tiles_TAB, scale_AB, left_AX, right_BY, interpret)
+    return out_TXY.reshape(x_TN.shape)
+
+
+def fits_rows(rows: int, size: int) -> bool:
+    """Whether :func:`apply_to_rows` can: two stages, of sizes that its kernel takes."""
+    found = stages(size)
+    return len(found) == 2 and kernels.fits(rows, *found)
+
+
 def _beside(signs_N: Array, tensor: Array, axis: int) -> Array:
     """The signs in the type of the tensor, with an axis for each of its axes."""
     if tensor.shape[axis] != len(signs_N):
@@ -126,12 +160,15 @@ def _kronecker(tensor: Array, axis: int, transposed: bool, precision: Any) -> Ar
     before, after = math.prod(shape[:axis]), math.prod(shape[axis:])
     for factor in stages(shape[axis]):
         after //= factor
-        matrix_FF = orthogonal(factor).astype(tensor.dtype)
-        matrix_FF = matrix_FF.T if transposed else matrix_FF
+        matrix_FF: Any = _matrix(factor, tensor.dtype, transposed)
+        if transposed:
+            # Lest XLA make one product of two kernels' tensors side by side, and cut them apart.
+            matrix_FF = lax.optimization_barrier(matrix_FF)
         flat_aFb = tensor.reshape(before, factor, after)
         if after < factor:
             flat_abF = jnp.swapaxes(flat_aFb, 1, 2)
-            tensor = jnp.swapaxes(jnp.matmul(flat_abF, matrix_FF.T, precision=precision), 1, 2)
+            product_abG = jnp.einsum("abf,gf->abg", flat_abF, matrix_FF, precision=precision)
+            tensor = jnp.swapaxes(product_abG, 1, 2)
         else:
             # Copies of H, no larger than the tensor, make this a product of batches. With a single
             # H, XLA would copy the tensor before and after to bring the axis to its end.

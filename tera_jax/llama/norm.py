@@ -17,6 +17,8 @@ from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from tera_jax import kernels
+
 FUSED: bool | None = None
 """Whether the backward pass takes the kernel. None: on one GPU. Elsewhere it is interpreted, which
 is slow."""
@@ -56,9 +58,7 @@ def normed(
 def _takes_kernel(width: int) -> bool:
     """Triton's arrays have powers of two of entries: a row is that many parts of such a length."""
     if FUSED is None:
-        mesh = jax.sharding.get_abstract_mesh()
-        one = mesh.empty or mesh.size == 1
-        return one and jax.default_backend() == "gpu" and _part(width) >= _LEAST
+        return kernels.on_one_gpu() and _part(width) >= _LEAST
     return FUSED
 
 

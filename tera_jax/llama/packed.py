@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from tera_jax import kernels
+
 try:
     from jax._src.cudnn import fused_attention_stablehlo as _cudnn
 except ImportError:  # not part of JAX's public interface
@@ -26,8 +28,7 @@ def supported(most: int, head_dim: int) -> bool:
             are allowed.
         head_dim: H.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if _cudnn is None or jax.default_backend() != "gpu" or not (mesh.empty or mesh.size == 1):
+    if _cudnn is None or not kernels.on_one_gpu():
         return False
     return 4 * most < head_dim and float(jax.devices()[0].compute_capability) >= 9
 

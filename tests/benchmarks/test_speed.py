@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 
 from benchmarks import batches, speed, steps
-from benchmarks.speed import check, schemes, sweep, table
-from benchmarks.steps import ALL, FROZEN, QV, Case, Found
-from tera_jax.methods import METHODS
-from tera_jax.tensorize import Tensorization
+from benchmarks.speed import check, table
+from benchmarks.steps import ALL, FROZEN, Case, Found
 from train import data
 
 
@@ -92,26 +90,6 @@ def test_the_table_has_ratios_to_base_and_anchor():
     assert cells[8] == "90.9%"
     assert "out of memory" in lines[5]
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
-
-
-def test_sweeps_cover_what_they_name():
-    tokens = list(sweep("tokens", 32, 256, 4096, "dots"))
-    assert sorted({case.rows * case.length for case in tokens}) == [2**k for k in range(9, 16)]
-    orders = [Tensorization.parse(scheme) for scheme in schemes(4096)]
-    assert [scheme.order for scheme in orders] == [2, 3, 4, 5, 7, 13, 24]
-    assert {scheme.shape for scheme in orders} == {(4096, 4096)}
-    assert len(list(sweep("order", 1, 8, 64, "dots"))) == len(schemes(64)) + 1
-    assert {case.targets for case in sweep("targets", 1, 8, 64, "dots")} >= {QV, ALL}
-    assert {case.method for case in sweep("methods", 1, 8, 64, "dots")} == {FROZEN, *METHODS}
-    assert math.prod(speed.axes(4096)) == 4096
-    with pytest.raises(ValueError, match="power of two, not 576"):
-        schemes(576)
-
-
-def test_every_method_of_the_sweep_is_measured(bench):
-    for case in sweep("methods", 1, 8, 64, "none"):
-        if case.method in ("quanta", "mora", "loretta"):  # the defaults are for larger kernels
-            assert math.isfinite(bench.measure(case).last_loss)
 
 
 def test_the_command_prints_a_table(monkeypatch, tmp_path, capsys):

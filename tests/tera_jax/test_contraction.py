@@ -7,50 +7,13 @@ import pytest
 from jax.interpreters import partial_eval
 
 from tera_jax import contraction, cost, projection, transform
-from tera_jax.contraction import network, through
+from tera_jax.contraction import through
 from tera_jax.frozen import seed_key
 from tera_jax.grouping import ends_with_input
 from tera_jax.methods import Site, tera
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.tensorize import Tensorization
-
-SCHEMES = [
-    "6|4",
-    "128|8x16",  # one wide factor, as in 4096|8x8x8x8
-    "8x16|128",
-    "96|96",  # two wide factors
-    "2x3x4x2|4x3x2x2",  # groups of several modes
-    "2x2x2x2x2x2x2|2x2x2x2x2x2x2",  # order 14
-    "80:72|4:3x6:2",  # ranks below the modes
-    "96:1|16:1x6",  # a rank of one
-    "128|8x16 fast",  # a transform of one stage
-    "8x24|192 fast",  # of two, on the output side
-    "130|72 fast",  # on both, the sizes no powers of two
-    "96|65x2:1 fast",  # among narrow factors
-]
-
-
-def config_of(text):
-    """``fast`` after a scheme is what ``wide`` is then."""
-    scheme, _, wide = text.partition(" ")
-    return TeraConfig(tensorizations=(scheme,), gain=1.0, wide=wide or "dense")
-
-
-def scheme_of(text):
-    return Tensorization.parse(*config_of(text).tensorizations)
-
-
-def example(text, seed=0):
-    """A network with no d at zero, in float32."""
-    scheme = scheme_of(text)
-    random = np.random.default_rng(seed)
-    frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
-        seed_key(seed, "contraction"), scheme, config_of(text)
-    )
-    fast = [factor.ndim == 1 for factor in frozen["factors"]]
-    assert any(fast) == text.endswith("fast")
-    d = [jnp.asarray(1 + 0.5 * random.standard_normal(r), jnp.float32) for r in scheme.ranks]
-    return scheme, frozen["core"], frozen["factors"], d, random
+from tests.tera_jax.networks import SCHEMES, config_of, example, far, scheme_of, unfolded
 
 
 def reference(core, factors, d, scheme):
@@ -75,16 +38,6 @@ def reference_gradients(core, factors, d, scheme, weight):
             rows.append(np.sum(weight * update))
         found.append(np.array(rows))
     return found
-
-
-def far(value, expected):
-    """The largest difference as a part of the largest value."""
-    value, expected = np.asarray(value, np.float64), np.asarray(expected, np.float64)
-    return np.abs(value - expected).max() / np.abs(expected).max()
-
-
-def unfolded(core, factors, d, scheme):
-    return network(core, factors, d).reshape(scheme.shape)
 
 
 @pytest.mark.parametrize("text", SCHEMES)
@@ -206,54 +159,6 @@ def products_of_a_step(text, tokens, route, monkeypatch):
         return jnp.sum(jnp.sin(method.apply(frozen, d, kernel, x, None)))
 
     return products(jax.value_and_grad(loss), d)
-
-
-def test_layers_of_one_input_and_network_share_its_projection():
-    """XLA finds that they are the same; counted in what it makes of the step."""
-    scheme, core, factors, d, random = example("128|8x16")
-    x = jnp.asarray(random.standard_normal((256, 128)), jnp.float32)
-
-    networks = [(core, factors), jax.tree.map(lambda leaf: leaf + 1, (core, factors))]
-    kernels = [jnp.full(scheme.shape, value) for value in (0.1, 0.2)]
-
-    def flops(second):
-        def loss(d, networks):
-            of_each = zip(kernels, (networks[0], networks[second]), d, strict=True)
-            return sum(jnp.sum(jnp.sin(projection.product(x, k, *n, v))) for k, n, v in of_each)
-
-        step = jax.jit(jax.grad(loss)).lower([d, [2 * v for v in d]], networks)
-        return step.compile().cost_analysis()["flops"]
-
-    assert flops(1) - flops(0) == pytest.approx(2 * 256 * 128**2, rel=0.01)
-
-
-def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands():
-    """Also those of x and of the kernel, which may be wider than x."""
-    scheme, core, factors, d, random = example("128|8x16")
-    x, kernel = (jnp.asarray(random.standard_normal((n, 128)), jnp.float32) for n in (40, 128))
-
-    def plain(x, kernel, d):
-        return x @ (kernel + unfolded(core, factors, d, scheme))
-
-    def projected(x, kernel, d):
-        return projection.product(x, kernel, core, factors, d)
-
-    ct = jnp.asarray(random.standard_normal((40, 128)), jnp.float32)
-    expected, pull = jax.vjp(plain, x, kernel, d)
-    value, mine = jax.vjp(projected, x, kernel, d)
-    assert far(value, expected) < 1e-5
-    for found, right in zip(*map(jax.tree.leaves, (mine(ct), pull(ct))), strict=True):
-        assert far(found, right) < 1e-5
-    half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, core, factors))
-    value, pull = jax.vjp(lambda *a: projection.product(*a, *half[1:], d), half[0], kernel)
-    assert value.dtype == jnp.bfloat16
-    assert [a.dtype for a in pull(ct.astype(jnp.bfloat16))] == [jnp.bfloat16, jnp.float32]
-
-
-def test_a_network_that_does_not_end_with_its_input_is_refused():
-    scheme, core, factors, d, _ = example("8x16|128")
-    with pytest.raises(ValueError, match="one wide mode"):
-        projection.product(jnp.ones((2, 128)), jnp.ones(scheme.shape), core, factors, d)
 
 
 @pytest.mark.parametrize("text", SCHEMES)

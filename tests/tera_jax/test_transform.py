@@ -148,3 +148,23 @@ def test_the_gradient_is_the_other_direction():
 def test_signs_of_another_length_are_refused():
     with pytest.raises(ValueError, match=r"64 signs for axis 1 of a tensor \(64, 65\)"):
         transform.apply(drawn(64), jnp.ones((64, 65)), 1)
+
+
+@pytest.mark.parametrize("size", [256, 1024, 2048])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_rows_in_one_pass_are_the_product_with_the_matrix(size, dtype, bound):
+    """Stages of unlike size among them."""
+    signs = drawn(size, seed=3)
+    x = jnp.asarray(np.random.default_rng(size).standard_normal((16, size)), dtype)
+    found = transform.apply_to_rows(signs, x, interpret=True)
+    exact = np.asarray(x, np.float64) @ transform.dense(signs).T
+    assert found.dtype == dtype
+    assert np.linalg.norm(np.asarray(found, np.float64) - exact) < bound * np.linalg.norm(exact)
+
+
+def test_which_rows_take_one_pass():
+    assert transform.fits_rows(16, 4096)
+    assert not transform.fits_rows(12, 4096)  # no whole program
+    assert not transform.fits_rows(16, 576)
+    assert not transform.fits_rows(16, 64)  # one stage
+    assert not transform.fits_rows(16, 65536)  # three
