@@ -34,16 +34,14 @@ class Batch(NamedTuple):
     """Rows of one shape, padded on the right: under a causal mask no token sees the padding.
 
     The loss reads T positions of each row: the state at ``index_BT`` predicts ``target_BT``, and
-    counts where ``weight_BT`` is 1. Of packed rows ``segment_ids_BL`` numbers the records 1, 2, ...
-    and is 0 at the padding, and ``lengths_BM`` has the tokens of each, 0 where there are fewer than
-    M; both are None where a row holds one record.
+    counts where ``weight_BT`` is 1. Of packed rows ``lengths_BM`` has the tokens of each record, 0
+    where there are fewer than M; it is None where a row holds one record.
     """
 
     tokens_BL: np.ndarray
     index_BT: np.ndarray
     target_BT: np.ndarray
     weight_BT: np.ndarray
-    segment_ids_BL: np.ndarray | None = None
     lengths_BM: np.ndarray | None = None
 
 
@@ -114,7 +112,7 @@ def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -
     targets = length - max(1, virtual) if on_prompt else config.max_response
     row = packing.Row(length, targets, records=1)
     batch = _fill([[example] for example in examples], row, config, virtual)
-    return batch._replace(segment_ids_BL=None, lengths_BM=None)
+    return batch._replace(lengths_BM=None)
 
 
 def _fill(
@@ -122,26 +120,23 @@ def _fill(
 ) -> Batch:
     """The examples of each row one after the other, in rows of L tokens and T targets."""
     shape_BL, shape_BT = (len(rows), row.tokens), (len(rows), row.targets)
-    segment_ids_BL = np.zeros(shape_BL, np.int32)
     lengths_BM = np.zeros((len(rows), row.records), np.int32)
     batch = Batch(
         tokens_BL=np.zeros(shape_BL, np.int32),
         index_BT=np.zeros(shape_BT, np.int32),
         target_BT=np.zeros(shape_BT, np.int32),
         weight_BT=np.zeros(shape_BT, np.float32),
-        segment_ids_BL=segment_ids_BL,
         lengths_BM=lengths_BM,
     )
     for number, examples in enumerate(rows):
         token, target = 0, 0
-        for segment, example in enumerate(examples, start=1):
+        for place, example in enumerate(examples):
             size = _size(example, config, virtual)
             tokens = slice(token, token := token + size.tokens)
             targets = slice(target, target := target + size.targets)
             ids = [*example.prompt, *example.response]
             batch.tokens_BL[number, tokens] = ids
-            segment_ids_BL[number, tokens] = segment
-            lengths_BM[number, segment - 1] = size.tokens
+            lengths_BM[number, place] = size.tokens
             batch.index_BT[number, targets] = np.arange(token - size.targets, token) - 1
             batch.target_BT[number, targets] = ids[size.tokens - size.targets :]
             batch.weight_BT[number, targets] = 1
@@ -175,8 +170,8 @@ def _by_row(examples: Iterable[Example], places: Sequence[int], rows: int) -> li
 
 def num_tokens(batch: Batch) -> int:
     """Tokens of a batch without its padding: the last target of a row is its last token."""
-    if batch.segment_ids_BL is not None:
-        return int(np.count_nonzero(batch.segment_ids_BL))
+    if batch.lengths_BM is not None:
+        return int(batch.lengths_BM.sum())
     return int((batch.index_BT.max(axis=1) + 2).sum())
 
 

@@ -199,7 +199,6 @@ def loss_sum(
         model,
         variables,
         batch.tokens_BL,
-        segment_ids_BL=batch.segment_ids_BL,
         lengths_BM=batch.lengths_BM,
         method="hidden",
         rngs=rngs,

@@ -13,7 +13,7 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from tera_jax.contraction import BUILT
-from tera_jax.llama import rope
+from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Cache
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, split_rows
@@ -125,9 +125,9 @@ class Llama(nn.Module):
             cache: its next L slots receive the tokens. They must be free: this is not checked.
             mask_BLS: with a cache, the slots that each token attends to, in place of those up to
                 its own that are of its segment.
-            lengths_BM: int32, without a cache: the tokens of segments 1, 2, ... of each row, which
-                follow each other from its start; 0 for none. Says no more than
-                ``segment_ids_BL``, and some GPUs then skip what a mask would only hide.
+            lengths_BM: int32, without a cache and in place of ``segment_ids_BL``: the tokens of
+                segments 1, 2, ... of each row, which follow each other from its start; 0 for none.
+                Some GPUs then skip what a mask would only hide.
 
         Returns:
             ``(hidden_BLD, cache)``, the hidden states in ``dtype``.
@@ -138,6 +138,8 @@ class Llama(nn.Module):
         length = tokens_BL.shape[1]
         if cache is not None and positions_BL is None:
             raise ValueError("with a cache, positions_BL must be given")
+        if lengths_BM is not None:
+            segment_ids_BL = packed.segment_ids(lengths_BM, length)
         if positions_BL is None:
             positions_BL = _positions(tokens_BL, segment_ids_BL)
         start, slots, mask = None, None, None

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from tera_jax import kernels
@@ -31,6 +32,14 @@ def supported(most: int, head_dim: int) -> bool:
     if _cudnn is None or not kernels.on_one_gpu():
         return False
     return 4 * most < head_dim and float(jax.devices()[0].compute_capability) >= 9
+
+
+def segment_ids(lengths_BM: Int[Array | np.ndarray, "B M"], length: int) -> Int[Array, "B L"]:
+    """1, 2, ... for the tokens of segments that follow each other from a row's start; 0 after."""
+    end_BM = jnp.cumsum(jnp.asarray(lengths_BM), axis=1)
+    token_L = jnp.arange(length, dtype=end_BM.dtype)
+    ended_BL = jnp.sum(end_BM[:, None, :] <= token_L[None, :, None], axis=2, dtype=end_BM.dtype)
+    return jnp.where(token_L[None, :] < end_BM[:, -1:], ended_BL + 1, 0)
 
 
 def segments(lengths_BM: Int[Array, "B M"], length: int) -> tuple[Array, Array]:

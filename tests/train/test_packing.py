@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tera_jax.llama import packed
 from train import data, packing, records
 from train import run as runs
 from train import step as steps
@@ -30,12 +31,16 @@ def stream(position=0, config=CONFIG, seed=0):
     return data.Stream(examples(), ROWS, seed, config, position)
 
 
+def segment_ids(batch):
+    return np.asarray(packed.segment_ids(batch.lengths_BM, batch.tokens_BL.shape[1]))
+
+
 def fed(batch):
     """The number of each record of a batch, row by row."""
     pairs = [
         (row, segment, token)
         for row, (segments, tokens) in enumerate(
-            zip(batch.segment_ids_BL.tolist(), batch.tokens_BL.tolist(), strict=True)
+            zip(segment_ids(batch).tolist(), batch.tokens_BL.tolist(), strict=True)
         )
         for segment, token in zip(segments, tokens, strict=True)
         if segment
@@ -73,7 +78,7 @@ def test_a_row_holds_records_one_after_the_other():
     config = dataclasses.replace(CONFIG, max_prompt=6, max_response=3, packed_tokens=9)
     (batch,) = data.held_out(rows, 2, config)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 4, 4, 3, 0], [2, 1, 1, 0, 0, 0, 0, 0, 0]]
-    assert batch.segment_ids_BL.tolist() == [[1] * 5 + [2] * 3 + [0], [1] * 3 + [0] * 6]
+    assert segment_ids(batch).tolist() == [[1] * 5 + [2] * 3 + [0], [1] * 3 + [0] * 6]
     assert batch.lengths_BM.tolist() == [[5, 3, 0, 0], [3, 0, 0, 0]]
     assert batch.index_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
     assert batch.target_BT[:, :4].tolist() == [[8, 9, 3, 0], [1, 1, 0, 0]]
@@ -90,7 +95,7 @@ def test_no_token_is_predicted_from_another_record(loss_on, virtual):
     for batch in data.held_out(rows, ROWS, config, virtual):
         for row, place in np.argwhere(batch.weight_BT):
             index = batch.index_BT[row, place]
-            segments = batch.segment_ids_BL[row, index : index + 2]
+            segments = segment_ids(batch)[row, index : index + 2]
             assert segments[0] == segments[1] != 0
             assert batch.tokens_BL[row, index + 1] == batch.target_BT[row, place]
             count += 1
@@ -126,7 +131,7 @@ def test_no_row_holds_more_than_its_tokens_and_targets(loss_on):
             row = jax.tree.map(lambda array, place=place: array[[place]], batch)
             held = [examples()[number - 1] for number in fed(row)]
             tokens = sum(len(prompt) + len(response) for prompt, response in held)
-            assert tokens == np.count_nonzero(row.segment_ids_BL) <= shape_BL[1]
+            assert tokens == row.lengths_BM.sum() <= shape_BL[1]
             targets = sum(len(response) for _, response in held)
             targets = tokens - len(held) if loss_on == "prompt" else targets
             assert targets == row.weight_BT.sum() <= shape_BT[1]
@@ -200,8 +205,8 @@ def test_packed_loss_and_gradient_are_the_padded_ones(build, method):
     virtual = len(run.virtual_tokens)
     assert virtual == (5 if method == "prompt" else 0)
     padded = data.collate(train[:7], run.config.data, virtual)
-    (packed,) = data.held_out(train[:7], 3, run.config.data, virtual)
-    assert packed.segment_ids_BL.max(axis=1).tolist() != [1, 1, 1]
+    (several,) = data.held_out(train[:7], 3, run.config.data, virtual)
+    assert (several.lengths_BM[:, 1] > 0).any()
     d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
 
     @jax.jit
@@ -211,13 +216,14 @@ def test_packed_loss_and_gradient_are_the_padded_ones(build, method):
 
         return jax.value_and_grad(nll)(d)
 
-    expected, found = value_and_grad(d, padded), value_and_grad(d, packed)
+    expected, found = value_and_grad(d, padded), value_and_grad(d, several)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
     close(found[1], expected[1])
 
-    # The second record of each row sees the first.
-    joined_BL = np.where(packed.segment_ids_BL == 2, 1, packed.segment_ids_BL)
-    disturbed = value_and_grad(d, packed._replace(segment_ids_BL=joined_BL))
+    # The second record of a row sees the first.
+    first_B1, second_B1, rest_BM = np.split(several.lengths_BM, [1, 2], axis=1)
+    joined_BM = np.concatenate([first_B1 + second_B1, rest_BM, 0 * first_B1], axis=1)
+    disturbed = value_and_grad(d, several._replace(lengths_BM=joined_BM))
     assert not np.isclose(disturbed[0], expected[0], rtol=1e-4)
     with pytest.raises(AssertionError):
         close(disturbed[1], expected[1])

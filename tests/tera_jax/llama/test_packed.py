@@ -45,6 +45,12 @@ def segment_ids():
     return ids_BL
 
 
+def test_segments_are_numbered_from_one():
+    found = packed.segment_ids(LENGTHS_BM, LENGTH)
+    assert found.dtype == jnp.int32
+    assert found.tolist() == segment_ids().tolist()
+
+
 def test_the_rest_of_a_row_is_a_segment_too():
     start_BN, size_BS = packed.segments(jnp.asarray(LENGTHS_BM), LENGTH)
     assert size_BS.tolist() == [[5, 3, -1, 4], [2, 9, 1, -1], [12, -1, -1, -1]]
@@ -78,7 +84,6 @@ def test_segments_do_what_their_mask_does(kv_heads, on_gpu):
 def test_a_model_takes_the_segments_where_they_are_supported(on_gpu, monkeypatch):
     model = Llama(CONFIG, dtype=jnp.bfloat16)
     tokens_BL = np.random.default_rng(0).integers(64, size=(ROWS, LENGTH))
-    ids_BL = jnp.asarray(segment_ids())
     with monkeypatch.context() as patch:
         patch.setattr(layer.jax, "default_backend", lambda: "cpu")
         params = model.init(jax.random.key(0), tokens_BL)["params"]
@@ -86,11 +91,7 @@ def test_a_model_takes_the_segments_where_they_are_supported(on_gpu, monkeypatch
     def hidden():
         return jax.jit(
             lambda lengths_BM: model.apply(
-                {"params": params},
-                tokens_BL,
-                segment_ids_BL=ids_BL,
-                lengths_BM=lengths_BM,
-                method="hidden",
+                {"params": params}, tokens_BL, lengths_BM=lengths_BM, method="hidden"
             )[0].astype(jnp.float32)
         )(LENGTHS_BM)
 
