@@ -14,6 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from tera_jax import trees
+
 _CHECKSUM = "sha256"
 
 
@@ -56,11 +58,8 @@ def _beside(target: Path) -> Iterator[Path]:
 
 def require_equal(found: Any, expected: Any, where: Path) -> None:
     """Raise ``ValueError`` that names the first array of ``found`` with another bit."""
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True
-    ):
+    for (name, a), b in zip(trees.named(found).items(), jax.tree.leaves(expected), strict=True):
         if a.dtype != b.dtype or not jnp.array_equal(a, b):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise ValueError(f"{name} read back from {where} is not what was written; export again")
 
 
@@ -86,10 +85,7 @@ def load_arrays(path: Path, shapes: Any) -> Any:
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(
-            jax.device_get(leaf)
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in trees.named(tree).items()
     }
 
 
@@ -118,7 +114,7 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
 
 def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:
     leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-    names = [jax.tree_util.keystr(key, simple=True, separator="/") for key, _ in leaves]
+    names = [trees.name(path) for path, _ in leaves]
     missing, extra = set(names) - set(arrays), set(arrays) - set(names)
     if missing or extra:
         raise ValueError(

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, PyTree, UInt32
 
+from tera_jax import trees
+
 SHARED = "shared"
 """Where the collection ``frozen`` keeps the sets that layers share."""
 _QUANTILE_BITS = 16
@@ -94,10 +96,7 @@ def fingerprint(tree: PyTree, rounded_to: Any = None) -> str:
         rounded_to: a type that every array is rounded to first, so that the same weights held in
             a wider type have the same fingerprint.
     """
-    leaves = [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), jnp.asarray(leaf))
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+    leaves = [(name, jnp.asarray(leaf)) for name, leaf in trees.named(tree).items()]
     rows = [
         [path, list(leaf.shape), str(rounded_to or leaf.dtype), _checksum(leaf, rounded_to)]
         for path, leaf in leaves

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from tera_jax import sharding
+from tera_jax import sharding, trees
 
 KINDS = ("int8", "int4", "nf4")
 BLOCK = 64
@@ -233,7 +233,7 @@ class Quantizer:
             try:
                 return jax.eval_shape(self._quantize, leaf)
             except ValueError as error:
-                raise ValueError(f"{_name(path)}: {error}") from None
+                raise ValueError(f"{trees.name(path)}: {error}") from None
 
         self._layouts = None
         converted = jax.tree.map_with_path(convert, abstract)
@@ -257,7 +257,7 @@ class Quantizer:
         return quantize_kernel(kernel, self._kind, self._block)
 
     def _wanted(self, path: Any) -> bool:
-        module, _, leaf = _name(path).rpartition("/")
+        module, _, leaf = trees.name(path).rpartition("/")
         return leaf == "kernel" and any(
             fnmatch.fnmatchcase(f"/{module}", f"*/{target}") for target in self._targets
         )
@@ -284,7 +284,3 @@ def quantize(
         >>> adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, tokens_BL)
     """
     return jax.tree.map_with_path(Quantizer(params, kind, block, mesh, targets), params)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

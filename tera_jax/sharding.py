@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tera_jax import trees
 from tera_jax.frozen import SHARED
 
 AXES = ("data", "fsdp", "tensor")
@@ -123,7 +124,7 @@ def parameter_shardings(params: Mapping[str, Any], mesh: Mesh | AbstractMesh) ->
 
 
 def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = trees.name(path)
     spec = next((spec for row, spec in _PARAMETERS if re.fullmatch(row, name)), None)
     if spec is None or len(spec) != leaf.ndim:
         raise ValueError(

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
+from tera_jax import disk, trees
 from tera_jax.llama import names
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.gguf import GgufTensors, from_gguf, open_gguf
@@ -79,7 +80,7 @@ def load_pretrained(
     quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, mesh)
 
     def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding):
-        array = _load_leaf(tensors, _path(key_path), leaf, sharding)
+        array = _load_leaf(tensors, trees.name(key_path), leaf, sharding)
         return array if quantizer is None else quantizer(key_path, array)
 
     return model, jax.tree.map_with_path(load, abstract, shardings)
@@ -106,10 +107,9 @@ def save_pretrained(
         ValueError: when ``params`` are not those of ``model``.
     """
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise FileExistsError(f"{directory} is not an empty directory; choose another one")
+    disk.require_empty(directory)
     config = model.config.to_hf()
-    leaves = {_path(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+    leaves = trees.named(params)
     expected = _shapes(abstract_params(model))
     for path in expected.keys() | leaves.keys():
         shape = leaves[path].shape if path in leaves else None
@@ -236,11 +236,7 @@ def _stored(leaves: dict[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {_path(path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params)}
-
-
-def _path(key_path: tuple[Any, ...]) -> str:
-    return "/".join(key.key for key in key_path)
+    return {name: leaf.shape for name, leaf in trees.named(params).items()}
 
 
 def _write_json(file: Path, content: Any) -> None:

@@ -265,9 +265,9 @@ def test_a_name_on_the_hub_fetches_weights_and_no_code(assert_same, tiny_path, m
 def test_save_refuses(tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
     (tmp_path / "note").write_text("")
-    with pytest.raises(FileExistsError, match="is not an empty directory; choose another one"):
+    with pytest.raises(FileExistsError, match="not empty; name another directory"):
         save_pretrained(model, params, tmp_path)
-    with pytest.raises(FileExistsError, match="is not an empty directory"):
+    with pytest.raises(FileExistsError, match="there and not empty"):
         save_pretrained(model, params, tmp_path / "note")
     wrong = params | {"norm": {"scale": jnp.ones(3)}}
     with pytest.raises(ValueError, match=r"norm/scale has shape \(3,\).*config makes it \(64,\)"):
