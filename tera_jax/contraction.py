@@ -5,8 +5,8 @@ pass, one of the size of a batch; it is the route for many tokens (:mod:`tera_ja
 backward pass with less of them). On the side of the activations nothing of the kernel's size is
 made; it is the route for few. :mod:`tera_jax.cost` chooses.
 
-A factor of one axis, longer than ``NARROW``, holds the signs of a square one that is a fast
-orthogonal transform (:mod:`tera_jax.transform`) and costs a few such passes.
+A factor of one axis, longer than :data:`tera_jax.grouping.NARROW`, holds the signs of a square one
+that is a fast orthogonal transform (:mod:`tera_jax.transform`) and costs a few passes over memory.
 """
 
 import functools
