@@ -67,6 +67,11 @@ def _part(width: int) -> int:
     return math.gcd(width, 2**20)
 
 
+def _warps(width: int) -> int:
+    """Of a program, which holds a row: 16 entries a thread, as far as there are threads."""
+    return 1 << max(2, min(5, (width // 512).bit_length() - 1))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _beside(eps: float, dtype: Any, x: Array, scale_D: Array) -> tuple[Array, Array]:
     return x, normed(x, scale_D, eps, dtype)
@@ -131,5 +136,5 @@ def gradient(
         out_specs=row,
         out_shape=jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype),
         interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=8),
+        compiler_params=triton.CompilerParams(num_warps=_warps(width)),
     )(x_ND, ct_x_ND, ct_y_ND, scale_D)

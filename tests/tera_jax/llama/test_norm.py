@@ -76,13 +76,16 @@ def test_it_norms():
     np.testing.assert_allclose(y, exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("width", [4096, 5120, 3584])
-def test_it_lowers_for_a_gpu(width):
+@pytest.mark.parametrize(
+    ("width", "warps"), [(256, 4), (3584, 4), (4096, 8), (5120, 8), (16384, 32)]
+)
+def test_it_lowers_for_a_gpu(width, warps):
     """Triton's code is made without one."""
     args = arguments(2, width, "bfloat16")
     traced = jax.jit(lambda *args: gradient(*args, 1e-5)).trace(*args)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("gpu.triton") == 1
+    assert f"num_warps = {warps} :" in text
 
 
 def test_only_one_gpu_takes_the_kernel(monkeypatch):
