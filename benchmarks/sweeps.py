@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
 from tera_jax import cost, grouping
 from tera_jax.methods import METHODS
-from tera_jax.tensorize import propose
+from tera_jax.methods.tera import TeraConfig
 
 
 def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterator[Case]:
@@ -57,10 +57,15 @@ def axes(hidden: int) -> tuple[int, ...]:
     return (first, second, rest // second)
 
 
+def _network(hidden: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Ranks, modes and the number of input modes that TeRA gives a square kernel by default."""
+    scheme = TeraConfig().tensorization((hidden, hidden))
+    return scheme.ranks, scheme.modes, scheme.split
+
+
 def _routes(hidden: int) -> list[cost.Route]:
     """Those that TeRA's network of a square kernel has."""
-    scheme = propose(hidden, hidden, 4)
-    projects = grouping.ends_with_input(scheme.ranks, scheme.modes, scheme.split)
+    projects = grouping.ends_with_input(*_network(hidden))
     return [route for route in get_args(cost.Route) if projects or route != "project"]
 
 
@@ -71,8 +76,6 @@ def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
         found: rows of the sweep ``tokens``, q and v adapted.
         hidden: of the model.
     """
-    scheme = propose(hidden, hidden, 4)
-    sizes = scheme.ranks, scheme.modes, scheme.split
     yield "| tokens | fastest | ms | chosen | ms | to the fastest |"
     yield "| ---: | --- | ---: | --- | ---: | ---: |"
     for tokens in sorted({row.tokens for row in found}):
@@ -81,7 +84,7 @@ def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
             for row in found
             if row.tokens == tokens and row.name.startswith("tera ") and not row.note
         }
-        chosen = cost.route(*sizes, tokens, cost.device(), readers=2)
+        chosen = cost.route(*_network(hidden), tokens, cost.device(), readers=2)
         if chosen not in seconds:
             yield f"| {tokens:,} | | | {chosen} | out of memory | |"
             continue

@@ -133,8 +133,8 @@ def _contracted(
 
 def _takes_kernel(tensor: Array, joined: Sequence[_Factor]) -> bool:
     """Whether a wide factor comes before two narrow ones, of sizes and a type for the kernel."""
-    half = tensor.dtype in (jnp.bfloat16, jnp.float16)
-    fused = jax.default_backend() == "gpu" and half if FUSED is None else FUSED
+    on_gpu = jax.default_backend() == "gpu" and kernels.is_half(tensor.dtype)
+    fused = on_gpu if FUSED is None else FUSED
     if not fused or [factor.is_wide for factor in joined] != [True, False, False]:
         return False
     narrow = [size for factor in joined[1:] for size in factor.matrix.shape]

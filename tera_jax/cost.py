@@ -81,6 +81,7 @@ def route(
     if ends_with_input(ranks, modes, split):
         last = _factor_seconds(j2, r1, j1, rates, fast)
         seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
+    # Of equal ones the last: a projected product rounds no gradient of the kernel's size.
     return min(reversed(seconds), key=seconds.__getitem__)
 
 

@@ -17,17 +17,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-_TILES, _TILES_BACK = 8, 8
-"""Of one program, forward and backward."""
-_WARPS_BACK = 4
+_TILES = 8
+"""Of one program."""
 _LEAST, _MOST = 16, 128
 """Sides of the matrices that a tensor core takes, and that registers hold."""
 
 
 def fits(tiles: int, *sides: int) -> bool:
     """Whether the kernels can do it: whole programs, and sides that are middling powers of two."""
-    whole = tiles % _TILES == 0 and tiles % _TILES_BACK == 0
-    return whole and all(n & (n - 1) == 0 and _LEAST <= n <= _MOST for n in sides)
+    middling = all(n & (n - 1) == 0 and _LEAST <= n <= _MOST for n in sides)
+    return tiles % _TILES == 0 and middling
+
+
+def is_half(dtype: Any) -> bool:
+    """Whether numbers have 16 bits."""
+    return jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
 
 
 def on_one_gpu() -> bool:
@@ -156,7 +160,7 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, 
     core_RAB, d_R, d_A, d_B, left_AX, right_BY = kept
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
-    programs = tiles // _TILES_BACK
+    programs = tiles // _TILES
 
     def kernel(
         core_ref, d_ref, d_a_ref, d_b_ref, left_ref, right_ref, ct_ref, to_d_ref, to_a_ref, to_b_ref
@@ -171,29 +175,29 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, 
             return sum_AB + product * d_ref[r]
 
         zeros = jnp.zeros((a, b), jnp.float32)
-        sum_AB = jax.lax.fori_loop(0, _TILES_BACK, tile, zeros)
+        sum_AB = jax.lax.fori_loop(0, _TILES, tile, zeros)
         to_a_ref[0], to_b_ref[0] = jnp.sum(sum_AB * d_b, axis=1), jnp.sum(sum_AB * d_a, axis=0)
 
     to_d_R, to_a_PA, to_b_PB = pl.pallas_call(
         kernel,
         grid=(programs,),
         in_specs=[
-            _tiles(_TILES_BACK, a, b),
-            _scales(_TILES_BACK),
+            _tiles(_TILES, a, b),
+            _scales(_TILES),
             _vector(a),
             _vector(b),
             _matrix(a, x),
             _matrix(b, y),
-            _tiles(_TILES_BACK, x, y),
+            _tiles(_TILES, x, y),
         ],
-        out_specs=[_scales(_TILES_BACK), _part(a), _part(b)],
+        out_specs=[_scales(_TILES), _part(a), _part(b)],
         out_shape=[
             jax.ShapeDtypeStruct((tiles,), jnp.float32),
             jax.ShapeDtypeStruct((programs, a), jnp.float32),
             jax.ShapeDtypeStruct((programs, b), jnp.float32),
         ],
         interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=_WARPS_BACK, num_stages=2),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
     )(
         core_RAB,
         d_R,

@@ -95,8 +95,8 @@ _product.defvjp(_forward, _backward)
 
 def _projected(x_TJ: Array, wide: Array, precision: Any) -> Array:
     """The product x A^T, or the transform of each row."""
-    half = x_TJ.dtype in (jnp.bfloat16, jnp.float16)
-    fused = kernels.on_one_gpu() and half if FUSED is None else FUSED
+    on_gpu = kernels.on_one_gpu() and kernels.is_half(x_TJ.dtype)
+    fused = on_gpu if FUSED is None else FUSED
     if fused and wide.ndim == 1 and transform.fits_rows(*x_TJ.shape):
         return transform.apply_to_rows(wide, x_TJ, jax.default_backend() != "gpu")
     return wide_product(x_TJ, 1, wide, precision, transposed=True)

@@ -14,7 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from tera_jax import sharding
+from tera_jax import kernels, sharding
 from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Slots
 from tera_jax.llama.config import LlamaConfig
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
             jax.default_backend() == "gpu"
-            and jnp.dtype(self.dtype) in (jnp.bfloat16, jnp.float16)
+            and kernels.is_half(self.dtype)
             # What cuDNN's flash attention asks for on every GPU that has it.
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0

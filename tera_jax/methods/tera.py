@@ -292,7 +292,7 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         core, factors = network["core"], network["factors"]
         taken = route((kernel.shape[0], kernel.shape[1]), len(x_TJ))
         if taken == "build":
-            y_TJ = lora.linear(x_TJ, build(frozen, d, kernel, x.dtype))
+            y_TJ = lora.linear(x_TJ, build(network, d, kernel, x.dtype))
         elif taken == "project":
             y_TJ = projection.product(x_TJ, kernel, core, factors, d, precision)
         else:

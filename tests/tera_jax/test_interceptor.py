@@ -7,6 +7,7 @@ import jax.test_util
 import numpy as np
 import pytest
 
+from tera_jax import trees
 from tera_jax.adaptation import adapt
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.sites import linear_layers
@@ -78,7 +79,7 @@ def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
     np.testing.assert_allclose(adapted, model.apply(merged, X), rtol=1e-5, atol=1e-5)
     assert not np.allclose(adapted, model.apply(base, X), atol=1e-2)
     for path, before in jax.tree_util.tree_leaves_with_path(base["params"]):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = trees.name(path)
         after = merged["params"]
         for key in name.split("/"):
             after = after[key]

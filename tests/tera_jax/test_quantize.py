@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import qwix
 
-from tera_jax import adapt, quantize
+from tera_jax import adapt, quantize, trees
 from tera_jax.export import base_fingerprint, load_adapter, save_adapter
 from tera_jax.interceptor import dequantized
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
@@ -189,7 +189,7 @@ def test_only_the_seven_linear_layers_are_quantised():
     _, params = base()
     found = quantize.quantize(params, "int4", BLOCK)
     changed = {
-        jax.tree_util.keystr(path, simple=True, separator="/")
+        trees.name(path)
         for path, leaf in jax.tree.leaves_with_path(found, is_leaf=quantize.is_quantized)
         if quantize.is_quantized(leaf)
     }
