@@ -233,6 +233,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "loop": {"loop": True},
     "unrolled": {"loop": False},
     "fast": {"fields": (("wide", "fast"),)},
+    "structured": {"fields": (("wide", "fast"), ("core", "fast"))},
 }
 
 

@@ -64,7 +64,7 @@ class Case(NamedTuple):
         words = [
             self.method,
             f"packed {self.packed}" if self.packed else "",
-            *(f"{value}" for _, value in self.fields),
+            *(f"{k}={v}" if isinstance(v, str) else f"{v}" for k, v in self.fields),
             self.route,
         ]
         words += [

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
-from tera_jax import cost, grouping
+from tera_jax import cost
 from tera_jax.methods import METHODS
 from tera_jax.methods.tera import TeraConfig
 
@@ -57,15 +57,14 @@ def axes(hidden: int) -> tuple[int, ...]:
     return (first, second, rest // second)
 
 
-def _network(hidden: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Ranks, modes and the number of input modes that TeRA gives a square kernel by default."""
-    scheme = TeraConfig().tensorization((hidden, hidden))
-    return scheme.ranks, scheme.modes, scheme.split
+def _network(hidden: int) -> cost.Network:
+    """That which TeRA gives a square kernel by default."""
+    return TeraConfig().network((hidden, hidden))
 
 
 def _routes(hidden: int) -> list[cost.Route]:
     """Those that TeRA's network of a square kernel has."""
-    projects = grouping.ends_with_input(*_network(hidden))
+    projects = _network(hidden).projects
     return [route for route in get_args(cost.Route) if projects or route != "project"]
 
 
@@ -84,7 +83,7 @@ def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
             for row in found
             if row.tokens == tokens and row.name.startswith("tera ") and not row.note
         }
-        chosen = cost.route(*_network(hidden), tokens, cost.device(), readers=2)
+        chosen = cost.route(_network(hidden), tokens, cost.device(), readers=2)
         if chosen not in seconds:
             yield f"| {tokens:,} | | | {chosen} | out of memory | |"
             continue

@@ -46,6 +46,7 @@ METHODS = (
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
 CHOICES = (
     _tera(wide="fast"),
+    _tera(wide="fast", core="fast"),
     _tera(**_UNSCALED),
     _tera(gain=1 / 16),
     _tera(gain=256.0),
@@ -58,7 +59,7 @@ CHOICES = (
     _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
     _tera("tera_unique", **_UNSCALED),
 )
-"""The fast transform, and what the paper leaves open: from gain 1 one change at a time."""
+"""The fast transforms, and what the paper leaves open: from gain 1 one change at a time."""
 
 PLAIN = Variant("lora", 1e-3, {"rank": 1})
 """Before its first step it is the base."""

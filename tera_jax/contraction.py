@@ -12,14 +12,17 @@ that is a fast orthogonal transform (:mod:`tera_jax.transform`) and costs a few 
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax import kernels, transform
-from tera_jax.grouping import NARROW, groups, turns
+from tera_jax import cores, kernels, transform
+from tera_jax.cores import Core
+from tera_jax.factors import Factor, joined, sizes
+from tera_jax.grouping import turns
+from tera_jax.rounding import accumulator
 
 BUILT = "built_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
@@ -28,44 +31,8 @@ FUSED: bool | None = None
 on a GPU and in half precision. Elsewhere it is interpreted, which is slow."""
 
 
-def sizes(factor: Float[Array, "..."]) -> tuple[int, ...]:
-    """(R, I) of a factor, also of one that holds the signs of a transform; else its shape."""
-    return 2 * factor.shape if factor.ndim == 1 and factor.size > NARROW else factor.shape
-
-
-class _Factor(NamedTuple):
-    """A group's matrix and the d along its rows, those of its modes multiplied out.
-
-    A narrow matrix is in float32 at least. A wide one may be the signs of a transform.
-    """
-
-    matrix: Array
-    d_R: Array
-
-    @property
-    def is_wide(self) -> bool:
-        return sizes(self.matrix)[0] > NARROW
-
-
-def _factors(
-    factors: Sequence[Array], d: Sequence[Array], start: int = 0, stop: int | None = None
-) -> list[_Factor]:
-    """The groups among the modes from ``start`` to ``stop``."""
-    factors, d = factors[start:stop], d[start:stop]
-    ranks, modes = zip(*map(sizes, factors), strict=True)
-    return [_joined(factors[i:j], d[i:j]) for i, j in groups(ranks, modes)]
-
-
-def _joined(factors: Sequence[Array], d: Sequence[Array]) -> _Factor:
-    if sizes(factors[0])[0] > NARROW:
-        return _Factor(factors[0], d[0])
-    wide = accumulator(factors[0].dtype)
-    matrix = functools.reduce(jnp.kron, [factor.astype(wide) for factor in factors])
-    return _Factor(matrix, functools.reduce(jnp.kron, [vector.astype(wide) for vector in d]))
-
-
 def network(
-    core: Float[Array, "..."],
+    core: Core,
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
     precision: Any = None,
@@ -77,7 +44,7 @@ def network(
     rounded once to the type of the core.
 
     Args:
-        core: (R_1..R_N).
+        core: (R_1..R_N), or the signs of a fast one.
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         precision: of the products, as in ``jax.lax.dot_general``.
@@ -85,16 +52,16 @@ def network(
     Returns:
         (I_1..I_N) in the type of the core.
     """
-    joined, tensor, axes = _grouped(core, factors, d)
-    if _takes_kernel(tensor, joined):
-        tensor = wide_product(_by_kernel(tensor, joined), 0, joined[0].matrix, precision)
+    grouped, tensor, axes = _grouped(core, factors, d)
+    if _takes_kernel(tensor, grouped):
+        tensor = wide_product(_by_kernel(tensor, grouped), 0, grouped[0].matrix, precision)
     else:
-        tensor = _contracted(tensor, joined, axes, precision)
+        tensor = _contracted(tensor, grouped, axes, precision)
     return tensor.reshape([sizes(factor)[1] for factor in factors])
 
 
 def but_first(
-    core: Float[Array, "..."],
+    core: Core,
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
     precision: Any = None,
@@ -104,46 +71,46 @@ def but_first(
     Returns:
         (R_1, I_2 ... I_N) in the type of the core.
     """
-    joined, tensor, axes = _grouped(core, factors, d)
-    if _takes_kernel(tensor, joined):
-        tensor = _by_kernel(tensor, joined)
+    grouped, tensor, axes = _grouped(core, factors, d)
+    if _takes_kernel(tensor, grouped):
+        tensor = _by_kernel(tensor, grouped)
     else:
-        tensor = _contracted(tensor, joined, axes[:-1], precision)
-        tensor = _scaled(tensor, 0, joined[0].d_R)
+        tensor = _contracted(tensor, grouped, axes[:-1], precision)
+        tensor = _scaled(tensor, 0, grouped[0].d_R)
     return tensor.reshape(len(tensor), -1)
 
 
 def _grouped(
-    core: Array, factors: Sequence[Array], d: Sequence[Array]
-) -> tuple[list[_Factor], Array, list[int]]:
+    core: Core, factors: Sequence[Array], d: Sequence[Array]
+) -> tuple[list[Factor], Array, list[int]]:
     """The groups of modes, the core with an axis for each, and the order of these axes."""
-    joined = _factors(factors, d)
-    pairs = [(rank, mode) for rank, mode in (sizes(factor.matrix) for factor in joined)]
-    return joined, core.reshape([rank for rank, _ in pairs]), turns(pairs)
+    grouped = joined(factors, d)
+    pairs = [(rank, mode) for rank, mode in (sizes(factor.matrix) for factor in grouped)]
+    return grouped, cores.formed(core).reshape([rank for rank, _ in pairs]), turns(pairs)
 
 
 def _contracted(
-    tensor: Array, joined: Sequence[_Factor], axes: Sequence[int], precision: Any
+    tensor: Array, grouped: Sequence[Factor], axes: Sequence[int], precision: Any
 ) -> Array:
     """With the factors of some axes, one after the other."""
     for axis in axes:
-        tensor = _scaled_product(tensor, axis, joined[axis], precision)
+        tensor = _scaled_product(tensor, axis, grouped[axis], precision)
     return tensor
 
 
-def _takes_kernel(tensor: Array, joined: Sequence[_Factor]) -> bool:
+def _takes_kernel(tensor: Array, grouped: Sequence[Factor]) -> bool:
     """Whether a wide factor comes before two narrow ones, of sizes and a type for the kernel."""
     on_gpu = jax.default_backend() == "gpu" and kernels.is_half(tensor.dtype)
     fused = on_gpu if FUSED is None else FUSED
-    if not fused or [factor.is_wide for factor in joined] != [True, False, False]:
+    if not fused or [factor.is_wide for factor in grouped] != [True, False, False]:
         return False
-    narrow = [size for factor in joined[1:] for size in factor.matrix.shape]
+    narrow = [size for factor in grouped[1:] for size in factor.matrix.shape]
     return kernels.fits(tensor.shape[0], *narrow)
 
 
-def _by_kernel(tensor: Array, joined: Sequence[_Factor]) -> Array:
+def _by_kernel(tensor: Array, grouped: Sequence[Factor]) -> Array:
     """With two narrow factors, and scaled by the d of the wide one before them."""
-    wide, left, right = joined
+    wide, left, right = grouped
     interpret = jax.default_backend() != "gpu"
     d = wide.d_R, left.d_R, right.d_R
     return kernels.two_sided(tensor, *d, left.matrix, right.matrix, interpret)
@@ -156,7 +123,7 @@ def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:
     return (tensor.astype(wide) * scale).astype(tensor.dtype)
 
 
-def _scaled_product(tensor: Array, axis: int, factor: _Factor, precision: Any) -> Array:
+def _scaled_product(tensor: Array, axis: int, factor: Factor, precision: Any) -> Array:
     """``tensor x_axis diag(d) x_axis A``; a narrow A takes d into itself."""
     if factor.is_wide:
         return wide_product(_scaled(tensor, axis, factor.d_R), axis, factor.matrix, precision)
@@ -244,7 +211,7 @@ _narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 def through(
     x_TJ: Float[Array, "T _"],
-    core: Float[Array, "..."],
+    core: Core,
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
     split: int,
@@ -257,7 +224,7 @@ def through(
 
     Args:
         x_TJ: T rows of the input side's J_1 = I_1 ... I_k entries, in the type of the core.
-        core: (R_1..R_N).
+        core: (R_1..R_N), or the signs of a fast one.
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         split: k, the number of input modes.
@@ -267,7 +234,7 @@ def through(
         (T, J_2) in the type of the core.
     """
     tokens = x_TJ.shape[0]
-    inward, outward = _factors(factors, d, 0, split), _factors(factors, d, split)
+    inward, outward = joined(factors, d, 0, split), joined(factors, d, split)
     tensor = x_TJ.reshape(tokens, *(sizes(factor.matrix)[1] for factor in inward))
     for axis, factor in enumerate(inward, 1):
         if factor.is_wide:
@@ -276,27 +243,8 @@ def through(
         else:
             scaled_RI = factor.matrix * factor.d_R[:, None]
             tensor = _along(tensor, axis, scaled_RI.T, precision)
-    core_RS = core.reshape(math.prod(core.shape[:split]), -1)
-    tensor_TR = tensor.reshape(tokens, -1)
-    tensor = jnp.einsum("tr,rs->ts", tensor_TR, core_RS, precision=precision)
+    tensor = cores.product(tensor.reshape(tokens, -1), core, precision)
     tensor = tensor.reshape(tokens, *(sizes(factor.matrix)[0] for factor in outward))
     for axis, factor in enumerate(outward, 1):
         tensor = _scaled_product(tensor, axis, factor, precision)
     return tensor.reshape(tokens, -1)
-
-
-def accumulator(dtype: jax.typing.DTypeLike) -> Any:
-    """The type in which sums of ``dtype`` are taken: float64 for itself, else float32."""
-    return jnp.float64 if dtype == jnp.float64 else jnp.float32
-
-
-def added(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
-    """Summed in float32 and rounded once to the type of the kernel.
-
-    An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
-    kernel as what it adds to, before it rounds, and the sum costs no pass over memory.
-    """
-    if kernel.dtype == update.dtype:
-        return kernel + update
-    wide = accumulator(kernel.dtype)
-    return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import jax
 
-from tera_jax import transform
+from tera_jax import structured, transform
 from tera_jax.grouping import NARROW, ends_with_input, pairs, turns
 
 
@@ -43,42 +43,67 @@ Route = Literal["through", "project", "build"]
 :func:`tera_jax.projection.product`; or made and differentiated as it stands."""
 
 
-def route(
-    ranks: Sequence[int],
-    modes: Sequence[int],
-    split: int,
-    tokens: int,
-    rates: Device,
-    fast: bool = False,
-    readers: int = 1,
-) -> Route:
+class Network(NamedTuple):
+    """The sizes of a network, and what of it is a transform."""
+
+    ranks: tuple[int, ...]
+    modes: tuple[int, ...]
+    split: int
+    """The number of input modes."""
+    fast: bool = False
+    """Whether the factors of more than ``NARROW`` rows are transforms."""
+    fast_core: bool = False
+
+    @property
+    def core_shape(self) -> tuple[int, int]:
+        """Of the unfolded core."""
+        return math.prod(self.ranks[: self.split]), math.prod(self.ranks[self.split :])
+
+    @property
+    def projects(self) -> bool:
+        """Whether the route ``project`` is there, for one wide mode of the input."""
+        return ends_with_input(self.ranks, self.modes, self.split)
+
+    def is_structured(self, tokens: int) -> bool:
+        """Whether :mod:`tera_jax.structured` has its kernels for it and so many rows."""
+        if not (self.fast and self.fast_core and self.projects):
+            return False
+        outward = pairs(self.ranks[1:], self.modes[1:])
+        return structured.fits(tokens, self.modes[0], self.core_shape, outward)
+
+
+def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Route:
     """The route that takes the least time in a training step with ``tokens`` rows.
 
     A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
     twice: forward, and for what flows back through it. Beside those a built update has the product
-    of the batch with its cotangent. Decoding alone gives nearly the same answer.
+    of the batch with its cotangent, but for a fast core, whose d gets its gradient on the side of
+    the activations. Decoding alone gives nearly the same answer.
 
     Args:
-        ranks: R_1..R_N.
-        modes: I_1..I_N.
-        split: the number of input modes.
+        network: its sizes.
         tokens: rows of the batch.
         rates: of the device.
-        fast: whether the factors of more than ``NARROW`` rows are transforms.
         readers: layers that share this input and this network (:func:`readers`).
     """
+    ranks, modes, split, fast, _ = network
     j1, j2 = math.prod(modes[:split]), math.prod(modes[split:])
-    r1, r2 = math.prod(ranks[:split]), math.prod(ranks[split:])
+    r1, r2 = network.core_shape
     every = pairs(ranks, modes)
     inward, outward = pairs(ranks[:split], modes[:split]), pairs(ranks[split:], modes[split:])
     transposed = [(mode, rank) for rank, mode in inward]
     every = [every[axis] for axis in turns(every)]
     made = _chain_seconds(r1 * r2, every, rates, fast)
-    apply = _chain_seconds(tokens * j1, transposed, rates, fast)
-    apply += _seconds(tokens, r1, r2, rates) + _chain_seconds(tokens * r2, outward, rates, fast)
+    enter = _chain_seconds(tokens * j1, transposed, rates, fast)
+    apply = enter + _core_seconds(tokens, network, rates)
+    apply += _chain_seconds(tokens * r2, outward, rates, fast)
     built = 2 * made + _seconds(j1, tokens, j2, rates)
     seconds: dict[Route, float] = {"through": 2 * apply, "build": built}
-    if ends_with_input(ranks, modes, split):
+    if network.is_structured(tokens):
+        seconds["project"] = _structured_seconds(tokens, j1, j2, rates)
+    elif network.projects and network.fast_core:
+        seconds["project"] = made + 2 * apply - enter
+    elif network.projects:
         last = _factor_seconds(j2, r1, j1, rates, fast)
         seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
     # Of equal ones the last: a projected product rounds no gradient of the kernel's size.
@@ -92,6 +117,22 @@ def readers(paths: Sequence[tuple[str, ...]]) -> int:
     low for the former and high for q beside o.
     """
     return 2 if len({path[:-1] for path in paths}) < len(paths) else 1
+
+
+def _core_seconds(rows: int, network: Network, rates: Device) -> float:
+    """Of ``rows`` vectors with the core."""
+    in_rank, out_rank = network.core_shape
+    if not network.fast_core:
+        return _seconds(rows, in_rank, out_rank, rates)
+    return _factor_seconds(rows, max(in_rank, out_rank), max(in_rank, out_rank), rates, True)
+
+
+def _structured_seconds(tokens: int, j1: int, j2: int, rates: Device) -> float:
+    """Of reading W and writing W + dW, and of reading a batch and its cotangent.
+
+    A row of either takes as many small products as fit in the time of moving it.
+    """
+    return 2 * (2 * j1 * j2 + tokens * (j1 + j2)) / rates.bandwidth
 
 
 def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, fast: bool) -> float:

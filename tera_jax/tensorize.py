@@ -123,9 +123,14 @@ class Tensorization:
         return sum(self.ranks)
 
     @property
+    def core_shape(self) -> tuple[int, int]:
+        """(R, S), those of the unfolded core: the ranks of either side, multiplied out."""
+        return math.prod(self.in_ranks), math.prod(self.out_ranks)
+
+    @property
     def max_rank(self) -> int:
         """The largest rank that the weight update can have (Theorem 1)."""
-        return min(math.prod(self.in_ranks), math.prod(self.out_ranks))
+        return min(self.core_shape)
 
 
 def fold(

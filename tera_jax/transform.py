@@ -87,6 +87,11 @@ def _matrix(size: int, dtype: Any, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(matrix_FF.T) if transposed else matrix_FF
 
 
+def stage(size: int, dtype: Any) -> Float[Array, "F F"]:
+    """H in a type, such that XLA does not multiply out at compile time what is made of it."""
+    return lax.optimization_barrier(jnp.asarray(_matrix(size, dtype, False)))
+
+
 def signs(key: Key[Array, ""], size: int, dtype: Any = jnp.float32) -> Float[Array, " N"]:
     """+1 and -1 with equal chances, by the exact bits of Threefry: the same on every backend."""
     bits = jax.random.bits(key, (size,), jnp.uint32) >> 31

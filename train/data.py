@@ -180,11 +180,12 @@ class Stream:
     """The training examples in a new random order each epoch, without end.
 
     Epochs follow each other within a batch, so that every example is seen once before any is seen
-    twice. The order is a function of ``seed`` and the epoch alone: ``position``, the number of
-    examples fed, is all there is to save.
+    twice. The order is a function of ``seed``, the epoch and the examples alone: ``position``, the
+    number of examples fed, is all there is to save.
 
     A batch has ``batch_size`` rows, of one example each or, where ``config.packed_tokens`` is set,
-    of as many as the next in order fill.
+    of as many as the next in order fill; the random order is then changed a little, such that they
+    fill more (:func:`train.packing.order`).
     """
 
     examples: Sequence[Example]
@@ -240,6 +241,9 @@ class Stream:
         if cached is None or cached[0] != epoch:
             bits = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
             order = np.random.Generator(bits).permutation(len(self.examples))
+            if self.config.packed_tokens:
+                sizes, row = self._sizes
+                order = order[packing.order([sizes[index] for index in order], row)]
             cached = self.__dict__["_cached"] = (epoch, order)
         return cached[1]
 

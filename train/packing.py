@@ -1,5 +1,6 @@
-"""Several records in a row: which row takes which record, by their sizes alone."""
+"""Several records in a row: in which order, and which row takes which, by their sizes alone."""
 
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -8,6 +9,9 @@ _SLACK = 1.5
 """Room for targets and records over their share of a row's tokens. With 1.25, rows of short prompts
 run out of it: the commonsense records fill 82 % of rows of 272 tokens, with 1.5 or with no limit
 88 %."""
+_AHEAD = 128
+"""Records among which the next of a row are looked for. Of rows of 1,024 tokens the commonsense
+records fill 96 % in their own order, 97 % with 32 and 98 % with 128 or more."""
 
 
 class Size(NamedTuple):
@@ -56,6 +60,39 @@ def limits(records: Sequence[Size], length: int, targets: int) -> Row:
     return row
 
 
+def order(records: Sequence[Size], row: Row) -> list[int]:
+    """The records by number, in an order that fills rows: a little off the one they come in.
+
+    A row takes the first of the next 128 that it has room for, until it has room for none; the
+    first of all that are left begins the next row. So none is left behind for long, and none comes
+    more than 128 places early. :func:`batches` of this order are rows that are filled one after the
+    other, or better.
+
+    Args:
+        records: none above ``row``.
+        row: from :func:`limits`.
+
+    Example:
+        >>> order([Size(6, 1), Size(5, 1), Size(4, 1), Size(3, 1)], Row(10, 8, 9))
+        [0, 2, 1, 3]
+    """
+    upcoming = enumerate(records)
+    window: list[tuple[int, Size]] = []
+    found: list[int] = []
+    while True:
+        left = row
+        while True:
+            window += itertools.islice(upcoming, _AHEAD - len(window))
+            place = next((i for i, (_, size) in enumerate(window) if _fits(size, left)), None)
+            if place is None:
+                break
+            number, size = window.pop(place)
+            left = _less(left, size)
+            found.append(number)
+        if not window:
+            return found
+
+
 def batches(records: Iterable[tuple[int, int]], rows: int, row: Row) -> Iterator[list[int]]:
     """For each batch, the rows that take the next records, first-fit and in order.
 
@@ -74,15 +111,20 @@ def batches(records: Iterable[tuple[int, int]], rows: int, row: Row) -> Iterator
     free = [row] * rows
     taken: list[int] = []
     for tokens, targets in records:
-        fits = (
-            tokens <= left.tokens and targets <= left.targets and left.records > 0 for left in free
-        )
-        place = next((place for place, fit in enumerate(fits) if fit), None)
+        size = Size(tokens, targets)
+        place = next((place for place, left in enumerate(free) if _fits(size, left)), None)
         if place is None:
             yield taken
             free, taken, place = [row] * rows, [], 0
-        left = free[place]
-        free[place] = Row(left.tokens - tokens, left.targets - targets, left.records - 1)
+        free[place] = _less(free[place], size)
         taken.append(place)
     if taken:
         yield taken
+
+
+def _fits(size: Size, left: Row) -> bool:
+    return size.tokens <= left.tokens and size.targets <= left.targets and left.records > 0
+
+
+def _less(left: Row, size: Size) -> Row:
+    return Row(left.tokens - size.tokens, left.targets - size.targets, left.records - 1)

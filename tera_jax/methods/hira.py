@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxtyping import Array, Key
 
-from tera_jax import contraction
+from tera_jax import rounding
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site
 
@@ -57,7 +57,7 @@ def method(config: HiraConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen  # none
-        wide = contraction.accumulator(kernel.dtype)
+        wide = rounding.accumulator(kernel.dtype)
         scale_IO = 1 + lora.update(d["a"], d["b"], 1.0, wide)
         return (kernel.astype(wide) * scale_IO).astype(kernel.dtype)
 

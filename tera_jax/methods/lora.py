@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction
+from tera_jax import rounding
 from tera_jax.methods.protocol import Method, Site
 
 
@@ -129,7 +129,7 @@ def method(config: LoraConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen
-        wide = contraction.accumulator(kernel.dtype)
+        wide = rounding.accumulator(kernel.dtype)
         delta_IO = update(d["a"], d["b"], config.scale, wide)
         return (kernel.astype(wide) + delta_IO).astype(kernel.dtype)
 

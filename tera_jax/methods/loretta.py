@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction
+from tera_jax import rounding
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site
 from tera_jax.tensorize import balanced_factors
@@ -159,7 +159,7 @@ def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
 
     def matrices(d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
         """A and B. They are small, so the trains are contracted in float32 at least."""
-        wide = contraction.accumulator(dtype)
+        wide = rounding.accumulator(dtype)
         cores = jax.tree.map(lambda core: core.astype(wide), d)
         a_IR = contract(cores["a"], precision).reshape(-1, config.rank)
         b_RO = contract(cores["b"], precision).reshape(config.rank, -1)
@@ -167,7 +167,7 @@ def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen  # none
-        wide = contraction.accumulator(kernel.dtype)
+        wide = rounding.accumulator(kernel.dtype)
         a_IR, b_RO = matrices(d, wide, jax.lax.Precision.HIGHEST)
         update_IO = lora.update(a_IR, b_RO, config.scale, wide)
         return (kernel.astype(wide) + update_IO).astype(kernel.dtype)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, frozen
+from tera_jax import frozen, rounding
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site
 
@@ -138,7 +138,7 @@ def method(config: QuantaConfig, sites: tuple[Site, ...]) -> Method:
         return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = contraction.accumulator(kernel.dtype)
+        wide = rounding.accumulator(kernel.dtype)
         identity = jnp.eye(kernel.shape[0], dtype=wide)
         highest = jax.lax.Precision.HIGHEST
         added = update(identity, frozen, d, kernel.shape[1], config, highest)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, cost, frozen, grouping, projection, transform
+from tera_jax import contraction, cores, cost, frozen, grouping, projection, rounding, transform
+from tera_jax.factors import sizes
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site, check_choices
 from tera_jax.tensorize import Tensorization, propose, unfold
@@ -49,6 +50,10 @@ class TeraConfig:
             paper), or a ``fast`` random orthogonal transform (:mod:`tera_jax.transform`), of which
             only the signs are kept and whose product takes two or three passes over the tensor. The
             trained d and the ranks are the same; such a factor needs its full rank.
+        core: ``dense`` random numbers (the paper), or a ``fast`` random orthogonal transform of
+            the input ranks into the output ranks (:mod:`tera_jax.cores`), of which only signs are
+            kept. With both fast nothing of a training step multiplies two matrices of the size of
+            kernel or batch but the model itself.
     """
 
     tensorizations: tuple[str, ...] = ()
@@ -61,6 +66,7 @@ class TeraConfig:
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     wide: Literal["dense", "fast"] = "dense"
+    core: Literal["dense", "fast"] = "dense"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -86,7 +92,8 @@ class TeraConfig:
         """The scheme of a kernel (in, out): the listed one of that shape, or the proposed one.
 
         Raises:
-            ValueError: when ``zero`` is above the order of the scheme, or ``wide`` does not fit it.
+            ValueError: when ``zero`` is above the order of the scheme, or ``wide`` or ``core`` does
+                not fit it.
         """
         listed = (Tensorization.parse(text) for text in self.tensorizations)
         scheme = next((scheme for scheme in listed if scheme.shape == kernel_shape), None)
@@ -96,7 +103,14 @@ class TeraConfig:
                 f"zero {self.zero}, but {scheme} has {scheme.order} vectors d; choose one of them"
             )
         self.transforms(scheme)
+        self.check_core(scheme)
         return scheme
+
+    def network(self, kernel_shape: tuple[int, int]) -> cost.Network:
+        """What the model of costs needs to know of the network of a kernel (in, out)."""
+        scheme = self.tensorization(kernel_shape)
+        fast = self.wide == "fast", self.core == "fast"
+        return cost.Network(scheme.ranks, scheme.modes, scheme.split, *fast)
 
     def transforms(self, scheme: Tensorization) -> list[bool]:
         """Which factors of a scheme are transforms: under ``wide="fast"``, all wide ones.
@@ -116,6 +130,14 @@ class TeraConfig:
             except ValueError as error:
                 raise ValueError(f"{scheme}: {error} by setting wide to 'dense'") from None
         return chosen
+
+    def check_core(self, scheme: Tensorization) -> None:
+        """Raise ValueError under ``core="fast"`` when no transform has the size of the core."""
+        if self.core == "fast":
+            try:
+                transform.stages(max(scheme.core_shape))
+            except ValueError as error:
+                raise ValueError(f"{scheme}: {error} by setting core to 'dense'") from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,11 +165,12 @@ def init_frozen(
         config: distribution, gain and type.
 
     Returns:
-        ``core`` (R_1..R_N), and ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of
-        the transform A^(i). It is orthogonal, so that its entries have Kaiming's mean square.
+        ``core`` (R_1..R_N), or the signs of a fast one (:func:`tera_jax.cores.draw`), and
+        ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of the transform A^(i). It
+        is orthogonal, so that its entries have Kaiming's mean square.
 
     Raises:
-        ValueError: when ``config.wide`` does not fit the scheme.
+        ValueError: when ``config.wide`` or ``config.core`` does not fit the scheme.
     """
     draw = frozen.uniform if config.init == "uniform" else frozen.normal
     dtype = jnp.dtype(config.dtype)
@@ -167,7 +190,13 @@ def init_frozen(
         else:
             # x @ delta_w sums over I_i on the input side and over R_i on the output side.
             factors.append(kaiming(i, (rank, mode), mode if i <= tensorization.split else rank))
-    core = kaiming(0, tensorization.ranks, math.prod(tensorization.in_ranks), config.gain)
+    in_rank, out_rank = tensorization.core_shape
+    if config.core == "fast":
+        config.check_core(tensorization)
+        std = config.gain / math.sqrt(in_rank)
+        core: Any = cores.draw(jax.random.fold_in(key, 0), in_rank, out_rank, std, dtype)
+    else:
+        core = kaiming(0, tensorization.ranks, in_rank, config.gain)
     return {"core": core, "factors": factors}
 
 
@@ -199,13 +228,14 @@ def delta_w(
     Raises:
         ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
     """
+    core = frozen["core"]
     shapes = (
-        frozen["core"].shape,
-        [contraction.sizes(factor) for factor in frozen["factors"]],
+        tuple(signs.size for signs in core) if cores.is_fast(core) else core.shape,
+        [sizes(factor) for factor in frozen["factors"]],
         [vector.shape for vector in d],
     )
     expected = (
-        tensorization.ranks,
+        tensorization.core_shape if cores.is_fast(core) else tensorization.ranks,
         list(zip(tensorization.ranks, tensorization.modes, strict=True)),
         [(rank,) for rank in tensorization.ranks],
     )
@@ -214,7 +244,7 @@ def delta_w(
             f"core, factors and d of shapes {shapes} do not fit tensorization {tensorization}, "
             f"which needs {expected}"
         )
-    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
+    tensor = contraction.network(core, frozen["factors"], d, precision)
     return unfold(tensor, tensorization.split)
 
 
@@ -223,7 +253,7 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
 
     Raises:
         ValueError: when a listed tensorization fits no kernel, ``zero`` is above an order, or
-            ``wide`` does not fit a scheme.
+            ``wide`` or ``core`` does not fit a scheme.
     """
     shapes = {site.kernel_shape for site in sites}
     for text in config.tensorizations:
@@ -252,16 +282,14 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         return init_d(scheme(kernel), config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        return contraction.added(
-            kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST)
-        )
+        return rounding.added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
 
     def build(frozen: Any, d: Any, kernel: Array, dtype: Any) -> Array:
         @jax.checkpoint  # all but the last product is made again in a fraction of its time
         def update(d: Any) -> Array:
             return delta_w(_cast(frozen, dtype), d, scheme(kernel), _precision(dtype))
 
-        return checkpoint_name(contraction.added(kernel, update(d)), contraction.BUILT)
+        return checkpoint_name(rounding.added(kernel, update(d)), contraction.BUILT)
 
     readers = {
         shape: cost.readers([site.path for site in sites if site.kernel_shape == shape])
@@ -271,16 +299,8 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
     }
 
     def route(kernel_shape: tuple[int, int], tokens: int) -> cost.Route:
-        folded = config.tensorization(kernel_shape)
-        return cost.route(
-            folded.ranks,
-            folded.modes,
-            folded.split,
-            tokens,
-            cost.device(),
-            config.wide == "fast",
-            readers[kernel_shape],
-        )
+        network = config.network(kernel_shape)
+        return cost.route(network, tokens, cost.device(), readers[kernel_shape])
 
     def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
         return route(kernel_shape, tokens) != "through"

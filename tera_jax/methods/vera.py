@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, frozen
+from tera_jax import frozen, rounding
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site
 
@@ -96,7 +96,7 @@ def method(config: VeraConfig, sites: tuple[Site, ...]) -> Method:
         return init_d(kernel.shape[1], config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = contraction.accumulator(kernel.dtype)
+        wide = rounding.accumulator(kernel.dtype)
         a_IR, b_RO = (array.astype(wide) for array in _sliced(frozen, kernel))
         update_IO = jnp.matmul(
             a_IR * d["lambda_d"].astype(wide)[None, :],

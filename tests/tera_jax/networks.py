@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tera_jax import transform
 from tera_jax.contraction import network
 from tera_jax.frozen import seed_key
 from tera_jax.methods import tera
@@ -23,13 +24,19 @@ SCHEMES = [
     "8x24|192 fast",  # of two, on the output side
     "130|72 fast",  # on both, the sizes no powers of two
     "96|65x2:1 fast",  # among narrow factors
+    "96|96 core",  # a fast core between dense factors
+    "24x2|4x5 core",  # of more input ranks than output ranks
+    "80:72|4x32:27 core",  # of fewer, the size no power of two
+    "128|8x16 fast core",
+    "8x24|192 fast core",
 ]
 
 
 def config_of(text):
-    """``fast`` after a scheme is what ``wide`` is then."""
-    scheme, _, wide = text.partition(" ")
-    return TeraConfig(tensorizations=(scheme,), gain=1.0, wide=wide or "dense")
+    """``fast`` after a scheme is what ``wide`` is then, and ``core`` says that the core is fast."""
+    scheme, *words = text.split()
+    wide, core = ("fast" if word in words else "dense" for word in ("fast", "core"))
+    return TeraConfig(tensorizations=(scheme,), gain=1.0, wide=wide, core=core)
 
 
 def scheme_of(text):
@@ -44,9 +51,19 @@ def example(text, seed=0):
         seed_key(seed, "contraction"), scheme, config_of(text)
     )
     fast = [factor.ndim == 1 for factor in frozen["factors"]]
-    assert any(fast) == text.endswith("fast")
+    assert any(fast) == (" fast" in text)
+    assert isinstance(frozen["core"], list) == text.endswith("core")
     d = [jnp.asarray(1 + 0.5 * random.standard_normal(r), jnp.float32) for r in scheme.ranks]
     return scheme, frozen["core"], frozen["factors"], d, random
+
+
+def dense_core(core, ranks):
+    """Also of a fast one, in float64 by its definition."""
+    if not isinstance(core, list):
+        return np.asarray(core, np.float64)
+    before, after = (np.asarray(signs, np.float64) for signs in core)
+    matrix = transform.dense(jnp.ones(max(before.size, after.size)))[: before.size, : after.size]
+    return (before[:, None] * matrix * after).reshape(ranks)
 
 
 def far(value, expected):

@@ -13,12 +13,20 @@ from tera_jax.grouping import ends_with_input
 from tera_jax.methods import Site, tera
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.tensorize import Tensorization
-from tests.tera_jax.networks import SCHEMES, config_of, example, far, scheme_of, unfolded
+from tests.tera_jax.networks import (
+    SCHEMES,
+    config_of,
+    dense_core,
+    example,
+    far,
+    scheme_of,
+    unfolded,
+)
 
 
 def reference(core, factors, d, scheme):
     """Eq. 5 mode by mode in float64 NumPy, unfolded."""
-    tensor = np.asarray(core, np.float64)
+    tensor = dense_core(core, scheme.ranks)
     factors = [transform.dense(factor) if factor.ndim == 1 else factor for factor in factors]
     for axis, (factor, vector) in enumerate(zip(factors, d, strict=True)):
         scaled = np.asarray(vector, np.float64)[:, None] * np.asarray(factor, np.float64)
@@ -63,6 +71,8 @@ GRADIENTS = [
     "130|4x3 fast",
     "8x3|144 fast",
     "72|66 fast",
+    "72|3x8 core",
+    "128|4x8 fast core",
 ]
 
 
@@ -145,6 +155,12 @@ def test_with_a_transform_it_has_none_but_those_with_the_batch(monkeypatch):
     assert max(count for count in counts if count != batch) == 2 * 192**2 * 24  # a narrow factor
     for stage in (12, 16):  # once each way
         assert counts.count(2 * 192**2 * stage) == 2
+
+
+def test_with_a_fast_core_as_well_nothing_is_multiplied_with_the_batch_but_the_kernel(monkeypatch):
+    counts = products_of_a_step("192|8x24 fast core", 1024, "project", monkeypatch)
+    assert counts.count(2 * 1024 * 192**2) == 1  # y
+    assert max(count for count in counts if count != 2 * 1024 * 192**2) <= 2 * 1024 * 192 * 24
 
 
 def products_of_a_step(text, tokens, route, monkeypatch):

@@ -3,20 +3,24 @@ import itertools
 import pytest
 
 from tera_jax import cost
-from tera_jax.cost import Device
+from tera_jax.cost import Device, Network
 from tera_jax.methods import Site, tera
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.tensorize import Tensorization
 
 
+def of(text, fast=False, fast_core=False):
+    scheme = Tensorization.parse(text)
+    return Network(scheme.ranks, scheme.modes, scheme.split, fast, fast_core)
+
+
 def test_few_tokens_stay_activations_and_many_build():
-    scheme = Tensorization.parse("4096|8x8x8x8")
     rates = cost.device("NVIDIA H100 80GB HBM3")
     rank = {"through": 0, "project": 1, "build": 2}
 
     def choices(fast, readers):
-        sizes = (scheme.ranks, scheme.modes, scheme.split)
-        return [rank[cost.route(*sizes, 2**k, rates, fast, readers)] for k in range(18)]
+        network = of("4096|8x8x8x8", fast)
+        return [rank[cost.route(network, 2**k, rates, readers)] for k in range(18)]
 
     for fast, readers in itertools.product((False, True), (1, 2)):
         found = choices(fast, readers)
@@ -39,19 +43,41 @@ def test_few_tokens_stay_activations_and_many_build():
     ],
 )
 def test_the_choice_by_arithmetic_alone(fast, readers, at):
-    scheme = Tensorization.parse("4096|8x8x8x8")
     endless = Device(1e12, 1e30)
     for tokens, expected in at:
-        args = (scheme.ranks, scheme.modes, scheme.split, tokens, endless, fast, readers)
-        assert cost.route(*args) == expected
+        assert cost.route(of("4096|8x8x8x8", fast), tokens, endless, readers) == expected
+
+
+def test_with_a_fast_core_nothing_is_built_and_differentiated():
+    rates = cost.device("H100")
+    for text in ("4096|8x8x8x8", "4096|4x4x8x8"):
+        network = of(text, fast=True, fast_core=True)
+        found = [cost.route(network, 2**k, rates) for k in range(18)]
+        assert sorted(found, key=["through", "project"].index) == found
+        assert {*found} == {"through", "project"}
+    # Dense factors beside a fast core: the kernel of many tokens is still built, and only once.
+    assert cost.route(of("4096|8x8x8x8", fast_core=True), 2**17, rates) == "build"
+
+
+def test_the_kernels_of_a_structured_network_are_for_whole_programs_and_equal_groups():
+    structured = of("4096|8x8x8x8", fast=True, fast_core=True)
+    assert structured.is_structured(4096)
+    assert of("4096|4x4x8x8", True, True).is_structured(32)
+    for other in (
+        structured._replace(fast=False),
+        structured._replace(fast_core=False),
+        of("8x8x8x8|4096", True, True),
+        of("576|24x24", True, True),
+        of("4096|4096", True, True),
+    ):
+        assert not other.is_structured(4096)
+    assert not structured.is_structured(4100)
 
 
 def test_without_one_wide_mode_of_the_input_nothing_is_projected():
     for text in ("8x8x8x8|4096", "64x64|64x64"):
-        scheme = Tensorization.parse(text)
-        sizes = (scheme.ranks, scheme.modes, scheme.split)
         rates = cost.device("H100")
-        assert {cost.route(*sizes, 2**k, rates) for k in range(18)} == {"through", "build"}
+        assert {cost.route(of(text), 2**k, rates) for k in range(18)} == {"through", "build"}
 
 
 def test_layers_beside_each_other_are_taken_to_share_their_input():
@@ -64,16 +90,19 @@ def test_layers_beside_each_other_are_taken_to_share_their_input():
 
 def test_a_method_chooses_its_route_by_its_wide_factors_and_its_sites(monkeypatch):
     shape, asked = (4096, 4096), []
-    monkeypatch.setattr(cost, "route", lambda *args: asked.append(args[-2:]) or "build")
+    monkeypatch.setattr(cost, "route", lambda *args: asked.append(args) or "build")
     pair = tuple(Site(("attn", name), shape) for name in "qv")
     for fields, sites, expected in (
-        ({}, pair[:1], (False, 1)),
-        ({}, pair, (False, 2)),
-        ({"wide": "fast"}, pair, (True, 2)),
-        ({"sharing": "module"}, pair, (False, 1)),
+        ({}, pair[:1], (False, False, 1)),
+        ({}, pair, (False, False, 2)),
+        ({"wide": "fast"}, pair, (True, False, 2)),
+        ({"core": "fast"}, pair, (False, True, 2)),
+        ({"sharing": "module"}, pair, (False, False, 1)),
     ):
         assert tera.method(TeraConfig(**fields), sites).builds(shape, 8)
-        assert asked.pop() == expected
+        network, tokens, rates, readers = asked.pop()
+        assert (network.fast, network.fast_core, readers) == expected
+        assert (tokens, rates) == (8, cost.device())
 
 
 def test_an_unknown_device_gets_rates():

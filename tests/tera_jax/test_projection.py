@@ -48,9 +48,10 @@ def test_layers_of_one_input_name_the_same_constants():
         assert shapes.count((stage, stage)) == 2  # H, and H transposed
 
 
-def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands():
+@pytest.mark.parametrize("text", ["128|8x16", "128|8x16 core", "128|8x16 fast core"])
+def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(text):
     """Also those of x and of the kernel, which may be wider than x."""
-    scheme, core, factors, d, random = example("128|8x16")
+    scheme, core, factors, d, random = example(text)
     x, kernel = (jnp.asarray(random.standard_normal((n, 128)), jnp.float32) for n in (40, 128))
 
     def plain(x, kernel, d):
@@ -77,20 +78,24 @@ def test_a_network_that_does_not_end_with_its_input_is_refused():
         projection.product(jnp.ones((2, 128)), jnp.ones(scheme.shape), core, factors, d)
 
 
-def test_the_kernel_changes_nothing(monkeypatch):
-    text = "256|4x8 fast"
-    _, core, factors, d, random = example(text)
-    x, kernel = (jnp.asarray(random.standard_normal((n, 256)), jnp.float32) for n in (16, 256))
-    kernel = kernel[:, :32]
+@pytest.mark.parametrize(
+    ("text", "calls"), [("256|4x8 fast", 1), ("256|4x4x16 fast core", 2), ("256|16x8 fast core", 0)]
+)
+def test_the_kernels_change_nothing(text, calls, monkeypatch):
+    """The last network has none: its output modes are other groups than the stages of its core."""
+    scheme, core, factors, d, random = example(text)
+    x = jnp.asarray(random.standard_normal((32, 256)), jnp.float32)
+    kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
-    def gradient(fused):
+    def results(fused):
         monkeypatch.setattr(projection, "FUSED", fused)
 
-        def loss(d):
+        def loss(d, x):
             return jnp.sum(jnp.sin(projection.product(x, kernel, core, factors, d)))
 
-        assert ("pallas_call" in str(jax.make_jaxpr(jax.grad(loss))(d))) == fused
-        return jax.grad(loss)(d)
+        text = str(jax.make_jaxpr(jax.grad(loss))(d, x))
+        assert text.count("pallas_call[") == (calls if fused else 0)
+        return jax.value_and_grad(loss, argnums=(0, 1))(d, x)
 
-    for mine, expected in zip(gradient(True), gradient(False), strict=True):
+    for mine, expected in zip(*map(jax.tree.leaves, (results(True), results(False))), strict=True):
         assert far(mine, expected) < 1e-5

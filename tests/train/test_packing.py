@@ -56,6 +56,35 @@ def test_records_go_to_the_first_row_with_room_and_in_order():
     assert list(packing.batches([], 2, Row(10, 8, 9))) == []
 
 
+def test_rows_are_filled_from_the_next_records():
+    row = Row(10, 8, 9)
+    sizes = [Size(tokens, 1) for tokens in (6, 5, 4, 3, 2)]
+    assert packing.order(sizes, row) == [0, 2, 1, 3, 4]
+    assert packing.order(sizes, row._replace(targets=2)) == [0, 2, 1, 3, 4]
+    assert packing.order(sizes, row._replace(targets=1)) == [0, 1, 2, 3, 4]
+    assert packing.order(sizes, row._replace(records=1)) == [0, 1, 2, 3, 4]
+    assert packing.order([], row) == []
+
+
+def test_the_order_of_packing_fills_more_and_stays_near_the_given_one(monkeypatch):
+    random = np.random.default_rng(0)
+    sizes = [Size(int(tokens), 1) for tokens in 20 + random.gamma(2, 50, 4000).clip(0, 400)]
+    row = packing.limits(sizes, 512, 8)
+
+    def filled(order):
+        batches = list(packing.batches((sizes[i] for i in order), ROWS, row))
+        return sum(size.tokens for size in sizes) / (len(batches) * ROWS * row.tokens)
+
+    order = packing.order(sizes, row)
+    assert sorted(order) == list(range(4000))
+    # Each comes after all but 128 of those before it.
+    early = [number - place for place, number in enumerate(order)]
+    assert 64 < max(early) < packing._AHEAD
+    assert filled(order) > 0.97 > 0.94 > filled(range(4000))
+    monkeypatch.setattr(packing, "_AHEAD", 1)
+    assert packing.order(sizes, row) == list(range(4000))
+
+
 def test_targets_and_records_of_a_row_are_their_share_and_half_as_much_again():
     sizes = [Size(30, 3), Size(10, 1)]
     assert packing.limits(sizes, 100, 4) == (100, 16, 8)

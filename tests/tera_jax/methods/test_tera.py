@@ -13,6 +13,7 @@ from tera_jax.frozen import fingerprint, seed_key
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeraConfig
 from tera_jax.tensorize import Tensorization
+from tests.tera_jax.networks import dense_core
 
 SCHEMES = [
     "6|4",  # order 2
@@ -34,7 +35,7 @@ delta_w = jax.jit(tera.delta_w, static_argnums=2)
 
 def element_by_element(frozen, d, scheme):
     """Eq. 11 in float64, one element after the other, over all R_1..R_N at once."""
-    core = np.asarray(frozen["core"], np.float64)
+    core = dense_core(frozen["core"], scheme.ranks)
     weights = np.ones(core.shape)
     for axis, vector in enumerate(d):
         shape = [1] * core.ndim
@@ -68,6 +69,11 @@ def random_d(scheme, dtype=jnp.float32):
     [
         *itertools.product(SCHEMES, [{}, {"init": "uniform"}, {"init": "identity"}]),
         *itertools.product(FAST, [{"wide": "fast"}, {"wide": "fast", "init": "uniform"}]),
+        *itertools.product(
+            [*FAST, *SCHEMES[:4]], [{"core": "fast"}, {"core": "fast", "gain": 3.0}]
+        ),
+        *itertools.product(FAST, [{"core": "fast", "wide": "fast"}]),
+        ("36|2x3x4x6", {"core": "fast", "init": "identity"}),
     ],
 )
 def test_delta_w_equals_eq_11_element_by_element(text, fields):
@@ -145,6 +151,7 @@ def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradie
     assert [bool(jnp.any(g != 0)) for g in grads] == [i == zero - 1 for i in range(5)]
 
 
+@pytest.mark.parametrize("core", ["dense", "fast"])
 @pytest.mark.parametrize(
     ("text", "wide"),
     [
@@ -155,7 +162,7 @@ def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradie
         ("16x4|72", "fast"),
     ],
 )
-def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide):
+def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide, core):
     scheme = Tensorization.parse(text)
     x = jax.random.normal(jax.random.key(0), (256, scheme.shape[0]))
     ones = [jnp.ones(rank) for rank in scheme.ranks]
@@ -163,7 +170,7 @@ def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide):
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def of_all(keys, gain, init):
         def of_one(key):
-            config = TeraConfig(gain=gain, init=init, wide=wide)
+            config = TeraConfig(gain=gain, init=init, wide=wide, core=core)
             frozen = tera.init_frozen(key, scheme, config)
             return jnp.mean((x @ tera.delta_w(frozen, ones, scheme)) ** 2)
 
@@ -191,15 +198,10 @@ def test_identity_factors_make_a_scaled_core():
 
 @pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3", "fast")])
 def test_the_frozen_network_regenerates_from_its_seed(text, wide):
-    scheme = Tensorization.parse(text)
-    factor_prints, prints = (
-        {
-            fingerprint(part(init_frozen(seed_key(seed, "set"), scheme, TeraConfig(wide=wide))))
-            for seed in (0, 0, 1)
-        }
-        for part in (lambda frozen: frozen["factors"][0], lambda frozen: frozen)
-    )
-    assert len(factor_prints) == len(prints) == 2
+    scheme, config = Tensorization.parse(text), TeraConfig(wide=wide, core=wide)
+    drawn = [init_frozen(seed_key(seed, "set"), scheme, config) for seed in (0, 0, 1)]
+    for part in (lambda frozen: frozen["factors"][0], lambda frozen: frozen["core"]):
+        assert len({fingerprint(part(frozen)) for frozen in drawn}) == 2
 
 
 def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
@@ -221,10 +223,11 @@ def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
 
 @pytest.mark.parametrize("with_frozen", [False, True])
 @pytest.mark.parametrize("sharing", ["shape", "none"])
-def test_an_adapter_with_fast_factors_survives_the_round_trip(tmp_path, with_frozen, sharing):
+@pytest.mark.parametrize("core", ["dense", "fast"])
+def test_an_adapter_with_transforms_survives_the_round_trip(tmp_path, with_frozen, sharing, core):
     model, x = nn.Dense(6), jnp.asarray(np.random.default_rng(0).standard_normal((3, 70)))
     x = x.astype(jnp.float32)
-    config = TeraConfig(parts=2, wide="fast", sharing=sharing, dtype="bfloat16")
+    config = TeraConfig(parts=2, wide="fast", core=core, sharing=sharing, dtype="bfloat16")
     adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
     params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
     frozen = adapter.init_frozen(params)
@@ -233,10 +236,8 @@ def test_an_adapter_with_fast_factors_survives_the_round_trip(tmp_path, with_fro
     save_adapter(tmp_path / "a", adapter, variables, "base", with_frozen)
     loaded, found = load_adapter(tmp_path / "a", params)
     assert loaded == adapter
-    assert sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:] == [
-        (70,),
-        (70, 2, 3),
-    ]
+    last = sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:]
+    assert last == [(70,), (70, 2, 3) if core == "dense" else (70,)]
     assert all(map(jnp.array_equal, jax.tree.leaves(found), jax.tree.leaves(variables)))
 
 
@@ -258,9 +259,10 @@ def test_num_trainable_is_the_size_of_d():
         ("96|8:4x12", "fast"),
     ],
 )
-def test_rank_reaches_the_bound_of_theorem_1(text, wide):
+@pytest.mark.parametrize("core", ["dense", "fast"])
+def test_rank_reaches_the_bound_of_theorem_1(text, wide, core):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide))
+    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide, core=core))
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
         update = np.asarray(delta_w(*double, scheme))
@@ -307,6 +309,28 @@ def test_schemes_without_a_fast_factor_are_refused(text, message):
             refused()
     dense = TeraConfig(tensorizations=(text,))
     assert dense.tensorization(scheme.shape) == scheme
+
+
+def test_a_core_without_a_transform_is_refused():
+    message = r"262\|2x4: no fast transform .* 131 .*; .* by setting core to 'dense'"
+    scheme = Tensorization.parse("262|2x4")
+    config = TeraConfig(tensorizations=("262|2x4",), core="fast")
+    for refused in (
+        lambda: config.tensorization(scheme.shape),
+        lambda: tera.init_frozen(KEY, scheme, config),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    few = TeraConfig(tensorizations=("262:6|2x4",), core="fast")
+    assert few.tensorization((262, 8)).core_shape == (6, 8)
+
+
+def test_a_fast_core_of_another_scheme_is_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = init_frozen(KEY, scheme, TeraConfig(core="fast"))
+    frozen["core"][0] = jnp.ones(5)
+    with pytest.raises(ValueError, match=r"\(5, 8\).* do not fit tensorization 6\|2x4"):
+        tera.delta_w(frozen, random_d(scheme), scheme)
 
 
 def test_signs_in_place_of_a_narrow_factor_are_refused():
