@@ -80,7 +80,7 @@ def test_the_order_of_packing_fills_more_and_stays_near_the_given_one(monkeypatc
     # Each comes after all but 128 of those before it.
     early = [number - place for place, number in enumerate(order)]
     assert 64 < max(early) < packing._AHEAD
-    assert filled(order) > 0.97 > 0.94 > filled(range(4000))
+    assert filled(order) > 0.98 > 0.94 > filled(range(4000))
     monkeypatch.setattr(packing, "_AHEAD", 1)
     assert packing.order(sizes, row) == list(range(4000))
 
@@ -167,15 +167,14 @@ def test_no_row_holds_more_than_its_tokens_and_targets(loss_on):
 
 
 def test_tokens_are_counted_without_padding():
-    feed = stream()
-    for _ in range(8):
-        batch = next(feed)
+    batches = list(itertools.islice(stream(), 8))
+    for batch in batches:
         held = [examples()[number - 1] for number in fed(batch)]
         assert data.num_tokens(batch) == sum(len(p) + len(r) for p, r in held)
-        assert data.num_tokens(batch) < batch.tokens_BL.size
         held = [example for example in held if example.response]
         padded = data.collate(held, CONFIG)
         assert data.num_tokens(padded) == sum(len(p) + len(r) for p, r in held)
+    assert any(data.num_tokens(batch) < batch.tokens_BL.size for batch in batches)
 
 
 def test_a_stream_goes_on_from_any_position_with_the_same_batches():
