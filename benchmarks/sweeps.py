@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
 from tera_jax import cost
 from tera_jax.methods import METHODS
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 
 
 def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterator[Case]:

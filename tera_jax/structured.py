@@ -209,8 +209,8 @@ def gradients(
     to_core_AB = jnp.sum(to_core_NAB, axis=0) * after_AB
     return Trained(
         network.before_J.astype(jnp.float32) * jnp.sum(to_scaled_NPQ, axis=0).reshape(-1),
-        to_core_AB @ trained.d_B,
-        trained.d_A @ to_core_AB,
+        jnp.sum(to_core_AB * trained.d_B[None, :], axis=1),
+        jnp.sum(to_core_AB * trained.d_A[:, None], axis=0),
     )
 
 

@@ -8,7 +8,7 @@ from tera_jax import transform
 from tera_jax.contraction import network
 from tera_jax.frozen import seed_key
 from tera_jax.methods import tera
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.tensorize import Tensorization
 
 SCHEMES = [

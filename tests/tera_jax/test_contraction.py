@@ -11,7 +11,7 @@ from tera_jax.contraction import through
 from tera_jax.frozen import seed_key
 from tera_jax.grouping import ends_with_input
 from tera_jax.methods import Site, tera
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.tensorize import Tensorization
 from tests.tera_jax.networks import (
     SCHEMES,

@@ -5,7 +5,7 @@ import pytest
 from tera_jax import cost
 from tera_jax.cost import Device, Network
 from tera_jax.methods import Site, tera
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.tensorize import Tensorization
 
 

@@ -12,7 +12,7 @@ from tera_jax.adaptation import make
 from tera_jax.disk import _flatten, write_checked
 from tera_jax.export import load_orbax, save_orbax
 from tera_jax.methods import Site
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8)), jnp.float32)
 MODEL = nn.Sequential([nn.Dense(12), nn.tanh, nn.Dense(6)])

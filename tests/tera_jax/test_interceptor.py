@@ -9,7 +9,7 @@ import pytest
 
 from tera_jax import trees
 from tera_jax.adaptation import adapt
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.sites import linear_layers
 
 

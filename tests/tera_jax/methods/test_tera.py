@@ -11,7 +11,7 @@ import pytest
 from tera_jax import adapt, load_adapter, save_adapter, transform
 from tera_jax.frozen import fingerprint, seed_key
 from tera_jax.methods import tera
-from tera_jax.methods.tera import TeraConfig
+from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.tensorize import Tensorization
 from tests.tera_jax.networks import dense_core
 
@@ -267,62 +267,6 @@ def test_rank_reaches_the_bound_of_theorem_1(text, wide, core):
         double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
         update = np.asarray(delta_w(*double, scheme))
     assert np.linalg.matrix_rank(update) == scheme.max_rank
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"zero": 0}, "zero 0"),
-        ({"gain": 0.0}, "gain 0.0"),
-        ({"parts": 0}, "parts 0"),
-        ({"tensorizations": ("4|4", "2x2|4")}, "two tensorizations"),
-        ({"tensorizations": ("4|1",)}, "mode 1"),
-        ({"wide": "fast", "init": "identity"}, "wide 'fast' with init 'identity'.*; set one"),
-    ],
-)
-def test_bad_settings_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        TeraConfig(**fields)
-
-
-def test_a_zero_beyond_the_order_is_refused():
-    with pytest.raises(ValueError, match=r"zero 4, but 6\|2x4 has 3 vectors"):
-        TeraConfig(tensorizations=("6|2x4",), zero=4).tensorization((6, 8))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("96:80|2x4", r"96:80\|2x4 has rank 80 for mode 96; write 96 for 96:80, or"),
-        ("2x4|96:8", r"2x4\|96:8 has rank 8 for mode 96"),
-        ("262|2x4", r"262\|2x4: no fast transform .* 131 .*; .* by setting wide to 'dense'"),
-    ],
-)
-def test_schemes_without_a_fast_factor_are_refused(text, message):
-    scheme = Tensorization.parse(text)
-    config = TeraConfig(tensorizations=(text,), wide="fast")
-    for refused in (
-        lambda: config.tensorization(scheme.shape),
-        lambda: tera.init_frozen(KEY, scheme, config),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refused()
-    dense = TeraConfig(tensorizations=(text,))
-    assert dense.tensorization(scheme.shape) == scheme
-
-
-def test_a_core_without_a_transform_is_refused():
-    message = r"262\|2x4: no fast transform .* 131 .*; .* by setting core to 'dense'"
-    scheme = Tensorization.parse("262|2x4")
-    config = TeraConfig(tensorizations=("262|2x4",), core="fast")
-    for refused in (
-        lambda: config.tensorization(scheme.shape),
-        lambda: tera.init_frozen(KEY, scheme, config),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refused()
-    few = TeraConfig(tensorizations=("262:6|2x4",), core="fast")
-    assert few.tensorization((262, 8)).core_shape == (6, 8)
 
 
 def test_a_fast_core_of_another_scheme_is_refused():
