@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from tera_jax import adapt, sharding
+from tera_jax import adapt, cost, sharding
 from tera_jax.adapter import Adapter
 from tera_jax.llama import Llama, LlamaConfig, layers
 from tera_jax.methods import METHODS
@@ -27,12 +27,13 @@ MESHES = [
     if data * fsdp <= 8
 ]
 SETTINGS = {"tera": {"parts": 2}, "lora": {"rank": 4}, "full": {}}
+STRUCTURED = {"parts": 2, "wide": "fast", "core": "fast"}
 STEPS, ROWS, LENGTH = 20, 8, 12
 CONFIG = LlamaConfig.from_hf(
     {
         "model_type": "llama",
         "vocab_size": 40,
-        "hidden_size": 64,
+        "hidden_size": 80,  # more than a narrow factor has
         "intermediate_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 8,
@@ -141,6 +142,20 @@ def test_ten_meshes_multiply_to_eight():
 def test_every_mesh_has_the_loss_curve_of_one_device(method, sizes):
     losses = curve(trainer(method, *sizes))
     np.testing.assert_allclose(losses, on_one_device(method), rtol=5e-6)
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 8, 1)], ids=["2x2x2", "1x8x1"])
+@pytest.mark.parametrize("route", ["project", "through"])
+def test_a_structured_network_has_the_loss_curve_of_one_device(route, sizes, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "tera", STRUCTURED)
+    monkeypatch.setattr(cost, "route", lambda *_: route)
+    adapted.cache_clear()
+    try:
+        losses, alone = (curve(trainer("tera", *mesh)) for mesh in (sizes, ()))
+    finally:
+        adapted.cache_clear()
+    np.testing.assert_allclose(losses, alone, rtol=5e-6)
     assert losses[-1] < losses[0] - 0.1
 
 
