@@ -9,7 +9,7 @@ import numpy as np
 from configs.commonsense import get_config
 from tera_jax.llama import load_tokenizer
 from train import records
-from train.config import parse
+from train.config import DataConfig, parse
 from train.data import Batch, Example, Stream, tokenize
 
 
@@ -20,20 +20,23 @@ class Real(NamedTuple):
     padded: list[Batch]
 
 
+def read_examples(path: str, tokenizer: str, count: int) -> list[Example]:
+    """A random sample of a file's commonsense records, which may be in the order of its tasks."""
+    settings = _settings()
+    rows = records.load(path, settings.prompt).shuffle(seed=0)
+    rows = rows.select(range(min(len(rows), count)))
+    return tokenize(rows, load_tokenizer(tokenizer), settings)
+
+
 def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed: int) -> Real:
     """``count`` batches of 32 commonsense records, and as many packed rows of about as many.
 
-    The records are a sample of the file's, which may be in the order of its tasks. Token ids are of
-    the tokenizer, modulo ``vocab_size``.
+    Token ids are of the tokenizer, modulo ``vocab_size``.
     """
-    config = get_config("tera")
-    config.model.path = config.data.path = "-"
-    settings = parse(config).data
-    rows = records.load(path, settings.prompt).shuffle(seed=0)
-    rows = rows.select(range(min(len(rows), 64 * count)))
+    settings = _settings()
     examples = [
         Example(*([token % vocab_size for token in part] for part in example))
-        for example in tokenize(rows, load_tokenizer(tokenizer), settings)
+        for example in read_examples(path, tokenizer, 64 * count)
     ]
     tokens = sum(len(example.prompt) + len(example.response) for example in examples)
     rows_packed = round(32 * tokens / len(examples) / packed)
@@ -44,6 +47,12 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
             for batch_rows, data_config in ((max(1, rows_packed), with_rows), (32, settings))
         )
     )
+
+
+def _settings() -> DataConfig:
+    config = get_config("tera")
+    config.model.path = config.data.path = "-"
+    return parse(config).data
 
 
 def for_peft(batch: Batch) -> Any:

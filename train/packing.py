@@ -11,7 +11,7 @@ run out of it: the commonsense records fill 82 % of rows of 272 tokens, with 1.5
 88 %."""
 _AHEAD = 128
 """Records among which the next of a row are looked for. Of rows of 2,048 tokens the commonsense
-records fill 97 % in their own order, 98 % with 32 and 99 % with 128."""
+records fill 97.1 % in their own order, 98.7 % with 32 and 99.2 % with 128."""
 
 
 class Size(NamedTuple):

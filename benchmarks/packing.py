@@ -1,0 +1,56 @@
+r"""How full packed rows are: in the order that records come in, and in that of train/packing.py.
+
+    python -m benchmarks.packing --records=commonsense_161k.jsonl.gz \
+        --tokenizer=SmolLM2-135M-Instruct.gguf
+
+A step has 4,096 places, in rows of each length. Records are a random sample.
+"""
+
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
+
+from benchmarks.batches import read_examples
+from train import packing
+from train.packing import Row, Size
+
+PLACES = 4096
+LENGTHS = (512, 1024, 2048)
+
+
+def filled(sizes: Sequence[Size], order: Iterable[int], row: Row) -> float:
+    """The part of the places of all steps that has a token."""
+    steps = packing.batches((sizes[i] for i in order), PLACES // row.tokens, row)
+    tokens = sum(size.tokens for size in sizes)
+    return tokens / (sum(1 for _ in steps) * PLACES)
+
+
+def table(sizes: Sequence[Size], targets: int) -> Iterator[str]:
+    """Markdown; ``targets`` are the most of a record."""
+    yield "| tokens of a row | as they come | as train/packing.py has them |"
+    yield "| ---: | ---: | ---: |"
+    for length in LENGTHS:
+        row = packing.limits(sizes, length, targets)
+        parts = (
+            filled(sizes, order, row) for order in (range(len(sizes)), packing.order(sizes, row))
+        )
+        yield f"| {length:,} | {' | '.join(f'{part:.1%}' for part in parts)} |"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.packing",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--records", required=True, help="a file of commonsense records")
+    parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
+    parser.add_argument("--count", type=int, default=6000, help="records in the sample")
+    args = parser.parse_args()
+    examples = read_examples(args.records, args.tokenizer, args.count)
+    sizes = [Size(len(prompt) + len(response), len(response)) for prompt, response in examples]
+    print(*table(sizes, max(size.targets for size in sizes)), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
