@@ -5,9 +5,9 @@ Unfolded to R input ranks by S output ranks, a fast core is
     diag(a) (H_1 x ... x H_k)[:R, :S] diag(b)
 
 with the orthogonal H of :mod:`tera_jax.transform` for max(R, S), and signs a and b. Beside a dense
-core of R S random numbers it has R + S random bits, and no multiplication of R by S. Of two such
-stages with a diagonal of numbers between them random features are made no worse than of a Gaussian
-matrix (Yu et al., "Orthogonal Random Features", arXiv:1610.09072).
+core of R S random numbers it has R + S random bits, and no multiplication of R by S. Products of
+such stages stand for Gaussian matrices in random features (Yu et al., "Orthogonal Random Features",
+arXiv:1610.09072); docs/methods.md has the loss that TeRA reaches with it.
 """
 
 import functools
