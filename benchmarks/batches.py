@@ -20,9 +20,8 @@ class Real(NamedTuple):
     padded: list[Batch]
 
 
-def read_examples(path: str, tokenizer: str, count: int) -> list[Example]:
+def read_examples(path: str, tokenizer: str, count: int, settings: DataConfig) -> list[Example]:
     """A random sample of a file's commonsense records, which may be in the order of its tasks."""
-    settings = _settings()
     rows = records.load(path, settings.prompt).shuffle(seed=0)
     rows = rows.select(range(min(len(rows), count)))
     return tokenize(rows, load_tokenizer(tokenizer), settings)
@@ -33,10 +32,10 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
 
     Token ids are of the tokenizer, modulo ``vocab_size``.
     """
-    settings = _settings()
+    settings = commonsense()
     examples = [
         Example(*([token % vocab_size for token in part] for part in example))
-        for example in read_examples(path, tokenizer, 64 * count)
+        for example in read_examples(path, tokenizer, 64 * count, settings)
     ]
     tokens = sum(len(example.prompt) + len(example.response) for example in examples)
     rows_packed = round(32 * tokens / len(examples) / packed)
@@ -49,7 +48,8 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
     )
 
 
-def _settings() -> DataConfig:
+def commonsense() -> DataConfig:
+    """How configs/commonsense.py reads records."""
     config = get_config("tera")
     config.model.path = config.data.path = "-"
     return parse(config).data

@@ -7,10 +7,13 @@ A step has 4,096 places, in rows of each length. Records are a random sample.
 """
 
 import argparse
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-from benchmarks.batches import read_examples
-from train import packing
+from benchmarks.batches import commonsense, read_examples
+from train import data, packing
+from train.config import DataConfig
+from train.data import Example
 from train.packing import Row, Size
 
 PLACES = 4096
@@ -24,12 +27,13 @@ def filled(sizes: Sequence[Size], order: Iterable[int], row: Row) -> float:
     return tokens / (sum(1 for _ in steps) * PLACES)
 
 
-def table(sizes: Sequence[Size], targets: int) -> Iterator[str]:
-    """Markdown; ``targets`` are the most of a record."""
+def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
+    """Markdown."""
     yield "| tokens of a row | as they come | as train/packing.py has them |"
     yield "| ---: | ---: | ---: |"
     for length in LENGTHS:
-        row = packing.limits(sizes, length, targets)
+        packed = dataclasses.replace(settings, packed_tokens=length)
+        sizes, row = data.measure(examples, packed, virtual=0)
         parts = (
             filled(sizes, order, row) for order in (range(len(sizes)), packing.order(sizes, row))
         )
@@ -47,9 +51,9 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
     parser.add_argument("--count", type=int, default=6000, help="records in the sample")
     args = parser.parse_args()
-    examples = read_examples(args.records, args.tokenizer, args.count)
-    sizes = [Size(len(prompt) + len(response), len(response)) for prompt, response in examples]
-    print(*table(sizes, max(size.targets for size in sizes)), sep="\n")
+    settings = commonsense()
+    examples = read_examples(args.records, args.tokenizer, args.count, settings)
+    print(*table(examples, settings), sep="\n")
 
 
 if __name__ == "__main__":

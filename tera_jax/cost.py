@@ -1,6 +1,5 @@
 """Which exact route of a network's contraction takes less time: a model of a device's products."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -8,6 +7,7 @@ import jax
 
 from tera_jax import structured, transform
 from tera_jax.grouping import NARROW, ends_with_input, pairs, turns
+from tera_jax.tensorize import Tensorization
 
 
 class Device(NamedTuple):
@@ -44,32 +44,25 @@ Route = Literal["through", "project", "build"]
 
 
 class Network(NamedTuple):
-    """The sizes of a network, and what of it is a transform."""
+    """The scheme of a network, and what of it is a transform."""
 
-    ranks: tuple[int, ...]
-    modes: tuple[int, ...]
-    split: int
-    """The number of input modes."""
+    scheme: Tensorization
     fast: bool = False
     """Whether the factors of more than ``NARROW`` rows are transforms."""
     fast_core: bool = False
 
     @property
-    def core_shape(self) -> tuple[int, int]:
-        """Of the unfolded core."""
-        return math.prod(self.ranks[: self.split]), math.prod(self.ranks[self.split :])
-
-    @property
     def projects(self) -> bool:
         """Whether the route ``project`` is there, for one wide mode of the input."""
-        return ends_with_input(self.ranks, self.modes, self.split)
+        return ends_with_input(self.scheme.ranks, self.scheme.modes, self.scheme.split)
 
     def is_structured(self, tokens: int) -> bool:
         """Whether :mod:`tera_jax.structured` has its kernels for it and so many rows."""
         if not (self.fast and self.fast_core and self.projects):
             return False
-        outward = pairs(self.ranks[1:], self.modes[1:])
-        return structured.fits(tokens, self.modes[0], self.core_shape, outward)
+        scheme = self.scheme
+        outward = pairs(scheme.out_ranks, scheme.out_modes)
+        return structured.fits(tokens, scheme.shape[0], scheme.core_shape, outward)
 
 
 def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Route:
@@ -86,11 +79,11 @@ def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Rou
         rates: of the device.
         readers: layers that share this input and this network (:func:`readers`).
     """
-    ranks, modes, split, fast, _ = network
-    j1, j2 = math.prod(modes[:split]), math.prod(modes[split:])
-    r1, r2 = network.core_shape
-    every = pairs(ranks, modes)
-    inward, outward = pairs(ranks[:split], modes[:split]), pairs(ranks[split:], modes[split:])
+    scheme, fast = network.scheme, network.fast
+    (j1, j2), (r1, r2) = scheme.shape, scheme.core_shape
+    every = pairs(scheme.ranks, scheme.modes)
+    inward = pairs(scheme.in_ranks, scheme.in_modes)
+    outward = pairs(scheme.out_ranks, scheme.out_modes)
     transposed = [(mode, rank) for rank, mode in inward]
     every = [every[axis] for axis in turns(every)]
     made = _chain_seconds(r1 * r2, every, rates, fast)
@@ -121,7 +114,7 @@ def readers(paths: Sequence[tuple[str, ...]]) -> int:
 
 def _core_seconds(rows: int, network: Network, rates: Device) -> float:
     """Of ``rows`` vectors with the core."""
-    in_rank, out_rank = network.core_shape
+    in_rank, out_rank = network.scheme.core_shape
     if not network.fast_core:
         return _seconds(rows, in_rank, out_rank, rates)
     return _factor_seconds(rows, max(in_rank, out_rank), max(in_rank, out_rank), rates, True)

@@ -99,8 +99,8 @@ def _products(
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
     given = {
-        "d": (d_R, _scales(_TILES)),
-        "scale": (scale_AB, _matrix(a, b)),
+        "d": (d_R, block(_TILES)),
+        "scale": (scale_AB, whole(a, b)),
     }
     given = {name: pair for name, pair in given.items() if pair[0] is not None}
 
@@ -112,11 +112,10 @@ def _products(
             core = core_ref[r]
             if "scale" in ref:
                 core = (core * ref["scale"][...]).astype(core.dtype)
-            half = triton.dot(core, right).astype(core.dtype)
-            whole = triton.dot(left, half, trans_a=True)
+            product = from_both_sides(left, core, right)
             if "d" in ref:
-                whole = whole * ref["d"][r]
-            ref["out"][r] = whole.astype(core.dtype)
+                product = product * ref["d"][r]
+            ref["out"][r] = product.astype(core.dtype)
             return carry
 
         jax.lax.fori_loop(0, _TILES, tile, None)
@@ -125,12 +124,12 @@ def _products(
         kernel,
         grid=(tiles // _TILES,),
         in_specs=[
-            _tiles(_TILES, a, b),
-            _matrix(a, x),
-            _matrix(b, y),
+            block(_TILES, a, b),
+            whole(a, x),
+            whole(b, y),
             *(spec for _, spec in given.values()),
         ],
-        out_specs=_tiles(_TILES, x, y),
+        out_specs=block(_TILES, x, y),
         out_shape=jax.ShapeDtypeStruct((tiles, x, y), core_RAB.dtype),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
@@ -169,8 +168,7 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, 
         d_a, d_b = d_a_ref[...][:, None], d_b_ref[...][None, :]
 
         def tile(r: Any, sum_AB: Any) -> Any:
-            half = triton.dot(left, ct_ref[r]).astype(left.dtype)
-            product = core_ref[r].astype(jnp.float32) * triton.dot(half, right, trans_b=True)
+            product = core_ref[r].astype(jnp.float32) * to_both_sides(left, ct_ref[r], right)
             to_d_ref[r] = jnp.sum(product * (d_a * d_b))
             return sum_AB + product * d_ref[r]
 
@@ -182,15 +180,15 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, 
         kernel,
         grid=(programs,),
         in_specs=[
-            _tiles(_TILES, a, b),
-            _scales(_TILES),
-            _vector(a),
-            _vector(b),
-            _matrix(a, x),
-            _matrix(b, y),
-            _tiles(_TILES, x, y),
+            block(_TILES, a, b),
+            block(_TILES),
+            whole(a),
+            whole(b),
+            whole(a, x),
+            whole(b, y),
+            block(_TILES, x, y),
         ],
-        out_specs=[_scales(_TILES), _part(a), _part(b)],
+        out_specs=[block(_TILES), block(1, a), block(1, b)],
         out_shape=[
             jax.ShapeDtypeStruct((tiles,), jnp.float32),
             jax.ShapeDtypeStruct((programs, a), jnp.float32),
@@ -213,22 +211,23 @@ def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, 
 two_sided.defvjp(_forward, _backward)
 
 
-def _tiles(count: int, rows: int, columns: int) -> pl.BlockSpec:
-    return pl.BlockSpec((count, rows, columns), lambda program: (program, 0, 0))
+def from_both_sides(left_AX: Any, tile_AB: Any, right_BY: Any) -> Any:
+    """``left.T @ tile @ right`` inside a kernel, in float32."""
+    half_AY = triton.dot(tile_AB, right_BY).astype(tile_AB.dtype)
+    return triton.dot(left_AX, half_AY, trans_a=True)
 
 
-def _scales(count: int) -> pl.BlockSpec:
-    return pl.BlockSpec((count,), lambda program: (program,))
+def to_both_sides(left_AX: Any, tile_XY: Any, right_BY: Any) -> Any:
+    """``left @ tile @ right.T`` inside a kernel, in float32."""
+    half_AY = triton.dot(left_AX, tile_XY).astype(tile_XY.dtype)
+    return triton.dot(half_AY, right_BY, trans_b=True)
 
 
-def _matrix(rows: int, columns: int) -> pl.BlockSpec:
-    return pl.BlockSpec((rows, columns), lambda program: (0, 0))
+def block(count: int, *sides: int) -> pl.BlockSpec:
+    """Of each program its own ``count`` entries of the first axis."""
+    return pl.BlockSpec((count, *sides), lambda program: (program, *[0] * len(sides)))
 
 
-def _vector(length: int) -> pl.BlockSpec:
-    return pl.BlockSpec((length,), lambda program: (0,))
-
-
-def _part(length: int) -> pl.BlockSpec:
-    """Of each program its own."""
-    return pl.BlockSpec((1, length), lambda program: (program, 0))
+def whole(*sides: int) -> pl.BlockSpec:
+    """All of an array for each program."""
+    return pl.BlockSpec(sides, lambda program: (0,) * len(sides))

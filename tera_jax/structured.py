@@ -21,6 +21,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from tera_jax import kernels, transform
+from tera_jax.kernels import block, from_both_sides, to_both_sides, whole
 
 _ROWS = 8
 """Of the kernel, in one program of :func:`adapted`."""
@@ -64,8 +65,8 @@ def fits(
     if len(stages) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
         return False
     (a, x), (b, y) = narrow
-    whole = rows % _TOKENS == 0 and b == stages[1] and a * b == core_shape[1]
-    return whole and kernels.fits(width, *stages, a, b, x, y)
+    fitting = rows % _TOKENS == 0 and b == stages[1] and a * b == core_shape[1]
+    return fitting and kernels.fits(width, *stages, a, b, x, y)
 
 
 def adapted(
@@ -100,7 +101,7 @@ def adapted(
         def row(k: Any, carry: None) -> None:
             unit_AQ = half_AQ * (turned_q_ref[(start + k) % q] * s_ref[k])[None, :]
             core_AB = triton.dot(unit_AQ, second).astype(dtype) * after
-            update_XY = _from_both_sides(left, core_AB, right)
+            update_XY = from_both_sides(left, core_AB, right)
             out_ref[k] = (w_ref[k].astype(jnp.float32) + update_XY).astype(out_ref.dtype)
             return carry
 
@@ -110,11 +111,14 @@ def adapted(
         program,
         grid=(kernel_JO.shape[0] // _ROWS,),
         in_specs=[
-            _block(_ROWS, x, y),
-            _block(_ROWS),
-            *map(_whole, [(p, q), (p, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]),
+            block(_ROWS, x, y),
+            block(_ROWS),
+            *(
+                whole(*sides)
+                for sides in [(p, q), (p, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]
+            ),
         ],
-        out_specs=_block(_ROWS, x, y),
+        out_specs=block(_ROWS, x, y),
         out_shape=jax.ShapeDtypeStruct((kernel_JO.shape[0], x, y), kernel_JO.dtype),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
@@ -169,10 +173,10 @@ def gradients(
         left, right = left_ref[...], right_ref[...]
 
         def token(t: Any, sums: tuple[Any, Any]) -> tuple[Any, Any]:
-            z_PQ = _to_both_sides(first, x_ref[t] * signs, second).astype(dtype)
-            g_AB = _to_both_sides(left, g_ref[t], right).astype(dtype)
-            core_AB = _from_both_sides(narrow, z_PQ * scaled, second)
-            g_PQ = _to_both_sides(narrow, g_AB * back, second)
+            z_PQ = to_both_sides(first, x_ref[t] * signs, second).astype(dtype)
+            g_AB = to_both_sides(left, g_ref[t], right).astype(dtype)
+            core_AB = from_both_sides(narrow, z_PQ * scaled, second)
+            g_PQ = to_both_sides(narrow, g_AB * back, second)
             z_PQ, g_AB = z_PQ.astype(jnp.float32), g_AB.astype(jnp.float32)
             return sums[0] + z_PQ * g_PQ, sums[1] + g_AB * core_AB
 
@@ -183,11 +187,14 @@ def gradients(
         program,
         grid=(programs,),
         in_specs=[
-            _block(tokens, p, q),
-            _block(tokens, x, y),
-            *map(_whole, [(p, q), (p, q), (a, b), (p, p), (q, q), (p, a), (a, x), (b, y)]),
+            block(tokens, p, q),
+            block(tokens, x, y),
+            *(
+                whole(*sides)
+                for sides in [(p, q), (p, q), (a, b), (p, p), (q, q), (p, a), (a, x), (b, y)]
+            ),
         ],
-        out_specs=[_block(1, p, q), _block(1, a, b)],
+        out_specs=[block(1, p, q), block(1, a, b)],
         out_shape=[
             jax.ShapeDtypeStruct((programs, p, q), jnp.float32),
             jax.ShapeDtypeStruct((programs, a, b), jnp.float32),
@@ -217,24 +224,3 @@ def gradients(
 def _scaled(network: Network, trained: Trained) -> Array:
     """The product d a, in float32."""
     return trained.d_J * network.before_J.astype(jnp.float32)
-
-
-def _from_both_sides(left_AX: Any, tile_AB: Any, right_BY: Any) -> Any:
-    """``left.T @ tile @ right`` inside a kernel, in float32."""
-    half_AY = triton.dot(tile_AB, right_BY).astype(tile_AB.dtype)
-    return triton.dot(left_AX, half_AY, trans_a=True)
-
-
-def _to_both_sides(left_AX: Any, tile_XY: Any, right_BY: Any) -> Any:
-    """``left @ tile @ right.T`` inside a kernel, in float32."""
-    half_AY = triton.dot(left_AX, tile_XY).astype(tile_XY.dtype)
-    return triton.dot(half_AY, right_BY, trans_b=True)
-
-
-def _block(count: int, *sides: int) -> pl.BlockSpec:
-    """Of each program its own."""
-    return pl.BlockSpec((count, *sides), lambda program: (program, *[0] * len(sides)))
-
-
-def _whole(shape: tuple[int, ...]) -> pl.BlockSpec:
-    return pl.BlockSpec(shape, lambda program: (0,) * len(shape))

@@ -87,9 +87,9 @@ def _matrix(size: int, dtype: Any, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(matrix_FF.T) if transposed else matrix_FF
 
 
-def stage(size: int, dtype: Any) -> Float[Array, "F F"]:
+def stage(size: int, dtype: Any, transposed: bool = False) -> Float[Array, "F F"]:
     """H in a type, such that XLA does not multiply out at compile time what is made of it."""
-    return lax.optimization_barrier(jnp.asarray(_matrix(size, dtype, False)))
+    return lax.optimization_barrier(_matrix(size, dtype, transposed))
 
 
 def signs(key: Key[Array, ""], size: int, dtype: Any = jnp.float32) -> Float[Array, " N"]:
@@ -165,10 +165,9 @@ def _kronecker(tensor: Array, axis: int, transposed: bool, precision: Any) -> Ar
     before, after = math.prod(shape[:axis]), math.prod(shape[axis:])
     for factor in stages(shape[axis]):
         after //= factor
-        matrix_FF: Any = _matrix(factor, tensor.dtype, transposed)
-        if transposed:
-            # Lest XLA make one product of two kernels' tensors side by side, and cut them apart.
-            matrix_FF = lax.optimization_barrier(matrix_FF)
+        # Lest XLA make one product of two kernels' tensors side by side, and cut them apart.
+        matrix: Any = stage if transposed else _matrix
+        matrix_FF = matrix(factor, tensor.dtype, transposed)
         flat_aFb = tensor.reshape(before, factor, after)
         if after < factor:
             flat_abF = jnp.swapaxes(flat_aFb, 1, 2)

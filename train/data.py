@@ -150,10 +150,10 @@ def _size(example: Example, config: DataConfig, virtual: int) -> packing.Size:
     return packing.Size(tokens, max(0, tokens - first))
 
 
-def _measure(
+def measure(
     examples: Sequence[Example], config: DataConfig, virtual: int
 ) -> tuple[list[packing.Size], packing.Row]:
-    """Of each example, and of a packed row."""
+    """The size of each example, and the limits of a packed row."""
     sizes = [_size(example, config, virtual) for example in examples]
     length = config.packed_tokens or _row_length(config, virtual)
     targets = length if config.loss_on == "prompt" else config.max_response
@@ -222,7 +222,7 @@ class Stream:
 
     @functools.cached_property
     def _sizes(self) -> tuple[list[packing.Size], packing.Row]:
-        return _measure(self.examples, self.config, self.virtual)
+        return measure(self.examples, self.config, self.virtual)
 
     def _take(self, count: int) -> list[Example]:
         """The next examples, from here on fed."""
@@ -237,15 +237,21 @@ class Stream:
             epoch, offset = epoch + 1, 0
 
     def _order(self, epoch: int) -> np.ndarray:
-        cached = self.__dict__.get("_cached")
-        if cached is None or cached[0] != epoch:
+        if epoch not in self._orders:
+            # A batch may be of two epochs: both are kept.
+            for other in self._orders.keys() - {epoch - 1, epoch + 1}:
+                del self._orders[other]
             bits = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
             order = np.random.Generator(bits).permutation(len(self.examples))
             if self.config.packed_tokens:
                 sizes, row = self._sizes
                 order = order[packing.order([sizes[index] for index in order], row)]
-            cached = self.__dict__["_cached"] = (epoch, order)
-        return cached[1]
+            self._orders[epoch] = order
+        return self._orders[epoch]
+
+    @functools.cached_property
+    def _orders(self) -> dict[int, np.ndarray]:
+        return {}
 
 
 def held_out(
@@ -253,7 +259,7 @@ def held_out(
 ) -> Iterator[Batch]:
     """The examples in order; the last batch is filled up with rows of no weight."""
     if config.packed_tokens:
-        sizes, row = _measure(examples, config, virtual)
+        sizes, row = measure(examples, config, virtual)
         left = iter(examples)
         for places in packing.batches(sizes, batch_size, row):
             rows = _by_row(itertools.islice(left, len(places)), places, batch_size)

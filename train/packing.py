@@ -81,21 +81,21 @@ def order(records: Sequence[Size], row: Row) -> list[int]:
     upcoming = enumerate(records)
     window: list[tuple[int, Size]] = []
     found: list[int] = []
+    left = row
     while True:
-        left = row
-        while True:
-            window += itertools.islice(upcoming, _AHEAD - len(window))
-            fitting = (i for i, (_, size) in enumerate(window) if _fits(size, left))
-            place = next(fitting, None)
-            if place is None:
-                break
-            if left.tokens < few:
-                place = max([place, *fitting], key=lambda i: window[i][1].tokens)
-            number, size = window.pop(place)
-            left = _less(left, size)
-            found.append(number)
+        window += itertools.islice(upcoming, _AHEAD - len(window))
         if not window:
             return found
+        fitting = (i for i, (_, size) in enumerate(window) if _fits(size, left))
+        place = next(fitting, None)
+        if place is None:
+            left = row
+            continue
+        if left.tokens < few:
+            place = max([place, *fitting], key=lambda i: window[i][1].tokens)
+        number, size = window.pop(place)
+        left = _less(left, size)
+        found.append(number)
 
 
 def batches(records: Iterable[tuple[int, int]], rows: int, row: Row) -> Iterator[list[int]]:

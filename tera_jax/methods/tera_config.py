@@ -97,8 +97,7 @@ class TeraConfig:
     def network(self, kernel_shape: tuple[int, int]) -> cost.Network:
         """What the model of costs needs to know of the network of a kernel (in, out)."""
         scheme = self.tensorization(kernel_shape)
-        fast = self.wide == "fast", self.core == "fast"
-        return cost.Network(scheme.ranks, scheme.modes, scheme.split, *fast)
+        return cost.Network(scheme, self.wide == "fast", self.core == "fast")
 
     def transforms(self, scheme: Tensorization) -> list[bool]:
         """Which factors of a scheme are transforms: under ``wide="fast"``, all wide ones.
@@ -113,19 +112,20 @@ class TeraConfig:
                     f"wide 'fast', but {scheme} has rank {rank} for mode {mode}; "
                     f"write {mode} for {mode}:{rank}, or set wide to 'dense'"
                 )
-            try:
-                transform.stages(mode)
-            except ValueError as error:
-                raise ValueError(f"{scheme}: {error} by setting wide to 'dense'") from None
+            _check_size(mode, scheme, "wide")
         return chosen
 
     def check_core(self, scheme: Tensorization) -> None:
         """Raise ValueError under ``core="fast"`` when no transform has the size of the core."""
         if self.core == "fast":
-            try:
-                transform.stages(max(scheme.core_shape))
-            except ValueError as error:
-                raise ValueError(f"{scheme}: {error} by setting core to 'dense'") from None
+            _check_size(max(scheme.core_shape), scheme, "core")
+
+
+def _check_size(size: int, scheme: Tensorization, field: str) -> None:
+    try:
+        transform.stages(size)
+    except ValueError as error:
+        raise ValueError(f"{scheme}: {error} by setting {field} to 'dense'") from None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ from tera_jax.tensorize import Tensorization
 
 
 def of(text, fast=False, fast_core=False):
-    scheme = Tensorization.parse(text)
-    return Network(scheme.ranks, scheme.modes, scheme.split, fast, fast_core)
+    return Network(Tensorization.parse(text), fast, fast_core)
 
 
 def test_few_tokens_stay_activations_and_many_build():
