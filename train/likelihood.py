@@ -276,8 +276,8 @@ def _collate(rows: Sequence[Pair], length: int, targets: int) -> data.Batch:
 @functools.partial(jax.jit, static_argnames=("apply", "chunk"))
 def _sums(variables: Any, batch: data.Batch, *, apply: Callable[..., Any], chunk: int) -> _Sums:
     """Reads the logits at the continuations only, ``chunk`` places of each row at a time."""
-    hidden_BLD, _ = apply(variables, batch.tokens_BL, method="hidden")
-    state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
+    index_BT = jnp.asarray(batch.index_BT)
+    state_BTD, _ = apply(variables, batch.tokens_BL, index_BT=index_BT, method="hidden")
 
     def score_chunk(piece: tuple[Array, Array, Array]) -> _Sums:
         state_BCD, target_BC, weight_BC = piece

@@ -191,44 +191,49 @@ def loss_sum(
 ) -> LossSum:
     """Negative log-likelihood of the batch's targets under the adapted model.
 
-    Logits are computed at the target positions only, and a limited number of them at a time.
-    ``dropout`` is a key, or None for none; ``built`` is from :meth:`Adapter.build`.
+    Logits are computed at the target positions only, a limited number of them at a time, and so is
+    the last layer where the layers are unrolled. ``dropout`` is a key, or None for none; ``built``
+    is from :meth:`Adapter.build`.
     """
     rngs = None if dropout is None else {"dropout": dropout}
-    hidden_BLD, _ = adapter.apply(
+    picked = _are_picked(batch)
+    state, _ = adapter.apply(
         model,
         variables,
         batch.tokens_BL,
         lengths_BM=batch.lengths_BM,
+        index_BT=jnp.asarray(batch.index_BT) if picked else None,
         method="hidden",
         rngs=rngs,
         built=built,
     )
     nll = _nll_of(model, adapter, variables, built)
-    read = _read(hidden_BLD, batch)
-    rows, targets = read[1].shape
+    target, weight = (batch.target_BT, batch.weight_BT) if picked else _spread(batch)
+    rows, targets = target.shape
     size = chunk_size(rows, targets, model.config.vocab_size)
-    pieces = chunks(size, *read)
+    pieces = chunks(size, state, jnp.asarray(target), jnp.asarray(weight))
     nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
     return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
 
 
-def _read(hidden_BLD: Array, batch: Batch) -> tuple[Array, Array, Array]:
-    """The states that predict targets, the targets, and their weights.
+def _are_picked(batch: Batch) -> bool:
+    """Whether the loss reads the states of targets alone.
 
-    Where most places have a target the states are taken as they lie: to pick them would cost their
-    gradient a scatter, which is slower than the logits of a few places more.
+    Not where most places have a target: to pick them would cost their gradient a scatter, which is
+    slower than the logits of a few places more.
     """
-    (rows, length), targets = batch.tokens_BL.shape, batch.target_BT.shape[1]
-    if 4 * targets < 3 * length:
-        state_BTD = jnp.take_along_axis(hidden_BLD, batch.index_BT[:, :, None], axis=1)
-        return state_BTD, jnp.asarray(batch.target_BT), jnp.asarray(batch.weight_BT)
+    return 4 * batch.target_BT.shape[1] < 3 * batch.tokens_BL.shape[1]
+
+
+def _spread(batch: Batch) -> tuple[Array, Array]:
+    """Targets and weights ``(B, L)`` at the places that predict them."""
+    rows, length = batch.tokens_BL.shape
     place = jnp.arange(rows)[:, None], batch.index_BT
     # Filling lies at place 0 without weight, and may share it with a target.
     target_BT = jnp.where(jnp.asarray(batch.weight_BT) > 0, batch.target_BT, 0)
     target_BL = jnp.zeros((rows, length), jnp.int32).at[place].max(target_BT)
     weight_BL = jnp.zeros((rows, length), jnp.float32).at[place].add(batch.weight_BT)
-    return hidden_BLD, target_BL, weight_BL
+    return target_BL, weight_BL
 
 
 def _nll_of(

@@ -36,6 +36,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(
         self,
+        asking_BLD: jax.Array,
         x_BLD: jax.Array,
         cache: tuple[Slots, Slots] | None,
         layer: jax.Array,
@@ -44,31 +45,34 @@ class Attention(nn.Module):
         mask: jax.Array | None,
         start: jax.Array | None,
         lengths_BM: jax.Array | None,
+        index_BT: jax.Array | None,
     ) -> tuple[jax.Array, tuple[Slots, Slots] | None]:
-        """Attends among ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
+        """Attends to ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
 
         The cache is that of all layers: in a stack this one's number says which part is its own,
-        and of a tuple the first is.
+        and of a tuple the first is. ``asking_BLD`` are the tokens that attend: ``x_BLD``, or
+        where ``index_BT`` is given those at these places, which see what ``mask`` shows them.
         """
         config = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def heads(name: str, count: int) -> jax.Array:
+        def heads(name: str, count: int, x_BLD: jax.Array) -> jax.Array:
             width = count * config.head_dim
             y = nn.Dense(width, use_bias=config.attention_bias, name=name, **types)(x_BLD)
             return y.reshape((*x_BLD.shape[:2], count, config.head_dim))
 
-        query_BLNH = heads("q_proj", config.num_heads)
-        key_BSKH = heads("k_proj", config.num_kv_heads)
-        value_BSKH = heads("v_proj", config.num_kv_heads)
+        query_BLNH = heads("q_proj", config.num_heads, asking_BLD)
+        key_BSKH = heads("k_proj", config.num_kv_heads, x_BLD)
+        value_BSKH = heads("v_proj", config.num_kv_heads, x_BLD)
         if config.qk_norm:
             _, query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
             _, key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
-        query_BLNH, key_BSKH = (
-            checkpoint_name(rope.rotate(x, cos, sin), ROTATED) for x in (query_BLNH, key_BSKH)
-        )
+        at = [table if index_BT is None else at_places(table, index_BT) for table in (cos, sin)]
+        query_BLNH = checkpoint_name(rope.rotate(query_BLNH, *at), ROTATED)
+        key_BSKH = checkpoint_name(rope.rotate(key_BSKH, cos, sin), ROTATED)
         if cache is None:
-            out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM)
+            causal = index_BT is None
+            out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM, causal)
         else:
             keys, key_BSKH = _write(cache[0], key_BSKH, layer, start)
             values, value_BSKH = _write(cache[1], value_BSKH, layer, start)
@@ -76,13 +80,14 @@ class Attention(nn.Module):
             key_BSKH, value_BSKH = (own.astype(self.dtype) for own in (key_BSKH, value_BSKH))
             # A cached mask is complete: it knows which slot each query is in.
             out_BLNH = _attention(query_BLNH, key_BSKH, value_BSKH, mask=mask, implementation="xla")
-        out = out_BLNH.reshape((*x_BLD.shape[:2], config.num_heads * config.head_dim))
+        out = out_BLNH.reshape((*asking_BLD.shape[:2], config.num_heads * config.head_dim))
         o_proj = nn.Dense(config.hidden_size, use_bias=False, name="o_proj", **types)
         return o_proj(out), cache
 
-    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM):
+    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM, causal):
         length, window = query_BLNH.shape[1], self.config.sliding_window
-        window = None if window is None or window >= length else window
+        # What is not causal has all of its rules in the mask.
+        window = None if window is None or window >= length or not causal else window
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
             jax.default_backend() == "gpu"
@@ -105,7 +110,7 @@ class Attention(nn.Module):
             key_BSKH,
             value_BSKH,
             mask=mask,
-            is_causal=True,
+            is_causal=causal,
             local_window_size=None if window is None else (window - 1, 0),
             implementation="cudnn" if cudnn else "xla",
         )
@@ -146,14 +151,23 @@ class Layer(nn.Module):
         x_BLD, cache = carry
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         eps = self.config.rms_norm_eps
-        x_BLD, normed_BLD = RMSNorm(eps, name="input_layernorm", **types)(x_BLD)
+        norm = RMSNorm(eps, name="input_layernorm", **types)
+        x_BLD, normed_BLD = norm(x_BLD)
+        asking_BLD, index_BT = normed_BLD, where[-1]
+        if index_BT is not None:
+            x_BLD, asking_BLD = norm(at_places(x_BLD, index_BT))
         attended_BLD, cache = Attention(self.config, name="self_attn", **types)(
-            normed_BLD, cache, *where
+            asking_BLD, normed_BLD, cache, *where
         )
         x_BLD = checkpoint_name(x_BLD + attended_BLD, RESIDUAL)
         x_BLD, normed_BLD = RMSNorm(eps, name="post_attention_layernorm", **types)(x_BLD)
         x_BLD = x_BLD + MLP(self.config, name="mlp", **types)(normed_BLD)
         return (split_rows(x_BLD), cache), None
+
+
+def at_places(x: jax.Array, index_BT: jax.Array) -> jax.Array:
+    """``(B, T, ...)``: the entries of ``x``, ``(B, L, ...)``, at some places of each row."""
+    return jnp.take_along_axis(x, index_BT.reshape(*index_BT.shape, *[1] * (x.ndim - 2)), axis=1)
 
 
 def split_rows(x_BLD: jax.Array) -> jax.Array:

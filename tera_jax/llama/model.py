@@ -16,7 +16,7 @@ from tera_jax.contraction import BUILT
 from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Cache
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, split_rows
+from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
 from tera_jax.llama.norm import RMSNorm
 
 
@@ -36,6 +36,9 @@ REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots
 """What the backward pass recomputes: nothing, all of a layer, or all but its matrix products, its
 fused attention and the kernels that a method built. Rotated queries and keys, and the residual
 stream, are kept in place of the products that they are made of."""
+
+_STACKED = ("params", "d", "frozen")
+"""The collections in which arrays of a layer lead with the axis of the layers."""
 
 
 class Llama(nn.Module):
@@ -75,14 +78,7 @@ class Llama(nn.Module):
         if self.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the first one.
             layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=self.unroll)
-        self.layers = nn.scan(
-            layer,
-            variable_axes={"params": 0, "d": 0, "frozen": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, *(nn.broadcast,) * 5),
-            length=config.num_layers,
-            unroll=config.num_layers if self.unroll else 1,
-        )(config, **types)
+        self.layers = layer(config, **types)
         self.norm = RMSNorm(config.rms_norm_eps, **types)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Dense(
@@ -112,6 +108,7 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         mask_BLS: jax.Array | None = None,
         lengths_BM: jax.Array | None = None,
+        index_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The normed residual stream after the last layer.
 
@@ -128,9 +125,12 @@ class Llama(nn.Module):
             lengths_BM: int32, without a cache and in place of ``segment_ids_BL``: the tokens of
                 segments 1, 2, ... of each row, which follow each other from its start; 0 for none.
                 Some GPUs then skip what a mask would only hide.
+            index_BT: int32, the places of each row whose states are wanted, in place of all.
+                Unrolled layers leave the rest out of the last one, but for its keys and values.
 
         Returns:
-            ``(hidden_BLD, cache)``, the hidden states in ``dtype``.
+            ``(hidden_BLD, cache)``, the hidden states in ``dtype``, or ``hidden_BTD`` of the
+            places.
 
         Raises:
             ValueError: for a cache without positions.
@@ -159,12 +159,17 @@ class Llama(nn.Module):
         frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
         cos, sin = rope.tables(positions_BL, frequency)
         x_BLD = split_rows(self.embed_tokens(tokens_BL))
-        number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
         carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
-        (x_BLD, slots), _ = self.layers(carry, number_N, *where)
-        if cache is not None:
+        if index_BT is not None and cache is None and self._ends_early(length, index_BT.shape[1]):
+            x = self._layers_ending_at(index_BT, segment_ids_BL, carry, where)
+        else:
+            number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
+            layers = _one_after_another(config.num_layers, self.unroll)
+            (x, slots), _ = layers(self.layers, carry, number_N, *where, None)
+            x = x if index_BT is None else at_places(x, index_BT)
+        if cache is not None and slots is not None:
             cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
-        return self.norm(x_BLD)[1], cache
+        return self.norm(x)[1], cache
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""
@@ -174,16 +179,76 @@ class Llama(nn.Module):
         contract = (((hidden.ndim - 1,), (1,)), ((), ()))
         return _dot_general_f32(hidden, embedding_VD, contract)
 
+    def _ends_early(self, length: int, places: int) -> bool:
+        """Whether it pays to do the last layer at some places only.
+
+        Not in a loop: the layers before it would be copied out of their stack. Its attention has a
+        mask, of which no half is skipped and which cuDNN takes in even sizes.
+        """
+        return self.unroll and 2 * places <= length and length % 2 == places % 2 == 0
+
+    def _layers_ending_at(
+        self, index_BT: jax.Array, segment_ids_BL: jax.Array | None, carry: Any, where: Any
+    ) -> jax.Array:
+        """The residual stream after the last layer at some places: ``(B, T, D)``."""
+        last = self.config.num_layers - 1
+        number_N = jnp.arange(last + 1, dtype=jnp.int32)
+        first = _of_stack(_one_after_another(last, self.unroll), slice(last))
+        carry, _ = first(self.layers, carry, number_N[:last], *where, None)
+        cos, sin, *_ = where
+        mask = self._mask_at(index_BT, segment_ids_BL, carry[0].shape[1])[:, None]
+        at = (number_N[last], cos, sin, mask, None, None, index_BT)
+        (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
+        return x_BTD
+
+    def _mask_at(self, index_BT, segment_ids_BL, length):
+        """``(B, T, L)``: what the tokens at some places attend to."""
+        index_BT1 = index_BT[:, :, None]
+        seen_BTL = self._within(index_BT1 - jnp.arange(length, dtype=jnp.int32)[None, None, :])
+        if segment_ids_BL is None:
+            return seen_BTL
+        own_BT = jnp.take_along_axis(segment_ids_BL, index_BT, axis=1)
+        return seen_BTL & (own_BT[:, :, None] == segment_ids_BL[:, None, :])
+
+    def _within(self, age):
+        """Whether a token sees another that came so many places before it."""
+        seen = age >= 0
+        if self.config.sliding_window is not None:
+            seen &= age < self.config.sliding_window
+        return seen
+
     def _cached_mask(self, segment_ids_BL, segment_ids_BS, start):
         """``(B, L, S)``: slots up to the query's own, of its segment, within its window."""
         own_L = start + jnp.arange(segment_ids_BL.shape[1], dtype=jnp.int32)
         slot_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
-        age_LS = own_L[:, None] - slot_S[None, :]
-        seen_LS = age_LS >= 0
-        if self.config.sliding_window is not None:
-            seen_LS &= age_LS < self.config.sliding_window
+        seen_LS = self._within(own_L[:, None] - slot_S[None, :])
         same_BLS = segment_ids_BL[:, :, None] == segment_ids_BS[:, None, :]
         return seen_LS[None] & same_BLS
+
+
+def _layer(layer: Layer, carry: Any, *where: Any) -> Any:
+    return layer(carry, *where)
+
+
+def _one_after_another(length: int, unroll: bool) -> Any:
+    """``(layers, carry, number_N, *where) -> (carry, None)`` for so many layers in a stack."""
+    return nn.scan(
+        _layer,
+        variable_axes=dict.fromkeys(_STACKED, 0),
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, *(nn.broadcast,) * 6),
+        length=length,
+        unroll=length if unroll else 1,
+    )
+
+
+def _of_stack(function: Any, index: Any) -> Any:
+    """``function(layers, ...)`` of one layer of the stack, or of a slice of it."""
+
+    def part(collections: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], collections)
+
+    return nn.map_variables(function, _STACKED, trans_in_fn=part)
 
 
 def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Array:

@@ -69,6 +69,31 @@ def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
+    """Unrolled, the last layer's queries and MLP are adapted at these places alone."""
+    adapter, model, v, tokens_BL = made(name)
+    length = tokens_BL.shape[1] // 2 * 2
+    index_BT = jnp.asarray(np.random.default_rng(1).integers(length, size=(8, 4)), jnp.int32)
+
+    def states(d, model, index_BT):
+        found, _ = adapter.apply(
+            model, {**v, "d": d}, tokens_BL[:, :length], index_BT=index_BT, method="hidden"
+        )
+        return found
+
+    def graded(read):
+        return jax.jit(jax.value_and_grad(lambda d: jnp.mean(jnp.sin(3 * read(d)))))(v["d"])
+
+    def picked(d):
+        return jnp.take_along_axis(states(d, model, None), index_BT[:, :, None], axis=1)
+
+    expected = graded(picked)
+    found = graded(lambda d: states(d, model.clone(unroll=True, remat="dots"), index_BT))
+    assert_same(found, expected)
+    assert any(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_sharded_step_equals_one_device(name):
     adapter, model, v, tokens_BL = made(name)
     mesh = make_mesh(2, 2, 2)
