@@ -24,10 +24,9 @@ from jaxtyping import Array, Float
 from tera_jax import cores, kernels, structured, transform
 from tera_jax.contraction import BUILT, but_first, network, through, wide_product
 from tera_jax.cores import Core
-from tera_jax.factors import joined, sizes
+from tera_jax.factors import sizes
 from tera_jax.grouping import ends_with_input, pairs
 from tera_jax.rounding import added
-from tera_jax.structured import Network, Trained
 
 FUSED: bool | None = None
 """Whether a fast transform of the batch takes one pass by a kernel, and with a fast core W + dW and
@@ -138,7 +137,7 @@ def _by_rows_forward(
     precision: Any, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
 ) -> tuple[Array, Any]:
     if _takes_kernels(x_TJ, core, factors):
-        parts = _parts(core, factors, d)
+        parts = structured.parts(core, factors, d)
         adapted_JO = structured.adapted(kernel_JO, *parts, jax.default_backend() != "gpu")
     else:
         update_JO = network(core, factors, d, precision).reshape(kernel_JO.shape)
@@ -151,7 +150,7 @@ def _by_rows_forward(
 def _by_rows_backward(precision: Any, kept: Any, ct_TO: Array) -> tuple[Any, ...]:
     x_TJ, adapted_JO, core, factors, d = kept
     if _takes_kernels(x_TJ, core, factors):
-        parts, pull = jax.vjp(lambda d: _parts(core, factors, d), d)
+        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
         to_trained = structured.gradients(x_TJ, ct_TO, *parts, jax.default_backend() != "gpu")
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
@@ -161,16 +160,6 @@ def _by_rows_backward(precision: Any, kept: Any, ct_TO: Array) -> tuple[Any, ...
 
 
 _by_rows.defvjp(_by_rows_forward, _by_rows_backward)
-
-
-def _parts(
-    core: Sequence[Array], factors: Sequence[Array], d: Sequence[Array]
-) -> tuple[Network, Trained]:
-    """What the kernels take, of a network that they fit."""
-    wide, left, right = joined(factors, d)
-    trained = Trained(wide.d_R, left.d_R, right.d_R)
-    before_J, after_S = core
-    return Network(wide.matrix, before_J, after_S, left.matrix, right.matrix), trained
 
 
 def _takes_kernels(x_TJ: Array, core: Sequence[Array], factors: Sequence[Array]) -> bool:

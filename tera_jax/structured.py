@@ -21,6 +21,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from tera_jax import kernels, transform
+from tera_jax.factors import joined
 from tera_jax.kernels import block, from_both_sides, to_both_sides, whole
 
 _ROWS = 8
@@ -67,6 +68,24 @@ def fits(
     (a, x), (b, y) = narrow
     fitting = rows % _TOKENS == 0 and b == stages[1] and a * b == core_shape[1]
     return fitting and kernels.fits(width, *stages, a, b, x, y)
+
+
+def parts(
+    core: Sequence[Float[Array, "..."]],
+    factors: Sequence[Float[Array, "..."]],
+    d: Sequence[Float[Array, " _"]],
+) -> tuple[Network, Trained]:
+    """What the kernels take of a network that :func:`fits`.
+
+    Args:
+        core: the signs of a fast one (:mod:`tera_jax.cores`).
+        factors: N, of which the first are the signs of a transform.
+        d: N vectors.
+    """
+    wide, left, right = joined(factors, d)
+    trained = Trained(wide.d_R, left.d_R, right.d_R)
+    before_J, after_S = core
+    return Network(wide.matrix, before_J, after_S, left.matrix, right.matrix), trained
 
 
 def adapted(

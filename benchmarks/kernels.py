@@ -1,0 +1,219 @@
+r"""The Pallas kernels by themselves, beside the same by XLA.
+
+    python -m benchmarks.kernels --tokens 8192 4096
+
+Each is called ten times in one program, with other small arrays each time, for one kernel of a
+base's of the size of the scheme and a batch of so many tokens, in bfloat16. ``differs`` is the norm
+of the difference of the two results as a part of that of the result in float32 and by XLA alone,
+first of the Pallas kernel's and then of XLA's. Elsewhere than on a GPU the kernels are interpreted,
+which is slow.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import rounds
+from tera_jax import contraction, cost, structured, transform
+from tera_jax.frozen import seed_key
+from tera_jax.llama import norm
+from tera_jax.methods import tera
+from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.rounding import added
+from tera_jax.tensorize import Tensorization
+
+CALLS = 10
+"""Of a function in one program: launching one takes longer than some of them."""
+STEPS = 5
+"""Programs of a round."""
+
+
+class Pair(NamedTuple):
+    """Two functions ``(small, *large) -> arrays`` of the same result, and what they take."""
+
+    name: str
+    kernel: Callable[..., Any]
+    xla: Callable[..., Any]
+    small: Any
+    large: tuple[Any, ...]
+
+
+class Inputs(NamedTuple):
+    """Random, in one type but for d and the scale, which are float32."""
+
+    scheme: Tensorization
+    dense: Any
+    fast: Any
+    d: list[Any]
+    scale_J: Any
+    kernel_JO: Any
+    x_TJ: Any
+    ct_TO: Any
+
+
+def draw(scheme: Tensorization, tokens: int) -> Inputs:
+    """In float32: a dense and a structured network, a kernel, and a batch with its cotangent."""
+    init = jax.jit(tera.init_frozen, static_argnums=(1, 2))
+    structured_ = TeraConfig(gain=1.0, wide="fast", core="fast")
+    key, (width, out) = seed_key(0, "kernels"), scheme.shape
+    random = np.random.default_rng(0)
+
+    def normal(*shape: int) -> Any:
+        return jnp.asarray(random.standard_normal(shape), jnp.float32)
+
+    return Inputs(
+        scheme,
+        init(key, scheme, TeraConfig(gain=1.0)),
+        init(key, scheme, structured_),
+        [1 + 0.5 * normal(rank) for rank in scheme.ranks],
+        1 + 0.5 * normal(width),
+        normal(width, out) / width**0.5,
+        normal(tokens, width),
+        normal(tokens, out),
+    )
+
+
+def half(inputs: Inputs) -> Inputs:
+    """What a layer in bfloat16 sees."""
+    found = jax.tree.map(lambda array: array.astype(jnp.bfloat16), inputs[1:])
+    return Inputs(inputs.scheme, *found)._replace(d=inputs.d, scale_J=inputs.scale_J)
+
+
+def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
+    """All of them, of these inputs."""
+    core, factors = inputs.fast["core"], inputs.fast["factors"]
+    dense, d = inputs.dense, inputs.d
+    kernel_JO, x_TJ, ct_TO = inputs.kernel_JO, inputs.x_TJ, inputs.ct_TO
+    ct_RO = jnp.asarray(dense["factors"][0] @ kernel_JO)
+
+    def adapted(d: Any, kernel_JO: Any) -> Any:
+        return structured.adapted(kernel_JO, *structured.parts(core, factors, d), interpret)
+
+    def adapted_by_xla(d: Any, kernel_JO: Any) -> Any:
+        return added(kernel_JO, contraction.network(core, factors, d).reshape(kernel_JO.shape))
+
+    def gradients(d: Any, x_TJ: Any, ct_TO: Any) -> Any:
+        network, trained = structured.parts(core, factors, d)
+        _, pull = jax.vjp(lambda d: structured.parts(core, factors, d)[1], d)
+        return pull(structured.gradients(x_TJ, ct_TO, network, trained, interpret))
+
+    def gradients_by_xla(d: Any, x_TJ: Any, ct_TO: Any) -> Any:
+        _, pull = jax.vjp(lambda d: contraction.through(x_TJ, core, factors, d, 1), d)
+        return pull(ct_TO)
+
+    def inner(fused: bool) -> Callable[..., Any]:
+        def function(d: Any) -> Any:
+            with mock.patch.object(contraction, "FUSED", fused):
+                return contraction.but_first(dense["core"], dense["factors"], d)
+
+        return function
+
+    def inner_back(fused: bool) -> Callable[..., Any]:
+        return lambda d, ct_RO: jax.vjp(inner(fused), d)[1](ct_RO)
+
+    def normed_back(scale_J: Any, x_TJ: Any, ct_x_TJ: Any) -> Any:
+        return norm.gradient(x_TJ, ct_x_TJ, x_TJ, scale_J, 1e-5, interpret)
+
+    def normed_back_by_xla(scale_J: Any, x_TJ: Any, ct_x_TJ: Any) -> Any:
+        dtype = x_TJ.dtype
+        _, pull = jax.vjp(lambda x: (x, norm.normed(x, scale_J, 1e-5, dtype)), x_TJ)
+        return pull((ct_x_TJ, x_TJ))
+
+    signs_J = factors[0].astype(jnp.float32)
+    other_TJ = x_TJ[::-1]
+    return [
+        Pair("structured: W + dW", adapted, adapted_by_xla, d, (kernel_JO,)),
+        Pair("structured: gradients of d", gradients, gradients_by_xla, d, (x_TJ, ct_TO)),
+        Pair("narrow modes, forward", inner(True), inner(False), d, ()),
+        Pair("narrow modes, both ways", inner_back(True), inner_back(False), d, (ct_RO,)),
+        Pair(
+            "transform of a batch",
+            lambda signs_J, x_TJ: transform.apply_to_rows(signs_J, x_TJ, interpret),
+            lambda signs_J, x_TJ: transform.apply(signs_J.astype(x_TJ.dtype), x_TJ, 1),
+            signs_J,
+            (x_TJ,),
+        ),
+        Pair(
+            "RMSNorm, backward",
+            normed_back,
+            normed_back_by_xla,
+            inputs.scale_J,
+            (x_TJ, other_TJ),
+        ),
+    ]
+
+
+def seconds(function: Callable[..., Any], small: Any, large: Sequence[Any]) -> float:
+    """Of one call among ``CALLS`` in a program."""
+    each = [jax.tree.map(lambda array, k=k: array * (1 + 0.01 * k), small) for k in range(CALLS)]
+    program = jax.jit(lambda each, *large: [function(small, *large) for small in each])
+    jax.block_until_ready(program(each, *large))
+
+    def advance(steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            found = program(each, *large)
+        jax.block_until_ready(found)
+        return time.perf_counter() - start
+
+    return rounds.timed(advance, [1], 0, STEPS).step_seconds / CALLS
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The norm of it as a part of what is expected, the largest of the arrays'."""
+    parts = zip(*map(jax.tree.leaves, (found, expected)), strict=True)
+    return max(
+        float(jnp.linalg.norm(a.astype(jnp.float32) - b) / jnp.linalg.norm(b)) for a, b in parts
+    )
+
+
+def table(scheme: Tensorization, tokens: Sequence[int], interpret: bool) -> Iterator[str]:
+    """Markdown, a row as soon as it is measured."""
+    yield "| | tokens | Pallas, ms | XLA, ms | XLA to Pallas | differs |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
+    for count in tokens:
+        exact = draw(scheme, count)
+        with jax.default_matmul_precision("highest"):
+            expected = [
+                jax.jit(pair.xla)(pair.small, *pair.large) for pair in pairs(exact, interpret)
+            ]
+        for pair, right in zip(pairs(half(exact), interpret), expected, strict=True):
+            given = (pair.small, *pair.large)
+            differs = [difference(jax.jit(f)(*given), right) for f in (pair.kernel, pair.xla)]
+            ours, xla = (seconds(f, pair.small, pair.large) for f in (pair.kernel, pair.xla))
+            yield (
+                f"| {pair.name} | {count:,} | {1e3 * ours:.3f} | {1e3 * xla:.3f} "
+                f"| {xla / ours:.2f} | {differs[0]:.1e}, {differs[1]:.1e} |"
+            )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.kernels",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--scheme", default="4096|8x8x8x8", help="of the kernel")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8192])
+    args = parser.parse_args()
+    scheme = Tensorization.parse(args.scheme)
+    for tokens in args.tokens:
+        if not cost.Network(scheme, fast=True, fast_core=True).is_structured(tokens):
+            parser.error(
+                f"the kernels do not take {args.scheme!r} with {tokens} tokens: give one wide mode "
+                "of the input, a power of two, two groups of the output's such as "
+                "4096|8x8x8x8 or 256|16x16, and a multiple of 32 tokens"
+            )
+    for line in table(scheme, args.tokens, interpret=jax.default_backend() != "gpu"):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

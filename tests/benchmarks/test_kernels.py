@@ -1,0 +1,38 @@
+"""The benchmark of the kernels by themselves, in a small form."""
+
+import sys
+
+import pytest
+
+from benchmarks import kernels
+
+
+def test_each_kernel_is_timed_and_held_to_float32(monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "CALLS", 2)
+    monkeypatch.setattr(kernels, "STEPS", 1)
+    monkeypatch.setattr(sys, "argv", ["kernels", "--scheme=256|16x16", "--tokens", "64"])
+    kernels.main()
+    _, _, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 6
+    for row in rows:
+        _, _, tokens, ours, xla, ratio, differs, _ = row.split("|")
+        assert int(tokens) == 64
+        assert abs(float(xla) / float(ours) - float(ratio)) < 0.1 * float(ratio)
+        assert all(1e-4 < float(part) < 2e-2 for part in differs.split(","))
+
+
+@pytest.mark.parametrize(("scheme", "tokens"), [("256|4x4x4x4", "64"), ("256|16x16", "40")])
+def test_what_the_kernels_do_not_take_is_refused(scheme, tokens, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kernels", f"--scheme={scheme}", "--tokens", tokens])
+    with pytest.raises(SystemExit):
+        kernels.main()
+    error = capsys.readouterr().err
+    assert f"the kernels do not take {scheme!r} with {tokens} tokens" in error
+
+
+def test_another_result_differs():
+    scheme = kernels.Tensorization.parse("256|16x16")
+    exact, other = kernels.draw(scheme, 32), kernels.draw(scheme, 64)
+    assert kernels.difference(exact.kernel_JO, exact.kernel_JO) == 0
+    assert kernels.difference(exact.kernel_JO, other.kernel_JO) == 0  # the same draw
+    assert kernels.difference(exact.x_TJ, exact.x_TJ[::-1]) > 1
