@@ -10,6 +10,7 @@ which is slow.
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -87,35 +88,41 @@ def half(inputs: Inputs) -> Inputs:
 
 def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
     """All of them, of these inputs."""
-    core, factors = inputs.fast["core"], inputs.fast["factors"]
-    dense, d = inputs.dense, inputs.d
+    fast, dense, d = inputs.fast, inputs.dense, inputs.d
     kernel_JO, x_TJ, ct_TO = inputs.kernel_JO, inputs.x_TJ, inputs.ct_TO
-    ct_RO = jnp.asarray(dense["factors"][0] @ kernel_JO)
+    signs_J = fast["factors"][0].astype(jnp.float32)
 
-    def adapted(d: Any, kernel_JO: Any) -> Any:
-        return structured.adapted(kernel_JO, *structured.parts(core, factors, d), interpret)
+    def adapted(d: Any, fast: Any, kernel_JO: Any) -> Any:
+        parts = structured.parts(fast["core"], fast["factors"], d)
+        return structured.adapted(kernel_JO, *parts, interpret)
 
-    def adapted_by_xla(d: Any, kernel_JO: Any) -> Any:
-        return added(kernel_JO, contraction.network(core, factors, d).reshape(kernel_JO.shape))
+    def adapted_by_xla(d: Any, fast: Any, kernel_JO: Any) -> Any:
+        update = contraction.network(fast["core"], fast["factors"], d)
+        return added(kernel_JO, update.reshape(kernel_JO.shape))
 
-    def gradients(d: Any, x_TJ: Any, ct_TO: Any) -> Any:
-        network, trained = structured.parts(core, factors, d)
-        _, pull = jax.vjp(lambda d: structured.parts(core, factors, d)[1], d)
+    def gradients(d: Any, fast: Any, x_TJ: Any, ct_TO: Any) -> Any:
+        def parts(d: Any) -> Any:
+            return structured.parts(fast["core"], fast["factors"], d)
+
+        network, trained = parts(d)
+        _, pull = jax.vjp(lambda d: parts(d)[1], d)
         return pull(structured.gradients(x_TJ, ct_TO, network, trained, interpret))
 
-    def gradients_by_xla(d: Any, x_TJ: Any, ct_TO: Any) -> Any:
-        _, pull = jax.vjp(lambda d: contraction.through(x_TJ, core, factors, d, 1), d)
-        return pull(ct_TO)
+    def gradients_by_xla(d: Any, fast: Any, x_TJ: Any, ct_TO: Any) -> Any:
+        def through(d: Any) -> Any:
+            return contraction.through(x_TJ, fast["core"], fast["factors"], d, 1)
 
-    def inner(fused: bool) -> Callable[..., Any]:
-        def function(d: Any) -> Any:
-            with mock.patch.object(contraction, "FUSED", fused):
-                return contraction.but_first(dense["core"], dense["factors"], d)
+        return jax.vjp(through, d)[1](ct_TO)
 
-        return function
+    def inner(d: Any, dense: Any, fused: bool) -> Any:
+        with mock.patch.object(contraction, "FUSED", fused):
+            return contraction.but_first(dense["core"], dense["factors"], d)
 
-    def inner_back(fused: bool) -> Callable[..., Any]:
-        return lambda d, ct_RO: jax.vjp(inner(fused), d)[1](ct_RO)
+    def inner_back(d: Any, dense: Any, ct_RO: Any, fused: bool) -> Any:
+        return jax.vjp(lambda d: inner(d, dense, fused), d)[1](ct_RO)
+
+    def by_each(function: Callable[..., Any]) -> tuple[Any, Any]:
+        return functools.partial(function, fused=True), functools.partial(function, fused=False)
 
     def normed_back(scale_J: Any, x_TJ: Any, ct_x_TJ: Any) -> Any:
         return norm.gradient(x_TJ, ct_x_TJ, x_TJ, scale_J, 1e-5, interpret)
@@ -125,13 +132,11 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         _, pull = jax.vjp(lambda x: (x, norm.normed(x, scale_J, 1e-5, dtype)), x_TJ)
         return pull((ct_x_TJ, x_TJ))
 
-    signs_J = factors[0].astype(jnp.float32)
-    other_TJ = x_TJ[::-1]
     return [
-        Pair("structured: W + dW", adapted, adapted_by_xla, d, (kernel_JO,)),
-        Pair("structured: gradients of d", gradients, gradients_by_xla, d, (x_TJ, ct_TO)),
-        Pair("narrow modes, forward", inner(True), inner(False), d, ()),
-        Pair("narrow modes, both ways", inner_back(True), inner_back(False), d, (ct_RO,)),
+        Pair("structured: W + dW", adapted, adapted_by_xla, d, (fast, kernel_JO)),
+        Pair("structured: gradients of d", gradients, gradients_by_xla, d, (fast, x_TJ, ct_TO)),
+        Pair("narrow modes, forward", *by_each(inner), d, (dense,)),
+        Pair("narrow modes, both ways", *by_each(inner_back), d, (dense, kernel_JO)),
         Pair(
             "transform of a batch",
             lambda signs_J, x_TJ: transform.apply_to_rows(signs_J, x_TJ, interpret),
@@ -144,7 +149,7 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
             normed_back,
             normed_back_by_xla,
             inputs.scale_J,
-            (x_TJ, other_TJ),
+            (x_TJ, x_TJ[::-1]),
         ),
     ]
 
@@ -152,7 +157,16 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
 def seconds(function: Callable[..., Any], small: Any, large: Sequence[Any]) -> float:
     """Of one call among ``CALLS`` in a program."""
     each = [jax.tree.map(lambda array, k=k: array * (1 + 0.01 * k), small) for k in range(CALLS)]
-    program = jax.jit(lambda each, *large: [function(small, *large) for small in each])
+
+    @jax.jit
+    def program(each: Any, *large: Any) -> list[Any]:
+        found: list[Any] = []
+        for small in each:
+            # One call after the other: XLA would read once for all what they share.
+            _, small, large = jax.lax.optimization_barrier((found[-1:], small, large))
+            found.append(function(small, *large))
+        return found
+
     jax.block_until_ready(program(each, *large))
 
     def advance(steps: int) -> float:

@@ -17,7 +17,7 @@ def test_each_kernel_is_timed_and_held_to_float32(monkeypatch, capsys):
     for row in rows:
         _, _, tokens, ours, xla, ratio, differs, _ = row.split("|")
         assert int(tokens) == 64
-        assert abs(float(xla) / float(ours) - float(ratio)) < 0.1 * float(ratio)
+        assert abs(float(xla) / float(ours) - float(ratio)) < 0.05  # of what is rounded
         assert all(1e-4 < float(part) < 2e-2 for part in differs.split(","))
 
 
