@@ -56,10 +56,10 @@ class Attention(nn.Module):
         config = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-        def heads(name: str, count: int, x_BLD: jax.Array) -> jax.Array:
+        def heads(name: str, count: int, inputs: jax.Array) -> jax.Array:
             width = count * config.head_dim
-            y = nn.Dense(width, use_bias=config.attention_bias, name=name, **types)(x_BLD)
-            return y.reshape((*x_BLD.shape[:2], count, config.head_dim))
+            y = nn.Dense(width, use_bias=config.attention_bias, name=name, **types)(inputs)
+            return y.reshape((*inputs.shape[:2], count, config.head_dim))
 
         query_BLNH = heads("q_proj", config.num_heads, asking_BLD)
         key_BSKH = heads("k_proj", config.num_kv_heads, x_BLD)

@@ -195,9 +195,8 @@ class Llama(nn.Module):
         number_N = jnp.arange(last + 1, dtype=jnp.int32)
         first = _of_stack(_one_after_another(last, self.unroll), slice(last))
         carry, _ = first(self.layers, carry, number_N[:last], *where, None)
-        cos, sin, *_ = where
         mask = self._mask_at(index_BT, segment_ids_BL, carry[0].shape[1])[:, None]
-        at = (number_N[last], cos, sin, mask, None, None, index_BT)
+        at = (number_N[last], *where[:2], mask, None, None, index_BT)
         (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
         return x_BTD
 

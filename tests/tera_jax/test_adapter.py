@@ -1,5 +1,6 @@
 """Every method on a small Llama: under scan and remat, sharded, merged, saved and loaded."""
 
+import dataclasses
 import functools
 
 import jax
@@ -155,3 +156,23 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
     assert jnp.array_equal(one, with_key(jax.random.key(1)))
     assert not jnp.allclose(one, two, atol=1e-3)
     assert not jnp.allclose(one, without, atol=1e-3)
+
+
+def test_the_last_layer_drops_at_some_places_too():
+    model = Llama(dataclasses.replace(CONFIG, num_layers=1), unroll=True)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    config = METHODS["lora"].config(rank=4, dropout=0.5)
+    adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="lora", config=config)
+    variables, tokens_BL = perturbed(adapter, params, np.random.default_rng(0))
+    index_BT = jnp.asarray(np.tile(np.arange(4, dtype=np.int32), (8, 1)))
+
+    @jax.jit
+    def states(rngs):
+        return adapter.apply(
+            model, variables, tokens_BL[:, :8], index_BT=index_BT, method="hidden", rngs=rngs
+        )[0]
+
+    one, two = (states({"dropout": jax.random.key(seed)}) for seed in (1, 2))
+    assert jnp.array_equal(one, states({"dropout": jax.random.key(1)}))
+    assert not jnp.allclose(one, two, atol=1e-3)
+    assert not jnp.allclose(one, states(None), atol=1e-3)
