@@ -135,8 +135,8 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
     return [
         Pair("structured: W + dW", adapted, adapted_by_xla, d, (fast, kernel_JO)),
         Pair("structured: gradients of d", gradients, gradients_by_xla, d, (fast, x_TJ, ct_TO)),
-        Pair("narrow modes, forward", *by_each(inner), d, (dense,)),
-        Pair("narrow modes, both ways", *by_each(inner_back), d, (dense, kernel_JO)),
+        Pair("narrow modes: product", *by_each(inner), d, (dense,)),
+        Pair("narrow modes: gradients of d", *by_each(inner_back), d, (dense, kernel_JO)),
         Pair(
             "transform of a batch",
             lambda signs_J, x_TJ: transform.apply_to_rows(signs_J, x_TJ, interpret),
