@@ -151,7 +151,8 @@ class Llama(nn.Module):
             )
             start, slots = cache.length, (cache.key, cache.value)
             if mask_BLS is None:
-                mask_BLS = self._cached_mask(segment_ids_BL, segment_ids_BS, start)
+                slot_1L = start + jnp.arange(length, dtype=jnp.int32)[None, :]
+                mask_BLS = self._mask(slot_1L, segment_ids_BL, segment_ids_BS)
             mask = mask_BLS[:, None]
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
@@ -195,34 +196,21 @@ class Llama(nn.Module):
         number_N = jnp.arange(last + 1, dtype=jnp.int32)
         first = _of_stack(_one_after_another(last, self.unroll), slice(last))
         carry, _ = first(self.layers, carry, number_N[:last], *where, None)
-        mask = self._mask_at(index_BT, segment_ids_BL, carry[0].shape[1])[:, None]
-        at = (number_N[last], *where[:2], mask, None, None, index_BT)
+        if segment_ids_BL is None:
+            segment_ids_BL = jnp.ones(carry[0].shape[:2], jnp.int32)
+        mask_BTL = self._mask(index_BT, at_places(segment_ids_BL, index_BT), segment_ids_BL)
+        at = (number_N[last], *where[:2], mask_BTL[:, None], None, None, index_BT)
         (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
         return x_BTD
 
-    def _mask_at(self, index_BT, segment_ids_BL, length):
-        """``(B, T, L)``: what the tokens at some places attend to."""
-        index_BT1 = index_BT[:, :, None]
-        seen_BTL = self._within(index_BT1 - jnp.arange(length, dtype=jnp.int32)[None, None, :])
-        if segment_ids_BL is None:
-            return seen_BTL
-        own_BT = jnp.take_along_axis(segment_ids_BL, index_BT, axis=1)
-        return seen_BTL & (own_BT[:, :, None] == segment_ids_BL[:, None, :])
-
-    def _within(self, age):
-        """Whether a token sees another that came so many places before it."""
-        seen = age >= 0
+    def _mask(self, place_BT, segment_ids_BT, segment_ids_BS):
+        """``(B, T, S)``: places up to the query's own, of its segment, within its window."""
+        place_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
+        age_BTS = place_BT[:, :, None] - place_S[None, None, :]
+        seen_BTS = age_BTS >= 0
         if self.config.sliding_window is not None:
-            seen &= age < self.config.sliding_window
-        return seen
-
-    def _cached_mask(self, segment_ids_BL, segment_ids_BS, start):
-        """``(B, L, S)``: slots up to the query's own, of its segment, within its window."""
-        own_L = start + jnp.arange(segment_ids_BL.shape[1], dtype=jnp.int32)
-        slot_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
-        seen_LS = self._within(own_L[:, None] - slot_S[None, :])
-        same_BLS = segment_ids_BL[:, :, None] == segment_ids_BS[:, None, :]
-        return seen_LS[None] & same_BLS
+            seen_BTS &= age_BTS < self.config.sliding_window
+        return seen_BTS & (segment_ids_BT[:, :, None] == segment_ids_BS[:, None, :])
 
 
 def _layer(layer: Layer, carry: Any, *where: Any) -> Any:
