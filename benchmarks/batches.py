@@ -8,9 +8,8 @@ import numpy as np
 
 from configs.commonsense import get_config
 from tera_jax.llama import load_tokenizer
-from train import records
 from train.config import DataConfig, parse
-from train.data import Batch, Example, Stream, tokenize
+from train.data import Batch, Example, Stream, records, tokenize
 
 
 class Real(NamedTuple):

@@ -31,13 +31,14 @@ from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import Decoding, load_pretrained, load_tokenizer, save_pretrained
-from tera_jax.llama.generate import left_pad
-from train import data, records
-from train.checkpoint import Meta
+from tera_jax.llama.decode.generate import left_pad
+from train import data
 from train.config import parse
-from train.generation import Generator
-from train.run import Run, make_adapter
+from train.data import records
+from train.evaluation.generation import Generator
 from train.tasks.commonsense import LABELS
+from train.training.checkpoint import Meta
+from train.training.run import Run, make_adapter
 
 SETTINGS = {
     "greedy": Decoding(max_new_tokens=16),

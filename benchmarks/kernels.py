@@ -21,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import rounds
-from tera_jax import contraction, cost, structured, transform
-from tera_jax.frozen import seed_key
-from tera_jax.llama import norm
 from tera_jax.methods import tera
 from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.rounding import added
-from tera_jax.tensorize import Tensorization
+from tera_jax.network import contraction, cost_model, hadamard, structured
+from tera_jax.network.tensorization import Tensorization
+from tera_jax.ops import rms_norm
+from tera_jax.ops.numerics import added
+from tera_jax.random import seed_key
 
 CALLS = 10
 """Of a function in one program: launching one takes longer than some of them."""
@@ -125,11 +125,11 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         return functools.partial(function, fused=True), functools.partial(function, fused=False)
 
     def normed_back(scale_J: Any, x_TJ: Any, ct_x_TJ: Any) -> Any:
-        return norm.gradient(x_TJ, ct_x_TJ, x_TJ, scale_J, 1e-5, interpret)
+        return rms_norm.gradient(x_TJ, ct_x_TJ, x_TJ, scale_J, 1e-5, interpret)
 
     def normed_back_by_xla(scale_J: Any, x_TJ: Any, ct_x_TJ: Any) -> Any:
         dtype = x_TJ.dtype
-        _, pull = jax.vjp(lambda x: (x, norm.normed(x, scale_J, 1e-5, dtype)), x_TJ)
+        _, pull = jax.vjp(lambda x: (x, rms_norm.normed(x, scale_J, 1e-5, dtype)), x_TJ)
         return pull((ct_x_TJ, x_TJ))
 
     return [
@@ -139,8 +139,8 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         Pair("narrow modes: gradients of d", *by_each(inner_back), d, (dense, kernel_JO)),
         Pair(
             "transform of a batch",
-            lambda signs_J, x_TJ: transform.apply_to_rows(signs_J, x_TJ, interpret),
-            lambda signs_J, x_TJ: transform.apply(signs_J.astype(x_TJ.dtype), x_TJ, 1),
+            lambda signs_J, x_TJ: hadamard.apply_to_rows(signs_J, x_TJ, interpret),
+            lambda signs_J, x_TJ: hadamard.apply(signs_J.astype(x_TJ.dtype), x_TJ, 1),
             signs_J,
             (x_TJ,),
         ),
@@ -219,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     scheme = Tensorization.parse(args.scheme)
     for tokens in args.tokens:
-        if not cost.Network(scheme, fast=True, fast_core=True).is_structured(tokens):
+        if not cost_model.Network(scheme, fast=True, fast_core=True).is_structured(tokens):
             parser.error(
                 f"the kernels do not take {args.scheme!r} with {tokens} tokens: give one wide mode "
                 "of the input, a power of two, two groups of the output's such as "

@@ -23,9 +23,9 @@ import numpy as np
 
 from benchmarks.steps import TINY
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
-from tera_jax.llama.weights import abstract_params
+from tera_jax.llama.checkpoint.weights import abstract_params
 from tera_jax.quantize import BLOCK
-from train.shapes import MODELS
+from train.params.shapes import MODELS
 
 
 def write(directory: Path, shape: dict[str, Any], shard_bytes: int) -> None:

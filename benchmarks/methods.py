@@ -32,13 +32,14 @@ from benchmarks.variants import CHOICES, METHODS, PLAIN, Variant
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
-from train import data, records
-from train.checkpoint import Meta
+from train import data
 from train.config import parse
-from train.loop import held_out_loss, to_device
-from train.optim import optimizer
-from train.run import Run, make_adapter
-from train.step import init_state, make_eval_step, make_train_step, state_shardings
+from train.data import records
+from train.training.checkpoint import Meta
+from train.training.loop import held_out_loss, to_device
+from train.training.optim import optimizer
+from train.training.run import Run, make_adapter
+from train.training.step import init_state, make_eval_step, make_train_step, state_shardings
 
 STEPS, WARMUP, BATCH = 300, 60, 32
 SKIPPED = 10

@@ -1,4 +1,4 @@
-r"""How full packed rows are: in the order that records come in, and in that of train/packing.py.
+r"""How full packed rows are: in the order of the records, and in that of train/data/packing.py.
 
     python -m benchmarks.packing --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf
@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.batches import commonsense, read_examples
-from train import data, packing
+from train import data
 from train.config import DataConfig
-from train.data import Example
-from train.packing import Row, Size
+from train.data import Example, packing
+from train.data.packing import Row, Size
 
 PLACES = 4096
 LENGTHS = (512, 1024, 2048)
@@ -29,7 +29,7 @@ def filled(sizes: Sequence[Size], order: Iterable[int], row: Row) -> float:
 
 def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
     """Markdown."""
-    yield "| tokens of a row | as they come | as train/packing.py has them |"
+    yield "| tokens of a row | as they come | as train/data/packing.py has them |"
     yield "| ---: | ---: | ---: |"
     for length in LENGTHS:
         packed = dataclasses.replace(settings, packed_tokens=length)

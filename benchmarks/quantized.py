@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 
 from tera_jax import quantize
-from train import data, records
-from train import run as runs
+from train import data
 from train.config import Config, default, parse
-from train.loop import held_out_loss
-from train.step import make_eval_step
+from train.data import records
+from train.training import run as runs
+from train.training.loop import held_out_loss
+from train.training.step import make_eval_step
 
 
 class Row(NamedTuple):

@@ -43,10 +43,11 @@ import jax.numpy as jnp
 from benchmarks.batches import Real, for_peft, read_records
 from benchmarks.steps import FROZEN, TINY, Bench, Case, Found, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
-from tera_jax import cost, sharding
+from tera_jax import sharding
+from tera_jax.network import cost_model
 from tera_jax.quantize import BLOCK, KINDS
 from train.data import Batch
-from train.shapes import MODELS
+from train.params.shapes import MODELS
 
 
 def check(found: Sequence[Found], falls: bool = True) -> None:
@@ -225,7 +226,7 @@ def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    **{route: {"route": route} for route in get_args(cost.Route)},
+    **{route: {"route": route} for route in get_args(cost_model.Route)},
     **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
     "ahead": {"ahead": True},
     "fused": {"fused": True},

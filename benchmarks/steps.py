@@ -17,16 +17,17 @@ import optax
 from benchmarks import rounds
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
-from tera_jax import adapt, contraction, cost, quantize, sharding
-from tera_jax.adapter import Adapter
-from tera_jax.interceptor import dequantized
-from tera_jax.llama import Llama, layers
+from tera_jax import adapt, quantize, sharding
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.interceptor import dequantized
+from tera_jax.llama import Llama, stacking
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.methods import NotMergeableError
+from tera_jax.network import contraction, cost_model
 from train.config import parse
 from train.data import Batch, num_tokens
-from train.shapes import MODELS
-from train.step import State, init_state, make_train_step, state_shardings
+from train.params.shapes import MODELS
+from train.training.step import State, init_state, make_train_step, state_shardings
 
 TINY = MODELS["llama-2-7b"] | {
     "vocab_size": 256,
@@ -52,7 +53,7 @@ class Case(NamedTuple):
     remat: str = "dots"
     targets: tuple[str, ...] = QV
     fields: tuple[tuple[str, Any], ...] = ()
-    route: str = ""  # of TeRA, as cost.Route; by its own choice
+    route: str = ""  # of TeRA, as cost_model.Route; by its own choice
     ahead: bool = False  # kernels built before the layers
     fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
     loop: bool | None = None  # over the layers; None as train.main has it on a GPU
@@ -200,8 +201,8 @@ class Bench:
 
     def _arrange(self, loop: bool) -> None:
         """The parameters as the case wants them: a stack for a loop, else a list."""
-        if loop == layers.is_split(self._params):
-            self._params = (layers.join if loop else layers.split)(self._params)
+        if loop == stacking.is_split(self._params):
+            self._params = (stacking.join if loop else stacking.split)(self._params)
 
     def measure(self, case: Case, batches: Sequence[Batch] = ()) -> Found:
         """Compile, check and time one case; a step that does not fit is a note.
@@ -223,7 +224,7 @@ class Bench:
 
     def lower(self, case: Case, batch: Batch) -> Lowered:
         """The step of a case, and what it starts from."""
-        loop = not layers.unrolling_pays(case.remat) if case.loop is None else case.loop
+        loop = not stacking.unrolling_pays(case.remat) if case.loop is None else case.loop
         self._arrange(loop)
         model = Llama(self.config, dtype=self._dtype, remat=case.remat, unroll=not loop)
         adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
@@ -231,14 +232,14 @@ class Bench:
             stack.enter_context(jax.set_mesh(self._mesh))
             stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
             if case.route:
-                route = mock.patch.object(cost, "route")
+                route = mock.patch.object(cost_model, "route")
                 stack.enter_context(route).return_value = case.route
 
             def init_frozen(params: Any) -> Any:
-                return adapter.init_frozen(layers.stacked(params))
+                return adapter.init_frozen(stacking.stacked(params))
 
             def init(params: Any, frozen: Any) -> State:
-                return init_state(adapter.init_d(layers.stacked(params), frozen), optimizer)
+                return init_state(adapter.init_d(stacking.stacked(params), frozen), optimizer)
 
             shapes = jax.eval_shape(init_frozen, self._params)
             layout = sharding.frozen_shardings(shapes, self._mesh)

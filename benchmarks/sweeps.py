@@ -7,9 +7,9 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
-from tera_jax import cost
 from tera_jax.methods import METHODS
 from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.network import cost_model
 
 
 def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterator[Case]:
@@ -57,15 +57,15 @@ def axes(hidden: int) -> tuple[int, ...]:
     return (first, second, rest // second)
 
 
-def _network(hidden: int) -> cost.Network:
+def _network(hidden: int) -> cost_model.Network:
     """That which TeRA gives a square kernel by default."""
     return TeraConfig().network((hidden, hidden))
 
 
-def _routes(hidden: int) -> list[cost.Route]:
+def _routes(hidden: int) -> list[cost_model.Route]:
     """Those that TeRA's network of a square kernel has."""
     projects = _network(hidden).projects
-    return [route for route in get_args(cost.Route) if projects or route != "project"]
+    return [route for route in get_args(cost_model.Route) if projects or route != "project"]
 
 
 def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
@@ -83,7 +83,7 @@ def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
             for row in found
             if row.tokens == tokens and row.name.startswith("tera ") and not row.note
         }
-        chosen = cost.route(_network(hidden), tokens, cost.device(), readers=2)
+        chosen = cost_model.route(_network(hidden), tokens, cost_model.device(), readers=2)
         if chosen not in seconds:
             yield f"| {tokens:,} | | | {chosen} | out of memory | |"
             continue

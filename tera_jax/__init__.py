@@ -21,10 +21,10 @@ R    the rank of a mode
 A stack of layers leads with an axis that is not written: inside ``nn.scan`` it is gone.
 """
 
-from tera_jax.adaptation import adapt
-from tera_jax.adapter import Adapter
-from tera_jax.export import load_adapter, save_adapter
-from tera_jax.tensorize import Tensorization
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.factory import adapt
+from tera_jax.io.adapter_files import load_adapter, save_adapter
+from tera_jax.network.tensorization import Tensorization
 
 __all__ = ["Adapter", "Tensorization", "adapt", "load_adapter", "save_adapter"]
 

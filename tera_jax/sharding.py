@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tera_jax import trees
-from tera_jax.frozen import SHARED
+from tera_jax.trees import SHARED
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")

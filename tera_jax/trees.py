@@ -4,6 +4,9 @@ from typing import Any
 
 import jax
 
+SHARED = "shared"
+"""Where the collection ``frozen`` keeps the sets that layers share."""
+
 
 def name(path: tuple[Any, ...]) -> str:
     """Of a leaf, from the keys of its path as ``jax.tree_util`` gives them."""

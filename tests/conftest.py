@@ -31,12 +31,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Shapes in annotations are checked at every call, under pytest only.
 install_import_hook(
     [
-        "tera_jax.tensorize",
-        "tera_jax.frozen",
-        "tera_jax.contraction",
-        "tera_jax.transform",
-        "tera_jax.kernels",
-        "tera_jax.llama.packed",
+        "tera_jax.network.tensorization",
+        "tera_jax.random",
+        "tera_jax.network.contraction",
+        "tera_jax.network.hadamard",
+        "tera_jax.ops.two_sided_matmul",
+        "tera_jax.ops.segment_attention",
         "tera_jax.methods",
     ],
     "beartype.beartype",

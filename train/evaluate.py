@@ -24,15 +24,19 @@ from typing import Any, NamedTuple
 import jax
 
 from tera_jax import quantize
-from train import answers, checkpoint, data, distributed, likelihood, questions, records
-from train import run as runs
-from train.answers import Answer, Pick
-from train.config import EvaluateConfig, parse, to_dict
-from train.generation import Generator
-from train.loop import held_out_loss
-from train.questions import Question
-from train.run import Run
-from train.step import make_eval_step
+
+from . import data
+from .config import EvaluateConfig, parse, to_dict
+from .data import records
+from .evaluation import answers, likelihood, questions
+from .evaluation.answers import Answer, Pick
+from .evaluation.generation import Generator
+from .evaluation.questions import Question
+from .training import checkpoint, distributed
+from .training import run as runs
+from .training.loop import held_out_loss
+from .training.run import Run
+from .training.step import make_eval_step
 
 HELD_OUT = "held-out"
 SCORES = ("generate", "labels", "texts")

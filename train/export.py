@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import disk
-from tera_jax import export as exporting
+from tera_jax.io import adapter_files, orbax
 from tera_jax.llama import load_pretrained, save_pretrained
-from train import checkpoint
-from train import run as runs
-from train.config import EXPORTS, Config, parse
-from train.run import Run
+
+from .config import EXPORTS, Config, parse
+from .training import checkpoint
+from .training import run as runs
+from .training.run import Run
 
 
 def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) -> Path:
@@ -45,12 +46,12 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
     if format == "adapter":
         base = Path(run.config.model.path)
         name = base.name if base.exists() else run.config.model.path
-        return exporting.save_adapter(output, run.adapter, variables, name, **adapter_options)
+        return adapter_files.save_adapter(output, run.adapter, variables, name, **adapter_options)
     if format == "peft":
-        return exporting.save_peft(output, run.adapter, variables, run.config.model.path)
+        return adapter_files.save_peft(output, run.adapter, variables, run.config.model.path)
     merged = runs.merged(run, d)
     if format == "orbax":
-        return exporting.save_orbax(output, merged, run.model.config.to_hf())
+        return orbax.save_orbax(output, merged, run.model.config.to_hf())
     dtype = jnp.dtype(run.config.model.dtype)
 
     def check(path: Path) -> None:

@@ -16,12 +16,14 @@ from typing import Any
 
 import jax
 
-from tera_jax.llama.decoding import Decoding
-from train import checkpoint, likelihood
-from train import run as runs
-from train.config import parse
-from train.generation import Generator
-from train.run import Run
+from tera_jax.llama.decode.config import Decoding
+
+from .config import parse
+from .evaluation import likelihood
+from .evaluation.generation import Generator
+from .training import checkpoint
+from .training import run as runs
+from .training.run import Run
 
 try:
     import lm_eval
@@ -176,8 +178,8 @@ class TeraLM(TemplateLM):
         """Answers up to EOS or a stop string, which is left out.
 
         Raises:
-            ValueError: for a setting that :class:`tera_jax.llama.decoding.Decoding` has not, or an
-                answer that is as long as the model's context.
+            ValueError: for a setting that :class:`tera_jax.llama.decode.config.Decoding` has not,
+                or an answer that is as long as the model's context.
         """
         groups: dict[str, list[int]] = {}
         for row, request in enumerate(requests):

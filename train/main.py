@@ -3,7 +3,7 @@
     python -m train.main --config=configs/quickstart.py [--workdir=...] [--config.KEY=VALUE ...]
 
 The same command goes on after an interruption from the last checkpoint. Several processes, each
-started with it, train together: see train/distributed.py and docs/scaling.md.
+started with it, train together: see train/training/distributed.py and docs/scaling.md.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,14 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from train import answers, checkpoint, data, distributed, evaluate, export, records
-from train import run as runs
-from train.config import parse, to_dict
-from train.loop import fit
-from train.stops import Stopped
+from . import data, evaluate, export
+from .config import parse, to_dict
+from .data import records
+from .evaluation import answers
+from .training import checkpoint, distributed
+from .training import run as runs
+from .training.loop import fit
+from .training.stops import Stopped
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")

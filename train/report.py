@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from train.summaries import LAYOUTS, Layout, Summary, metrics_of, read
+from .evaluation.summaries import LAYOUTS, Layout, Summary, metrics_of, read
 
 _FEWEST_PAIRS = 6
 

@@ -14,11 +14,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
-from tera_jax import kernels, sharding
-from tera_jax.llama import packed, rope
-from tera_jax.llama.cache import Slots
+from tera_jax import sharding
+from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.norm import RMSNorm
+from tera_jax.llama.decode.cache import Slots
+from tera_jax.ops import segment_attention, two_sided_matmul
+from tera_jax.ops.rms_norm import RMSNorm
 
 ROTATED = "rotated"
 """The name under which a rematerialisation policy finds queries and keys with their positions."""
@@ -91,14 +92,14 @@ class Attention(nn.Module):
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
             jax.default_backend() == "gpu"
-            and kernels.is_half(self.dtype)
+            and two_sided_matmul.is_half(self.dtype)
             # What cuDNN's flash attention asks for on every GPU that has it.
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0
         )
         segments = cudnn and lengths_BM is not None and window is None
-        if segments and packed.supported(lengths_BM.shape[1], self.config.head_dim):
-            return packed.attention(query_BLNH, key_BSKH, value_BSKH, lengths_BM)
+        if segments and segment_attention.supported(lengths_BM.shape[1], self.config.head_dim):
+            return segment_attention.attention(query_BLNH, key_BSKH, value_BSKH, lengths_BM)
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import DTypeLike
 
-from tera_jax.contraction import BUILT
-from tera_jax.llama import packed, rope
-from tera_jax.llama.cache import Cache
+from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.decode.cache import Cache
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
-from tera_jax.llama.norm import RMSNorm
+from tera_jax.network.contraction import BUILT
+from tera_jax.ops import segment_attention
+from tera_jax.ops.rms_norm import RMSNorm
 
 
 def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
@@ -50,7 +51,7 @@ class Llama(nn.Module):
             float32 whatever it is.
         remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
         unroll: the layers one after the other in place of a loop over them. With their parameters
-            in a list (:mod:`tera_jax.llama.layers`) a step takes a tenth less time, and compiling
+            in a list (:mod:`tera_jax.llama.stacking`) a step takes a tenth less time, and compiling
             it grows with the layers.
         param_dtype: in which parameters are initialised; ``dtype`` when None.
 
@@ -139,7 +140,7 @@ class Llama(nn.Module):
         if cache is not None and positions_BL is None:
             raise ValueError("with a cache, positions_BL must be given")
         if lengths_BM is not None:
-            segment_ids_BL = packed.segment_ids(lengths_BM, length)
+            segment_ids_BL = segment_attention.segment_ids(lengths_BM, length)
         if positions_BL is None:
             positions_BL = _positions(tokens_BL, segment_ids_BL)
         start, slots, mask = None, None, None

@@ -18,7 +18,7 @@ from tera_jax.methods import (
     toplora,
     vera,
 )
-from tera_jax.methods.protocol import Method, NotMergeableError, Site
+from tera_jax.methods.base import Method, NotMergeableError, Site
 
 __all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site", "entry"]
 

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,12 @@ def method(config: DoraConfig, sites: tuple[Site, ...]) -> Method:
 
     def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
         del frozen  # DoRA has none
-        norms_O = column_norms(kernel.astype(rounding.accumulator(kernel.dtype)))
+        norms_O = column_norms(kernel.astype(numerics.accumulator(kernel.dtype)))
         return {**lora.init_d(key, kernel, config.rank), "m": norms_O.astype(jnp.float32)}
 
     def direction(d: Any, kernel: Array) -> tuple[Array, Array]:
         """W + s A B and m / c in the type of sums."""
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         sum_IO = kernel.astype(wide) + lora.update(d["a"], d["b"], config.scale, wide)
         norms_O = jax.lax.stop_gradient(column_norms(jax.lax.stop_gradient(sum_IO)))
         # A column of zeros has no direction; whatever it is divided by, it stays zero.
@@ -65,7 +65,7 @@ def method(config: DoraConfig, sites: tuple[Site, ...]) -> Method:
     def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
         del frozen
         _, ratio_O = direction(d, kernel)
-        wide = rounding.accumulator(x.dtype)
+        wide = numerics.accumulator(x.dtype)
         ratio = ratio_O.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
         dropped = lora.drop(dropout, config.dropout, x)
         base = lora.linear(dropped, kernel).astype(wide)

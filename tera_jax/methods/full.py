@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tera_jax.methods.protocol import Site
+from tera_jax.methods.base import Site
 
 
 @dataclasses.dataclass(frozen=True)

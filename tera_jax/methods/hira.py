@@ -10,9 +10,9 @@ from typing import Any
 
 from jaxtyping import Array, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def method(config: HiraConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen  # none
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         scale_IO = 1 + lora.update(d["a"], d["b"], 1.0, wide)
         return (kernel.astype(wide) * scale_IO).astype(kernel.dtype)
 

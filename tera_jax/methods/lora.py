@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def method(config: LoraConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         delta_IO = update(d["a"], d["b"], config.scale, wide)
         return (kernel.astype(wide) + delta_IO).astype(kernel.dtype)
 

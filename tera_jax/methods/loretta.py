@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
-from tera_jax.tensorize import balanced_factors
+from tera_jax.methods.base import Method, Site
+from tera_jax.network.tensorization import balanced_factors
+from tera_jax.ops import numerics
 
 _CORES = 5
 
@@ -159,7 +159,7 @@ def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
 
     def matrices(d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
         """A and B. They are small, so the trains are contracted in float32 at least."""
-        wide = rounding.accumulator(dtype)
+        wide = numerics.accumulator(dtype)
         cores = jax.tree.map(lambda core: core.astype(wide), d)
         a_IR = contract(cores["a"], precision).reshape(-1, config.rank)
         b_RO = contract(cores["b"], precision).reshape(config.rank, -1)
@@ -167,7 +167,7 @@ def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen  # none
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         a_IR, b_RO = matrices(d, wide, jax.lax.Precision.HIGHEST)
         update_IO = lora.update(a_IR, b_RO, config.scale, wide)
         return (kernel.astype(wide) + update_IO).astype(kernel.dtype)

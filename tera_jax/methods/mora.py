@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site, check_choices
+from tera_jax.methods.base import Method, Site, check_choices
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +122,7 @@ def method(config: MoraConfig, sites: tuple[Site, ...]) -> Method:
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
         del frozen  # none
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         identity = jnp.eye(kernel.shape[0], dtype=wide)
         highest = jax.lax.Precision.HIGHEST
         added = update(identity, d["m"].astype(wide), kernel.shape[1], rotate, highest)

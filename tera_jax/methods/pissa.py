@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def method(config: PissaConfig, sites: tuple[Site, ...]) -> Method:
         return {name: jnp.copy(frozen[name]) for name in ("a", "b")}
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         principal_IO = lora.update(frozen["a"], frozen["b"], config.scale, wide)
         # Not a cast there and back, which XLA is free to leave out.
         info = jnp.finfo(kernel.dtype)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax.methods.protocol import Site, check_choices
+from tera_jax.methods.base import Site, check_choices
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import frozen, rounding
+from tera_jax import random
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ def init_frozen(key: Key[Array, ""], config: QuantaConfig) -> list[Float[Array, 
     """The initial gates of one layer.
 
     Args:
-        key: a Threefry key (:func:`tera_jax.frozen.seed_key`).
+        key: a Threefry key (:func:`tera_jax.random.seed_key`).
         config: the axes.
 
     Returns:
@@ -62,7 +63,7 @@ def init_frozen(key: Key[Array, ""], config: QuantaConfig) -> list[Float[Array, 
     for address, (one, two) in enumerate(config.pairs):
         d1, d2 = config.axes[one], config.axes[two]
         gate_key = jax.random.fold_in(key, address)
-        gates.append(frozen.uniform(gate_key, (d2, d1, d2, d1), 1 / math.sqrt(d2 * d1)))
+        gates.append(random.uniform(gate_key, (d2, d1, d2, d1), 1 / math.sqrt(d2 * d1)))
     return gates
 
 
@@ -138,7 +139,7 @@ def method(config: QuantaConfig, sites: tuple[Site, ...]) -> Method:
         return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         identity = jnp.eye(kernel.shape[0], dtype=wide)
         highest = jax.lax.Precision.HIGHEST
         added = update(identity, frozen, d, kernel.shape[1], config, highest)

@@ -12,12 +12,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, cores, cost, frozen, projection, rounding, transform
-from tera_jax.factors import sizes
+from tera_jax import random
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
 from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.tensorize import Tensorization, unfold
+from tera_jax.network import contraction, cost_model, hadamard, projection
+from tera_jax.network import core as cores
+from tera_jax.network.factors import sizes
+from tera_jax.network.tensorization import Tensorization, unfold
+from tera_jax.ops import numerics
 
 
 def init_frozen(
@@ -26,19 +29,19 @@ def init_frozen(
     """The frozen random network of one kernel shape.
 
     Args:
-        key: a Threefry key (:func:`tera_jax.frozen.seed_key`).
+        key: a Threefry key (:func:`tera_jax.random.seed_key`).
         tensorization: its modes and ranks.
         config: distribution, gain and type.
 
     Returns:
-        ``core`` (R_1..R_N), or the signs of a fast one (:func:`tera_jax.cores.draw`), and
+        ``core`` (R_1..R_N), or the signs of a fast one (:func:`tera_jax.network.core.draw`), and
         ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of the transform A^(i). It
         is orthogonal, so that its entries have Kaiming's mean square.
 
     Raises:
         ValueError: when ``config.wide`` or ``config.core`` does not fit the scheme.
     """
-    draw = frozen.uniform if config.init == "uniform" else frozen.normal
+    draw = random.uniform if config.init == "uniform" else random.normal
     dtype = jnp.dtype(config.dtype)
 
     def kaiming(address: int, shape: tuple[int, ...], fan_in: int, gain: float = 1.0) -> Array:
@@ -50,7 +53,7 @@ def init_frozen(
     sizes = zip(tensorization.ranks, tensorization.modes, fast, strict=True)
     for i, (rank, mode, is_transform) in enumerate(sizes, 1):
         if is_transform:
-            factors.append(transform.signs(jax.random.fold_in(key, i), mode, dtype))
+            factors.append(hadamard.signs(jax.random.fold_in(key, i), mode, dtype))
         elif config.init == "identity":
             factors.append(jnp.eye(rank, mode, dtype=dtype))
         else:
@@ -148,25 +151,25 @@ def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
         return init_d(scheme(kernel), config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        return rounding.added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
+        return numerics.added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
 
     def build(frozen: Any, d: Any, kernel: Array, dtype: Any) -> Array:
         @jax.checkpoint  # all but the last product is made again in a fraction of its time
         def update(d: Any) -> Array:
             return delta_w(_cast(frozen, dtype), d, scheme(kernel), _precision(dtype))
 
-        return checkpoint_name(rounding.added(kernel, update(d)), contraction.BUILT)
+        return checkpoint_name(numerics.added(kernel, update(d)), contraction.BUILT)
 
     readers = {
-        shape: cost.readers([site.path for site in sites if site.kernel_shape == shape])
+        shape: cost_model.readers([site.path for site in sites if site.kernel_shape == shape])
         if config.sharing == "shape"
         else 1
         for shape in shapes
     }
 
-    def route(kernel_shape: tuple[int, int], tokens: int) -> cost.Route:
+    def route(kernel_shape: tuple[int, int], tokens: int) -> cost_model.Route:
         network = config.network(kernel_shape)
-        return cost.route(network, tokens, cost.device(), readers[kernel_shape])
+        return cost_model.route(network, tokens, cost_model.device(), readers[kernel_shape])
 
     def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
         return route(kernel_shape, tokens) != "through"

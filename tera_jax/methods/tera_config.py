@@ -4,9 +4,9 @@ import dataclasses
 import itertools
 from typing import Literal
 
-from tera_jax import cost, grouping, transform
-from tera_jax.methods.protocol import check_choices
-from tera_jax.tensorize import Tensorization, propose
+from tera_jax.methods.base import check_choices
+from tera_jax.network import contraction_order, cost_model, hadamard
+from tera_jax.network.tensorization import Tensorization, propose
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,13 @@ class TeraConfig:
         seed: of the frozen network; apart from the seed of the run.
         dtype: in which core and factors are kept: ``float32`` or ``bfloat16``.
         wide: a factor of more than 64 rows, as that of a whole side: a ``dense`` random matrix (the
-            paper), or a ``fast`` random orthogonal transform (:mod:`tera_jax.transform`), of which
-            only the signs are kept and whose product takes two or three passes over the tensor. The
-            trained d and the ranks are the same; such a factor needs its full rank.
-        core: ``dense`` random numbers (the paper), or a ``fast`` random orthogonal transform of
-            the input ranks into the output ranks (:mod:`tera_jax.cores`), of which only signs are
-            kept. With both fast nothing of a training step multiplies two matrices of the size of
-            kernel or batch but the model itself.
+            paper), or a ``fast`` random orthogonal transform (:mod:`tera_jax.network.hadamard`), of
+            which only the signs are kept and whose product takes two or three passes over the
+            tensor. The trained d and the ranks are the same; such a factor needs its full rank.
+        core: ``dense`` random numbers (the paper), or a ``fast`` random orthogonal transform of the
+            input ranks into the output ranks (:mod:`tera_jax.network.core`), of which only signs
+            are kept. With both fast nothing of a training step multiplies two matrices of the size
+            of kernel or batch but the model itself.
     """
 
     tensorizations: tuple[str, ...] = ()
@@ -94,10 +94,10 @@ class TeraConfig:
         self.check_core(scheme)
         return scheme
 
-    def network(self, kernel_shape: tuple[int, int]) -> cost.Network:
+    def network(self, kernel_shape: tuple[int, int]) -> cost_model.Network:
         """What the model of costs needs to know of the network of a kernel (in, out)."""
         scheme = self.tensorization(kernel_shape)
-        return cost.Network(scheme, self.wide == "fast", self.core == "fast")
+        return cost_model.Network(scheme, self.wide == "fast", self.core == "fast")
 
     def transforms(self, scheme: Tensorization) -> list[bool]:
         """Which factors of a scheme are transforms: under ``wide="fast"``, all wide ones.
@@ -105,7 +105,7 @@ class TeraConfig:
         Raises:
             ValueError: when one of these has a rank below its mode, or a size without transform.
         """
-        chosen = [self.wide == "fast" and mode > grouping.NARROW for mode in scheme.modes]
+        chosen = [self.wide == "fast" and mode > contraction_order.NARROW for mode in scheme.modes]
         for rank, mode in itertools.compress(zip(scheme.ranks, scheme.modes, strict=True), chosen):
             if rank < mode:
                 raise ValueError(
@@ -123,7 +123,7 @@ class TeraConfig:
 
 def _check_size(size: int, scheme: Tensorization, field: str) -> None:
     try:
-        transform.stages(size)
+        hadamard.stages(size)
     except ValueError as error:
         raise ValueError(f"{scheme}: {error} by setting {field} to 'dense'") from None
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import rounding
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, NotMergeableError, Site
+from tera_jax.methods.base import Method, NotMergeableError, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def gate(
     Returns:
         In float32, or float64 when x is.
     """
-    wide = rounding.accumulator(x.dtype)
+    wide = numerics.accumulator(x.dtype)
     logits = jnp.einsum("...i,ir->...r", x, theta_IR.astype(x.dtype)).astype(wide)
     normed = logits * jax.lax.rsqrt(jnp.mean(jnp.square(logits), axis=-1, keepdims=True) + eps)
     return jnp.exp(normed * norm_R.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,)))

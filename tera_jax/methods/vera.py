@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import frozen, rounding
+from tera_jax import random
 from tera_jax.methods import lora
-from tera_jax.methods.protocol import Method, Site
+from tera_jax.methods.base import Method, Site
+from tera_jax.ops import numerics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +56,7 @@ def init_frozen(
     """The projections, as large as the largest side of any layer.
 
     Args:
-        key: a Threefry key (:func:`tera_jax.frozen.seed_key`).
+        key: a Threefry key (:func:`tera_jax.random.seed_key`).
         max_in: the most input features of a layer.
         max_out: the most output features of a layer.
         rank: r.
@@ -66,7 +67,7 @@ def init_frozen(
     """
 
     def kaiming(address: int, shape: tuple[int, int]) -> Array:
-        return frozen.uniform(jax.random.fold_in(key, address), shape, math.sqrt(2 / shape[0]))
+        return random.uniform(jax.random.fold_in(key, address), shape, math.sqrt(2 / shape[0]))
 
     return {"a": kaiming(0, (max_in, rank)), "b": kaiming(1, (rank, max_out))}
 
@@ -96,7 +97,7 @@ def method(config: VeraConfig, sites: tuple[Site, ...]) -> Method:
         return init_d(kernel.shape[1], config)
 
     def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = rounding.accumulator(kernel.dtype)
+        wide = numerics.accumulator(kernel.dtype)
         a_IR, b_RO = (array.astype(wide) for array in _sliced(frozen, kernel))
         update_IO = jnp.matmul(
             a_IR * d["lambda_d"].astype(wide)[None, :],

@@ -11,9 +11,9 @@ from benchmarks.methods import GRID, Task, Trainer, climb
 from benchmarks.study import Result, chosen, load_results, table
 from benchmarks.variants import Variant
 from train import data
-from train import run as runs
-from train.loop import held_out_loss, to_device
-from train.step import make_eval_step, make_train_step
+from train.training import run as runs
+from train.training.loop import held_out_loss, to_device
+from train.training.step import make_eval_step, make_train_step
 
 
 @pytest.mark.parametrize("best", [GRID[1], 1e-3, 3e-2, GRID[-2]])

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import packing
 from benchmarks.batches import commonsense
 from train.data import Example
-from train.packing import Row, Size
+from train.data.packing import Row, Size
 
 
 def test_what_is_filled_are_tokens_of_the_places_of_all_steps():

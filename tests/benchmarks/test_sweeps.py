@@ -9,7 +9,7 @@ from benchmarks import steps
 from benchmarks.steps import ALL, FROZEN, QV, Found
 from benchmarks.sweeps import axes, choices, schemes, sweep
 from tera_jax.methods import METHODS
-from tera_jax.tensorize import Tensorization
+from tera_jax.network.tensorization import Tensorization
 
 
 def test_sweeps_cover_what_they_name():
@@ -40,7 +40,7 @@ def test_routes_that_a_network_does_not_have_are_left_out():
 
 
 def test_the_chosen_route_is_compared_with_the_fastest(monkeypatch):
-    monkeypatch.setattr("tera_jax.cost.route", lambda *_, **__: "build")
+    monkeypatch.setattr("tera_jax.network.cost_model.route", lambda *_, **__: "build")
     rows = [
         Found("frozen", 512, step_seconds=0.001),
         Found("tera through", 512, step_seconds=0.004),

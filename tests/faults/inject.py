@@ -28,13 +28,16 @@ import jax
 import numpy as np
 from absl import logging
 
-from tera_jax import export, load_adapter
+from tera_jax import load_adapter
+from tera_jax.io import adapter_files
 from tests import parts
-from train import checkpoint, data, loop, records
-from train import run as runs
-from train.checkpoint import Checkpoints
+from train import data
 from train.config import Config, MeshConfig, default, parse
-from train.stops import Stopped
+from train.data import records
+from train.training import checkpoint, loop
+from train.training import run as runs
+from train.training.checkpoint import Checkpoints
+from train.training.stops import Stopped
 
 STEPS, EVERY, BATCH = 24, 4, 8
 OTHER = MeshConfig(data=2, fsdp=2, tensor=2)
@@ -217,7 +220,7 @@ def damaged_adapter(scene: Scene, workdir: Path, rng: random.Random) -> None:
     run = runs.build(scene.config)
     variables = run.variables(scene.expected)
     place = workdir.with_name(f"{workdir.name}-adapter")
-    export.save_adapter(place, run.adapter, variables, "base")
+    adapter_files.save_adapter(place, run.adapter, variables, "base")
     _damage(place / "adapter.safetensors", rng, may_go=False)
     try:
         _, found = load_adapter(place, run.params)

@@ -13,19 +13,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import quickstart
-from tera_jax.adaptation import make
-from tera_jax.export import base_fingerprint
-from tera_jax.frozen import seed_key
+from tera_jax.adapters.factory import make
+from tera_jax.fingerprint import base_fingerprint
 from tera_jax.llama import load_pretrained
 from tera_jax.methods import Site
 from tera_jax.methods.tera import init_frozen
 from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.tensorize import Tensorization
-from train import data, records
-from train import run as runs
+from tera_jax.network.tensorization import Tensorization
+from tera_jax.random import seed_key
+from train import data
 from train.config import parse
-from train.loop import to_device
-from train.step import make_train_step
+from train.data import records
+from train.training import run as runs
+from train.training.loop import to_device
+from train.training.step import make_train_step
 
 _STRUCTURES = {
     "dense": {"wide": "dense", "core": "dense"},

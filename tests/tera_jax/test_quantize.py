@@ -11,10 +11,11 @@ import pytest
 import qwix
 
 from tera_jax import adapt, quantize, trees
-from tera_jax.export import base_fingerprint, load_adapter, save_adapter
-from tera_jax.interceptor import dequantized
+from tera_jax.adapters.interceptor import dequantized
+from tera_jax.adapters.quantized_merge import merge_quantized
+from tera_jax.fingerprint import base_fingerprint
+from tera_jax.io.adapter_files import load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
-from tera_jax.merging import merge_quantized
 from tera_jax.methods import METHODS, NotMergeableError
 from tera_jax.quantize import KINDS, NF4, QuantizedKernel, quantize_kernel
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows

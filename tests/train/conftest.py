@@ -4,11 +4,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from train import data, records
-from train.checkpoint import claim
+from train import data
 from train.config import default, parse
-from train.loop import fit
-from train.run import build
+from train.data import records
+from train.training.checkpoint import claim
+from train.training.loop import fit
+from train.training.run import build
 
 CONFIG = """
 import json, ml_collections

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import Decoding
-from train import answers, data, evaluate, questions, text_metrics
-from train import run as runs
+from train import data, evaluate
 from train.config import EvaluateConfig
 from train.evaluate import HELD_OUT, Score
-from train.generation import Generator
+from train.evaluation import answers, questions, text_metrics
+from train.evaluation.generation import Generator
+from train.training import run as runs
 
 
 def call(workdir, *more):

@@ -9,11 +9,11 @@ import transformers
 from safetensors.numpy import load_file
 
 from tera_jax import load_adapter
-from tera_jax.export import load_orbax
+from tera_jax.io.orbax import load_orbax
 from tera_jax.llama import load_pretrained
 from train import export
-from train import run as runs
 from train.config import EXPORTS
+from train.training import run as runs
 
 TOKENS = np.random.default_rng(0).integers(3, 49152, (2, 24))
 

@@ -13,10 +13,10 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tera_jax.llama.decoding import Decoding
+from tera_jax.llama.decode.config import Decoding
 from train import export, harness
-from train import run as runs
 from train.harness import TeraLM
+from train.training import run as runs
 
 LONG = " ".join(f"the cat saw {number} red suns over the sea." for number in range(60))
 TASKS = ("tiny_choice", "tiny_rolling", "tiny_answer")

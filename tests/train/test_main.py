@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from train import records
-from train import run as runs
 from train.config import default, parse
+from train.data import records
+from train.training import run as runs
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ import pytest
 
 from tera_jax import quantize
 from tera_jax.llama import load_pretrained
-from train import data, export, records
-from train import run as runs
+from train import data, export
 from train.config import default, parse, to_dict
-from train.loop import fit, held_out_loss, to_device
-from train.step import make_eval_step, make_train_step
+from train.data import records
+from train.training import run as runs
+from train.training.loop import fit, held_out_loss, to_device
+from train.training.step import make_eval_step, make_train_step
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 TOKENS_BL = np.random.default_rng(0).integers(3, 49152, (2, 24)).astype(np.int32)

@@ -5,8 +5,9 @@ from statistics import mean, stdev
 import pytest
 from scipy.stats import wilcoxon
 
-from train import report, summaries
-from train.text_metrics import Metrics
+from train import report
+from train.evaluation import summaries
+from train.evaluation.text_metrics import Metrics
 
 CHOICES = [
     "boolq",

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from train.tasks import arithmetic, commonsense, convai2
+from . import arithmetic, commonsense, convai2
 
 
 class Task(NamedTuple):

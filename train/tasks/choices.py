@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from train.tasks import commonsense
+from . import commonsense
 
 _FORMAT = re.compile(r"\s*Answer format: (\S+)\s*$")
 _YES_NO = {"true": "yes", "false": "no"}

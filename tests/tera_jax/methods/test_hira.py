@@ -5,10 +5,10 @@ import peft
 import pytest
 import torch
 
-from tera_jax import adaptation
+from tera_jax.adapters import factory
+from tera_jax.adapters.targets import put
 from tera_jax.methods import Site, hira, lora
 from tera_jax.methods.hira import HiraConfig
-from tera_jax.sites import put
 
 
 def relative(a, b):
@@ -64,7 +64,7 @@ def test_the_count_is_the_published_one(v_shape, rank, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adaptation.make("hira", HiraConfig(rank=rank), sites)
+    made = factory.make("hira", HiraConfig(rank=rank), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

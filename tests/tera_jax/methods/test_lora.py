@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tera_jax.methods import METHODS, lora
+from tera_jax.methods.base import Site
 from tera_jax.methods.lora import LoraConfig
-from tera_jax.methods.protocol import Site
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]  # the first as SmolLM2's v_proj, the second as an MLP's
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adaptation
+from tera_jax.adapters import factory
+from tera_jax.adapters.targets import put
 from tera_jax.methods import Site, lora, loretta
 from tera_jax.methods.loretta import LorettaConfig
-from tera_jax.sites import put
 
 CASES = [  # (in, out), settings
     ((24, 8), {"rank": 4}),
@@ -114,7 +114,7 @@ def test_rank_32_has_the_published_count(v_shape, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adaptation.make("loretta", LorettaConfig(rank=32), sites)
+    made = factory.make("loretta", LorettaConfig(rank=32), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

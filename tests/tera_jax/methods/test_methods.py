@@ -8,8 +8,8 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from tera_jax.frozen import seed_key
 from tera_jax.methods import METHODS, NotMergeableError, Site
+from tera_jax.random import seed_key
 
 SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
 FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough for a transform

@@ -3,10 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adaptation
+from tera_jax.adapters import factory
+from tera_jax.adapters.targets import put
 from tera_jax.methods import Site, mora
 from tera_jax.methods.mora import MoraConfig
-from tera_jax.sites import put
 
 CASES = [  # type, (in, out), rank, r-hat
     (1, (24, 8), 2, 8),  # whole groups, no repeat
@@ -95,7 +95,7 @@ def test_the_default_has_the_published_count(v_shape, kind, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adaptation.make("mora", MoraConfig(type=kind), sites)
+    made = factory.make("mora", MoraConfig(type=kind), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

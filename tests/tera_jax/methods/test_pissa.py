@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tera_jax.methods import pissa
+from tera_jax.methods.base import Site
 from tera_jax.methods.pissa import PissaConfig
-from tera_jax.methods.protocol import Site
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]
 KEY = jax.random.key(0)

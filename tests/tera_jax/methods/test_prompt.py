@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from tera_jax.adaptation import adapt
+from tera_jax.adapters.factory import adapt
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.methods import NotMergeableError
 from tera_jax.methods.prompt import PromptConfig, PTuningConfig
-from train.shapes import MODELS
+from train.params.shapes import MODELS
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, 7))
 CONFIGS = {

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adaptation
-from tera_jax.frozen import seed_key
+from tera_jax.adapters import factory
+from tera_jax.adapters.targets import put
 from tera_jax.methods import Site, quanta
 from tera_jax.methods.quanta import QuantaConfig
-from tera_jax.sites import put
+from tera_jax.random import seed_key
 
 CASES = [  # axes, (in, out)
     ((4, 3, 2), (24, 24)),
@@ -129,7 +129,7 @@ def test_the_initial_circuit_preserves_the_mean_square():
 
 def test_layers_of_a_stack_start_apart_and_regenerate():
     site = Site(("layers", "q"), (20, 12), (2,))
-    made = adaptation.make("quanta", QuantaConfig((4, 3, 2)), (site,))
+    made = factory.make("quanta", QuantaConfig((4, 3, 2)), (site,))
     params = {"layers": {"q": {"kernel": jnp.zeros((2, 20, 12))}}}
     frozen = jax.jit(made.init_frozen)(params)
     d = jax.jit(made.init_d)(params, frozen)
@@ -145,7 +145,7 @@ def test_the_default_has_the_published_count(v_shape):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adaptation.make("quanta", QuantaConfig(), sites)
+    made = factory.make("quanta", QuantaConfig(), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adapt, load_adapter, save_adapter, transform
-from tera_jax.frozen import fingerprint, seed_key
+from tera_jax import adapt, load_adapter, save_adapter
+from tera_jax.fingerprint import fingerprint
 from tera_jax.methods import tera
 from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.tensorize import Tensorization
-from tests.tera_jax.networks import dense_core
+from tera_jax.network import hadamard
+from tera_jax.network.tensorization import Tensorization
+from tera_jax.random import seed_key
+from tests.tera_jax.network.networks import dense_core
 
 SCHEMES = [
     "6|4",  # order 2
@@ -43,7 +45,7 @@ def element_by_element(frozen, d, scheme):
         weights = weights * np.asarray(vector, np.float64).reshape(shape)
     scaled = core * weights
     factors = [
-        transform.dense(factor) if factor.ndim == 1 else np.asarray(factor, np.float64)
+        hadamard.dense(factor) if factor.ndim == 1 else np.asarray(factor, np.float64)
         for factor in frozen["factors"]
     ]
     rows = list(itertools.product(*map(range, scheme.in_modes)))
@@ -215,7 +217,7 @@ def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
         assert all(leaf.dtype == jnp.dtype(dtype) for leaf in jax.tree.leaves(fast))
         assert fingerprint(fast["core"]) == fingerprint(dense["core"])
         assert fingerprint(fast["factors"][1:]) == fingerprint(dense["factors"][1:])
-        expected = transform.signs(jax.random.fold_in(KEY, 1), 130, dtype)
+        expected = hadamard.signs(jax.random.fold_in(KEY, 1), 130, dtype)
         assert jnp.array_equal(fast["factors"][0], expected)
     sides = init_frozen(KEY, Tensorization.parse("130|130"), TeraConfig(wide="fast"))["factors"]
     assert not jnp.array_equal(*sides)

@@ -1,9 +1,9 @@
 import pytest
 
-from tera_jax.frozen import seed_key
 from tera_jax.methods import tera
 from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.tensorize import Tensorization
+from tera_jax.network.tensorization import Tensorization
+from tera_jax.random import seed_key
 
 KEY = seed_key(0, "test")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tera_jax.methods import lora, toplora
-from tera_jax.methods.protocol import NotMergeableError, Site
+from tera_jax.methods.base import NotMergeableError, Site
 from tera_jax.methods.toplora import TopLoraConfig
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]

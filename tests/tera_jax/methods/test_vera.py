@@ -5,11 +5,12 @@ import peft
 import pytest
 import torch
 
-from tera_jax import adaptation
-from tera_jax.frozen import fingerprint, seed_key
+from tera_jax.adapters import factory
+from tera_jax.adapters.targets import put
+from tera_jax.fingerprint import fingerprint
 from tera_jax.methods import Site, lora, vera
 from tera_jax.methods.vera import VeraConfig
-from tera_jax.sites import put
+from tera_jax.random import seed_key
 
 SHAPES = {"q": (24, 10), "v": (16, 20)}  # neither has the largest of both sides
 SITES = tuple(Site((name,), shape) for name, shape in SHAPES.items())
@@ -72,7 +73,7 @@ def test_the_default_has_the_published_count(v_shape, count):
         Site(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = adaptation.make("vera", VeraConfig(), sites)
+    made = factory.make("vera", VeraConfig(), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)

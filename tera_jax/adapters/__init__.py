@@ -1,0 +1,1 @@
+"""Methods applied to the layers of a model: found, intercepted, merged."""

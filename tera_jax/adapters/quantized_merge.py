@@ -1,0 +1,74 @@
+"""Merging an adapter into a quantised base that stays quantised."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tera_jax import quantize
+from tera_jax.adapters.base import Adapter, Variables
+from tera_jax.adapters.linear import KernelAdapter
+from tera_jax.adapters.targets import get, put
+from tera_jax.methods import NotMergeableError
+
+
+class MergeError(NamedTuple):
+    """What quantising merged kernels lost, as Frobenius norms over those of the merged kernels.
+
+    Attributes:
+        kernels: for each adapted layer, by its path with slashes, an array over its stack.
+        total: of all of them together.
+    """
+
+    kernels: dict[str, jax.Array]
+    total: jax.Array
+
+
+def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeError]:
+    """``params`` as quantised as the base, with what the adapter does merged into them.
+
+    Each layer's kernel is dequantised to float32, changed there, and quantised again in the base's
+    kind and blocks. :meth:`Adapter.merge` gives plain weights, without that second error.
+
+    Args:
+        adapter: of :func:`tera_jax.adapt`.
+        variables: ``params``, ``frozen`` and ``d``.
+
+    Returns:
+        The parameters, those of layers that are not adapted untouched, and the error of the second
+        quantisation.
+
+    Raises:
+        NotMergeableError: when no weights do what the adapted model does.
+        ValueError: when an adapted kernel is not quantised.
+
+    Example:
+        >>> params, error = jax.jit(functools.partial(merge_quantized, adapter))(variables)
+        >>> print(f"{error.total:.2%}")
+    """
+    if not isinstance(adapter, KernelAdapter):
+        raise NotMergeableError(f"{adapter.name} changes no kernel of the base")
+    params, method = variables["params"], adapter.method
+    result = jax.tree.map(lambda leaf: leaf, dict(params))
+    squares: dict[str, tuple[jax.Array, jax.Array]] = {}
+    for site in adapter.sites:
+        base = get(params, (*site.path, "kernel"))
+        if not quantize.is_quantized(base):
+            raise ValueError(
+                f"the kernel of {site.name!r} is not quantised; merge() gives plain weights"
+            )
+
+        def make(frozen: Any, d: Any, kernel: Any, base: Any = base) -> Any:
+            merged = method.merge(frozen, d, kernel.dequantize(jnp.float32))
+            kept = quantize.quantize_kernel(merged, base.kind, base.block)
+            lost = kept.dequantize() - merged
+            return (kept.values, kept.scales), jnp.sum(lost**2), jnp.sum(merged**2)
+
+        (values, scales), *sums = adapter.over_layers(make, variables, site)
+        kept = dataclasses.replace(base, values=values, scales=scales)
+        put(result, (*site.path, "kernel"), kept)
+        squares[site.name] = (sums[0], sums[1])
+    kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
+    lost, whole = (sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True))
+    return result, MergeError(kernels, jnp.sqrt(jnp.asarray(lost / whole)))

@@ -1,0 +1,1 @@
+"""Adapters and merged weights on disk."""

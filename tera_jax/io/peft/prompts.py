@@ -1,0 +1,55 @@
+"""What PEFT keeps of prompt tuning and P-tuning: the finished prompt."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.factory import make
+from tera_jax.adapters.targets import get
+from tera_jax.io.peft.files import ARRAYS
+from tera_jax.methods import METHODS, Site
+from tera_jax.methods.prompt import encode
+
+PROMPT = "prompt_embeddings"
+"""The name of the one array, by which such an adapter is known."""
+
+
+def load(
+    path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], params: Any
+) -> tuple[Adapter, dict[str, Any]]:
+    """The adapter that the two files in ``path`` hold, and its variables on a base."""
+    extra = set(arrays) - {PROMPT}
+    if extra:
+        raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that a prompt does not have")
+    prompt_PD = arrays[PROMPT].astype(np.float32)
+    embedding_VD = params["embed_tokens"]["embedding"]
+    expected = (config["num_virtual_tokens"], embedding_VD.shape[1])
+    if prompt_PD.shape != expected:
+        raise ValueError(f"{PROMPT} in {path} has shape {prompt_PD.shape}, not {expected}")
+    site = Site(("embed_tokens",), embedding_VD.shape)
+    settings = METHODS["prompt"].config(num_virtual_tokens=expected[0])
+    adapter = make("prompt", settings, (site,))
+    d = {"embed_tokens": {"prompt": {"embedding": jnp.asarray(prompt_PD)}}}
+    return adapter, {"params": params, "frozen": {}, "d": d}
+
+
+def files(
+    adapter: Adapter, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What :func:`.save` writes: the configuration and the arrays by PEFT's names."""
+    (site,) = adapter.sites
+    d = get(variables["d"], (*site.path, adapter.name))
+    prompt_PD = np.asarray(d["embedding"] if adapter.name == "prompt" else encode(d))
+    config = {
+        "num_virtual_tokens": prompt_PD.shape[0],
+        "token_dim": prompt_PD.shape[1],
+        "num_transformer_submodules": 1,
+    }
+    if adapter.name == "prompt":
+        return {"peft_type": "PROMPT_TUNING", **config}, {PROMPT: prompt_PD}
+    hidden = d["mlp"][0]["kernel"].shape[1]
+    return {"peft_type": "P_TUNING", "encoder_hidden_size": hidden, **config}, {PROMPT: prompt_PD}

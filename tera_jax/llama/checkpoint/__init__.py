@@ -1,0 +1,1 @@
+"""Checkpoints and tokenizers of Hugging Face and llama.cpp, read and written."""

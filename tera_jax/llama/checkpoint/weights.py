@@ -1,0 +1,243 @@
+"""Checkpoints on disk <-> the ``params`` collection, one leaf at a time."""
+
+import functools
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.typing import DTypeLike
+from safetensors.numpy import save_file
+
+from tera_jax import disk, trees
+from tera_jax.llama.checkpoint import names
+from tera_jax.llama.checkpoint.gguf import GgufTensors, from_gguf, open_gguf
+from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors, check, read_json
+from tera_jax.llama.checkpoint.resolve import locate
+from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.model import Llama
+from tera_jax.quantize import BLOCK, Quantizer
+from tera_jax.sharding import make_mesh, parameter_shardings
+
+_AT_ONCE = 2**28
+"""Bytes of the layers of a parameter that are read and sent to a device together, or one layer."""
+
+
+def load_pretrained(
+    path_or_name: str | os.PathLike[str],
+    dtype: DTypeLike = jnp.float32,
+    mesh: Mesh | None = None,
+    remat: str = "none",
+    quantize: str = "none",
+    block: int = BLOCK,
+) -> tuple[Llama, dict[str, Any]]:
+    """Reads a model of the Llama family straight into its sharding.
+
+    Names and shapes are all checked before a weight is read. Beside the arrays themselves the host
+    holds a few layers of one shard of one leaf. Pickles and code in the checkpoint are never read.
+
+    With ``quantize`` each parameter is quantised before the next one is read. The model's own
+    ``apply`` does not know such parameters: an adapter's does, and so does the model's under
+    :func:`tera_jax.adapters.interceptor.dequantized`.
+
+    Args:
+        path_or_name: an HF directory with safetensors, a GGUF file, or a name on the hub; see
+            :func:`tera_jax.llama.checkpoint.resolve.locate`.
+        dtype: to which the weights are converted, and in which the model computes.
+        mesh: from :func:`tera_jax.sharding.make_mesh`; one device when None.
+        remat: see :class:`tera_jax.llama.model.Llama`.
+        quantize: ``none``, or in which of :data:`tera_jax.quantize.KINDS` the linear layers of the
+            decoder are kept, whatever type the checkpoint has.
+        block: inputs of a layer that then share a scale.
+
+    Returns:
+        ``(model, params)``: ``model.apply({"params": params}, tokens_BL)``.
+
+    Raises:
+        FileNotFoundError: for a checkpoint or a shard of it that is not there.
+        ValueError: for a config, a tensor or a file that does not fit; it names it and the remedy.
+    """
+    path = locate(path_or_name)
+    tensors: Tensors
+    if path.is_file():
+        reader = open_gguf(path)
+        config = from_gguf(reader)
+        tensors = GgufTensors(path, reader, config)
+    else:
+        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        tensors = SafeTensors(path)
+    model = Llama(config, dtype=dtype, remat=remat)
+    abstract = abstract_params(model)
+    check(tensors, _shapes(abstract), path)
+    mesh = make_mesh() if mesh is None else mesh
+    shardings = parameter_shardings(abstract, mesh)
+    quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, mesh)
+
+    def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding):
+        array = _load_leaf(tensors, trees.name(key_path), leaf, sharding)
+        return array if quantizer is None else quantizer(key_path, array)
+
+    return model, jax.tree.map_with_path(load, abstract, shardings)
+
+
+def save_pretrained(
+    model: Llama,
+    params: dict[str, Any],
+    directory: str | os.PathLike[str],
+    tokenizer: Any = None,
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes a Hugging Face directory that transformers loads.
+
+    Args:
+        model: its config is written.
+        params: the ``params`` collection; every leaf keeps its dtype.
+        directory: absent or empty.
+        tokenizer: a transformers tokenizer to be saved beside the weights.
+        max_shard_bytes: size of a file; with more than one there is an index.
+
+    Raises:
+        FileExistsError: when the directory is not empty.
+        ValueError: when ``params`` are not those of ``model``.
+    """
+    directory = Path(directory)
+    disk.require_empty(directory)
+    config = model.config.to_hf()
+    leaves = trees.named(params)
+    expected = _shapes(abstract_params(model))
+    for path in expected.keys() | leaves.keys():
+        shape = leaves[path].shape if path in leaves else None
+        if shape != expected.get(path):
+            raise ValueError(
+                f"params/{path} has shape {shape}, but the model's config makes it "
+                f"{expected.get(path)}; give the params of this model"
+            )
+    config["dtype"] = str(next(iter(leaves.values())).dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+
+    # The files are planned before they are written, because their names say how many there are.
+    shards: list[dict[str, int]] = [{}]
+    for path, leaf in leaves.items():
+        for name, shape in names.tensors(path, leaf.shape):
+            size = int(np.prod(shape)) * leaf.dtype.itemsize
+            if shards[-1] and sum(shards[-1].values()) + size > max_shard_bytes:
+                shards.append({})
+            shards[-1][name] = size
+    stored = _stored(leaves)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = file if len(shards) > 1 else "model.safetensors"
+        content = dict(next(stored) for _ in shard)
+        save_file(content, directory / file, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(shard, file)
+    if len(shards) > 1:
+        total = sum(sum(shard.values()) for shard in shards)
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        _write_json(directory / "model.safetensors.index.json", index)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(directory)
+    _write_json(directory / "config.json", config)
+
+
+def abstract_params(model: Llama) -> dict[str, Any]:
+    """Shape and dtype of every parameter, without computing any."""
+    tokens_BL = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens_BL)["params"]
+
+
+def _load_leaf(
+    tensors: Tensors, path: str, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding
+) -> jax.Array:
+    name = names.TABLE[path]
+    stacked = "{}" in name.hf
+
+    def read(layer: int, index: tuple[slice, ...]) -> np.ndarray:
+        found = tensors.read(name.hf.format(layer), index[::-1] if name.transposed else index)
+        return found.T if name.transposed else found
+
+    def shard(index: tuple[slice, ...]) -> np.ndarray:
+        out = np.empty([part.stop - part.start for part in index], leaf.dtype)
+        if stacked:
+            for row, layer in enumerate(range(index[0].start, index[0].stop)):
+                out[row] = read(layer, index[1:])
+        else:
+            out[...] = read(0, index)
+        return out
+
+    def parts(index: tuple[slice, ...]) -> Iterator[np.ndarray]:
+        """The shard in consecutive groups of layers."""
+        layers, *rest = index
+        bytes_ = leaf.dtype.itemsize * math.prod(part.stop - part.start for part in rest)
+        step = max(1, _AT_ONCE // bytes_) if stacked else layers.stop - layers.start
+        for start in range(layers.start, layers.stop, step):
+            yield shard((slice(start, min(start + step, layers.stop)), *rest))
+
+    return _make_array(leaf, sharding, parts)
+
+
+def _make_array(
+    leaf: jax.ShapeDtypeStruct,
+    sharding: NamedSharding,
+    parts: Callable[[tuple[slice, ...]], Iterator[np.ndarray]],
+) -> jax.Array:
+    """``jax.make_array_from_callback`` that holds a part of a shard on the host, and reads it once.
+
+    JAX's own calls back for every device, replicas too, before it sends the first shard away.
+    """
+    devices: dict[jax.Device, Any] = dict(sharding.addressable_devices_indices_map(leaf.shape))
+    by_index: dict[Any, list[jax.Device]] = {}
+    for device, index in devices.items():
+        key = tuple(part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True))
+        by_index.setdefault(key, []).append(device)
+    placed: dict[jax.Device, jax.Array] = {}
+    for key, replicas in by_index.items():
+        shape, row = tuple(stop - start for start, stop in key), 0
+        for data in parts(tuple(slice(*bounds) for bounds in key)):
+            for device in replicas:
+                part = jax.device_put(data, device)
+                placed[device] = _filled(placed.get(device), part, shape, row)
+            jax.block_until_ready([placed[device] for device in replicas])
+            row += len(data)
+    return jax.make_array_from_single_device_arrays(
+        leaf.shape, sharding, [placed[device] for device in devices]
+    )
+
+
+def _filled(
+    whole: jax.Array | None, part: jax.Array, shape: tuple[int, ...], row: int
+) -> jax.Array:
+    """An array of ``shape`` with ``part`` from ``row`` on: in ``whole``, which None begins."""
+    if part.shape == shape:
+        return part
+    whole = jnp.zeros(shape, part.dtype, device=part.device) if whole is None else whole
+    return _written(whole, part, row)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _written(whole: jax.Array, part: jax.Array, row: jax.Array | int) -> jax.Array:
+    return jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=0)
+
+
+def _stored(leaves: dict[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
+    """The Hugging Face tensors in the order of the plan, one leaf fetched at a time."""
+    for path, leaf in leaves.items():
+        table = names.tensors(path, leaf.shape)
+        whole = np.asarray(leaf)
+        for layer, (name, _) in enumerate(table):
+            one = whole[layer] if "{}" in names.TABLE[path].hf else whole
+            yield name, np.ascontiguousarray(one.T if names.TABLE[path].transposed else one)
+
+
+def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in trees.named(params).items()}
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

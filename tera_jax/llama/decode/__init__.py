@@ -1,0 +1,1 @@
+"""Generation with a cache: greedy, sampled, and by beam search."""

@@ -1,0 +1,151 @@
+"""Which exact route of a network's contraction takes less time: a model of a device's products."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+
+from tera_jax.network import hadamard, structured
+from tera_jax.network.contraction_order import NARROW, ends_with_input, pairs, turns
+from tera_jax.network.tensorization import Tensorization
+
+
+class Device(NamedTuple):
+    """What the choice of a route needs to know. Products are in bfloat16 where there are units."""
+
+    flops: float
+    """Operations a second in matrix products."""
+    bandwidth: float
+    """Bytes a second from and to memory."""
+
+
+_DEVICES = {
+    "A100": Device(280e12, 1.9e12),
+    "H100": Device(700e12, 3.0e12),
+    "H200": Device(700e12, 4.3e12),
+    "B200": Device(1700e12, 7.0e12),
+    "TPU v5 lite": Device(180e12, 0.8e12),
+    "cpu": Device(100e9, 20e9),
+}
+
+
+def device(kind: str | None = None) -> Device:
+    """The rates of a kind of device, of the first one here by default; unknown ones are H100s.
+
+    Rates are about nine tenths of the published ones; what counts is their ratio.
+    """
+    kind = jax.devices()[0].device_kind if kind is None else kind
+    return next((rates for name, rates in _DEVICES.items() if name in kind), _DEVICES["H100"])
+
+
+Route = Literal["through", "project", "build"]
+"""How x (W + dW) is computed in training: :func:`tera_jax.network.contraction.through`; with W + dW
+made, :func:`tera_jax.network.projection.product`; or made and differentiated as it stands."""
+
+
+class Network(NamedTuple):
+    """The scheme of a network, and what of it is a transform."""
+
+    scheme: Tensorization
+    fast: bool = False
+    """Whether the factors of more than ``NARROW`` rows are transforms."""
+    fast_core: bool = False
+
+    @property
+    def projects(self) -> bool:
+        """Whether the route ``project`` is there, for one wide mode of the input."""
+        return ends_with_input(self.scheme.ranks, self.scheme.modes, self.scheme.split)
+
+    def is_structured(self, tokens: int) -> bool:
+        """Whether :mod:`tera_jax.network.structured` has its kernels for it and so many rows."""
+        if not (self.fast and self.fast_core and self.projects):
+            return False
+        scheme = self.scheme
+        outward = pairs(scheme.out_ranks, scheme.out_modes)
+        return structured.fits(tokens, scheme.shape[0], scheme.core_shape, outward)
+
+
+def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Route:
+    """The route that takes the least time in a training step with ``tokens`` rows.
+
+    A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
+    twice: forward, and for what flows back through it. Beside those a built update has the product
+    of the batch with its cotangent, but for a fast core, whose d gets its gradient on the side of
+    the activations. Decoding alone gives nearly the same answer.
+
+    Args:
+        network: its sizes.
+        tokens: rows of the batch.
+        rates: of the device.
+        readers: layers that share this input and this network (:func:`readers`).
+    """
+    scheme, fast = network.scheme, network.fast
+    (j1, j2), (r1, r2) = scheme.shape, scheme.core_shape
+    every = pairs(scheme.ranks, scheme.modes)
+    inward = pairs(scheme.in_ranks, scheme.in_modes)
+    outward = pairs(scheme.out_ranks, scheme.out_modes)
+    transposed = [(mode, rank) for rank, mode in inward]
+    every = [every[axis] for axis in turns(every)]
+    made = _chain_seconds(r1 * r2, every, rates, fast)
+    enter = _chain_seconds(tokens * j1, transposed, rates, fast)
+    apply = enter + _core_seconds(tokens, network, rates)
+    apply += _chain_seconds(tokens * r2, outward, rates, fast)
+    built = 2 * made + _seconds(j1, tokens, j2, rates)
+    seconds: dict[Route, float] = {"through": 2 * apply, "build": built}
+    if network.is_structured(tokens):
+        seconds["project"] = _structured_seconds(tokens, j1, j2, rates)
+    elif network.projects and network.fast_core:
+        seconds["project"] = made + 2 * apply - enter
+    elif network.projects:
+        last = _factor_seconds(j2, r1, j1, rates, fast)
+        seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
+    # Of equal ones the last: a projected product rounds no gradient of the kernel's size.
+    return min(reversed(seconds), key=seconds.__getitem__)
+
+
+def readers(paths: Sequence[tuple[str, ...]]) -> int:
+    """How many of some layers to expect to read one input: 2 where any stand in one module, else 1.
+
+    Layers of one shape in one module mostly do, such as q, k and v, or gate and up. The estimate is
+    low for the former and high for q beside o.
+    """
+    return 2 if len({path[:-1] for path in paths}) < len(paths) else 1
+
+
+def _core_seconds(rows: int, network: Network, rates: Device) -> float:
+    """Of ``rows`` vectors with the core."""
+    in_rank, out_rank = network.scheme.core_shape
+    if not network.fast_core:
+        return _seconds(rows, in_rank, out_rank, rates)
+    return _factor_seconds(rows, max(in_rank, out_rank), max(in_rank, out_rank), rates, True)
+
+
+def _structured_seconds(tokens: int, j1: int, j2: int, rates: Device) -> float:
+    """Of reading W and writing W + dW, and of reading a batch and its cotangent.
+
+    A row of either takes as many small products as fit in the time of moving it.
+    """
+    return 2 * (2 * j1 * j2 + tokens * (j1 + j2)) / rates.bandwidth
+
+
+def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, fast: bool) -> float:
+    """Of a tensor of ``size`` entries with one factor (rows, columns) after the other."""
+    total = 0.0
+    for rank, mode in pairs:
+        rows = size // rank
+        total += _factor_seconds(rows, rank, mode, rates, fast)
+        size = rows * mode
+    return total
+
+
+def _factor_seconds(rows: int, rank: int, mode: int, rates: Device, fast: bool) -> float:
+    """Of ``rows`` vectors with a factor or, where it is a transform, with each of its stages."""
+    if not (fast and rank > NARROW):
+        return _seconds(rows, rank, mode, rates)
+    return sum(_seconds(rows * rank // h, h, h, rates) for h in hadamard.stages(rank))
+
+
+def _seconds(rows: int, inner: int, columns: int, rates: Device) -> float:
+    """Of (rows, inner) @ (inner, columns), with two bytes a number."""
+    numbers = rows * inner + inner * columns + rows * columns
+    return max(2 * rows * inner * columns / rates.flops, 2 * numbers / rates.bandwidth)

@@ -1,0 +1,177 @@
+"""x (W + dW) for a network whose input side is one wide mode, with a backward pass of its own.
+
+With A of that mode dW = A^T M, and what M gets back is, by the order of its products,
+
+    A (x^T g)  or  (x A^T)^T g
+
+for the cotangent g of y. Autodiff takes the first: A times the gradient of each kernel. Here it is
+the second, in which layers of one input and one network share x A^T: of q and v in 4,096 dimensions
+less arithmetic up to 8,192 tokens, and no gradient of the kernel's size is rounded on the way.
+
+Where the core is fast no product of x^T and g is made at all: d gets its gradient as from
+:func:`tera_jax.network.contraction.through`, on the side of the activations.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from tera_jax.network import core as cores
+from tera_jax.network import hadamard, structured
+from tera_jax.network.contraction import BUILT, but_first, network, through, wide_product
+from tera_jax.network.contraction_order import ends_with_input, pairs
+from tera_jax.network.core import Core
+from tera_jax.network.factors import sizes
+from tera_jax.ops import two_sided_matmul
+from tera_jax.ops.numerics import added
+
+FUSED: bool | None = None
+"""Whether a fast transform of the batch takes one pass by a kernel, and with a fast core W + dW and
+the gradients of d do. None: on one GPU and in half precision. Elsewhere it is interpreted, which is
+slow."""
+
+
+def product(
+    x_TJ: Float[Array, "T J"],
+    kernel_JO: Float[Array, "J O"],
+    core: Core,
+    factors: Sequence[Float[Array, "..."]],
+    d: Sequence[Float[Array, " _"]],
+    precision: Any = None,
+) -> Float[Array, "T O"]:
+    """The product of x with the kernel and the network's unfolding.
+
+    The frozen network gets no gradient.
+
+    Args:
+        x_TJ: T rows in the type of the core.
+        kernel_JO: W.
+        core: (R_1..R_N) of a network that
+            :func:`tera_jax.network.contraction_order.ends_with_input`, or the signs of a fast one.
+        factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
+        d: N vectors (R_i).
+        precision: of the products with factors, as in ``jax.lax.dot_general``.
+
+    Returns:
+        (T, O) in the type of x.
+
+    Raises:
+        ValueError: for another network.
+    """
+    ranks, modes = zip(*map(sizes, factors), strict=True)
+    if not ends_with_input(ranks, modes, 1):
+        raise ValueError(
+            f"the network of modes {modes} and ranks {ranks} does not end with one wide mode of "
+            "the input; build its update instead"
+        )
+    if cores.is_fast(core):
+        return _by_rows(precision, x_TJ, kernel_JO, core, list(factors), list(d))
+
+    @jax.checkpoint  # made again in a fraction of a product's time
+    def inner(d: Sequence[Array]) -> Array:
+        return but_first(core, factors, d, precision)
+
+    return _product(precision, x_TJ, kernel_JO, factors[0], inner(d))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(precision: Any, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array) -> Array:
+    return _forward(precision, x_TJ, kernel_JO, wide, inner_RO)[0]
+
+
+def _forward(
+    precision: Any, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
+) -> tuple[Array, Any]:
+    update_JO = wide_product(inner_RO, 0, wide, precision)
+    adapted_JO = checkpoint_name(added(kernel_JO, update_JO), BUILT)
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
+    return y_TO, (x_TJ, adapted_JO, wide)
+
+
+def _backward(precision: Any, kept: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
+    x_TJ, adapted_JO, wide = kept
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO)
+    x_TR = _projected(x_TJ, wide, precision)
+    to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=precision)
+    return to_x_TJ, to_kernel_JO, None, to_inner_RO
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _backward_to_inputs(x_TJ: Array, adapted_JO: Array, ct_TO: Array) -> tuple[Array, Array]:
+    """What x and the kernel get; the latter is not computed where nothing asks for it."""
+    to_x_TJ = jnp.einsum("to,jo->tj", ct_TO, adapted_JO.astype(ct_TO.dtype))
+    to_kernel_JO = jnp.einsum("tj,to->jo", x_TJ, ct_TO).astype(adapted_JO.dtype)
+    return to_x_TJ, to_kernel_JO
+
+
+def _projected(x_TJ: Array, wide: Array, precision: Any) -> Array:
+    """The product x A^T, or the transform of each row."""
+    if _fused(x_TJ.dtype) and wide.ndim == 1 and hadamard.fits_rows(*x_TJ.shape):
+        return hadamard.apply_to_rows(wide, x_TJ, jax.default_backend() != "gpu")
+    return wide_product(x_TJ, 1, wide, precision, transposed=True)
+
+
+def _fused(dtype: Any) -> bool:
+    return (
+        two_sided_matmul.on_one_gpu() and two_sided_matmul.is_half(dtype)
+        if FUSED is None
+        else FUSED
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_rows(
+    precision: Any,
+    x_TJ: Array,
+    kernel_JO: Array,
+    core: Sequence[Array],
+    factors: Sequence[Array],
+    d: Sequence[Array],
+) -> Array:
+    """:func:`product` with a fast core."""
+    return _by_rows_forward(precision, x_TJ, kernel_JO, core, factors, d)[0]
+
+
+def _by_rows_forward(
+    precision: Any, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
+) -> tuple[Array, Any]:
+    if _takes_kernels(x_TJ, core, factors):
+        parts = structured.parts(core, factors, d)
+        adapted_JO = structured.adapted(kernel_JO, *parts, jax.default_backend() != "gpu")
+    else:
+        update_JO = network(core, factors, d, precision).reshape(kernel_JO.shape)
+        adapted_JO = added(kernel_JO, update_JO)
+    adapted_JO = checkpoint_name(adapted_JO, BUILT)
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
+    return y_TO, (x_TJ, adapted_JO, core, factors, d)
+
+
+def _by_rows_backward(precision: Any, kept: Any, ct_TO: Array) -> tuple[Any, ...]:
+    x_TJ, adapted_JO, core, factors, d = kept
+    if _takes_kernels(x_TJ, core, factors):
+        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
+        to_trained = structured.gradients(x_TJ, ct_TO, *parts, jax.default_backend() != "gpu")
+        (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
+    else:
+        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, precision), d)
+        (to_d,) = pull(ct_TO)
+    return (*_backward_to_inputs(x_TJ, adapted_JO, ct_TO), None, None, to_d)
+
+
+_by_rows.defvjp(_by_rows_forward, _by_rows_backward)
+
+
+def _takes_kernels(x_TJ: Array, core: Sequence[Array], factors: Sequence[Array]) -> bool:
+    if not _fused(x_TJ.dtype) or factors[0].ndim != 1:
+        return False
+    ranks, modes = zip(*map(sizes, factors[1:]), strict=True)
+    before_J, after_S = core
+    core_shape = before_J.size, after_S.size
+    return structured.fits(x_TJ.shape[0], x_TJ.shape[1], core_shape, pairs(ranks, modes))

@@ -1,0 +1,140 @@
+"""RMSNorm beside a residual stream, with a backward pass that goes through memory once.
+
+Left to itself XLA reads a row for its sums, and again for the gradient: 0.14 ms in place of 0.10
+for 8,192 rows of 4,096 in bfloat16 on an H100.
+"""
+
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from tera_jax.ops import two_sided_matmul
+
+FUSED: bool | None = None
+"""Whether the backward pass takes the kernel. None: on one GPU. Elsewhere it is interpreted, which
+is slow."""
+_LEAST = 256
+"""The narrowest part of a row that is worth a kernel."""
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
+
+    eps: float
+    dtype: DTypeLike
+    param_dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Gives x itself, for the residual stream, and x with its last axis normalised.
+
+        Whoever goes on with this x has the gradients of both summed in one pass over memory.
+        """
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        if not _takes_kernel(x.shape[-1]):
+            return x, normed(x, scale, self.eps, self.dtype)
+        return _beside(self.eps, self.dtype, x, scale)
+
+
+def normed(
+    x: Float[Array, "*B D"], scale_D: Float[Array, " D"], eps: float, dtype: Any
+) -> Float[Array, "*B D"]:
+    """RMSNorm by its definition, over the last axis."""
+    x = x.astype(jnp.float32)
+    x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
+    scale = scale_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    return (x * scale).astype(dtype)
+
+
+def _takes_kernel(width: int) -> bool:
+    """Triton's arrays have powers of two of entries: a row is that many parts of such a length."""
+    if FUSED is None:
+        return two_sided_matmul.on_one_gpu() and _part(width) >= _LEAST
+    return FUSED
+
+
+def _part(width: int) -> int:
+    """The largest power of two that divides the width."""
+    return math.gcd(width, 2**20)
+
+
+def _warps(width: int) -> int:
+    """Of a program, which holds a row: 16 entries a thread, as far as there are threads."""
+    return 1 << max(2, min(5, (width // 512).bit_length() - 1))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _beside(eps: float, dtype: Any, x: Array, scale_D: Array) -> tuple[Array, Array]:
+    return x, normed(x, scale_D, eps, dtype)
+
+
+def _forward(eps: float, dtype: Any, x: Array, scale_D: Array) -> tuple[Any, Any]:
+    return _beside(eps, dtype, x, scale_D), (x, scale_D)
+
+
+def _backward(eps: float, dtype: Any, kept: Any, cts: tuple[Array, Array]) -> tuple[Array, Array]:
+    x, scale_D = kept
+    _, pull = jax.vjp(lambda scale_D: normed(x, scale_D, eps, dtype), scale_D)
+    x_ND, ct_x_ND, ct_y_ND = (each.reshape(-1, x.shape[-1]) for each in (x, *cts))
+    to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, jax.default_backend() != "gpu")
+    return to_x_ND.reshape(x.shape), *pull(cts[1])
+
+
+_beside.defvjp(_forward, _backward)
+
+
+def gradient(
+    x_ND: Float[Array, "N D"],
+    ct_x_ND: Float[Array, "N D"],
+    ct_y_ND: Float[Array, "N D"],
+    scale_D: Float[Array, " D"],
+    eps: float,
+    interpret: bool = False,
+) -> Float[Array, "N D"]:
+    """What flows back to x, from its norm y and from x itself, by a Pallas kernel.
+
+    Args:
+        x_ND: one row for each program of the kernel.
+        ct_x_ND: cotangent of x, of the type of x.
+        ct_y_ND: cotangent of y.
+        scale_D: of the norm.
+        eps: of the norm.
+        interpret: run the kernel step by step in JAX, on any device.
+    """
+    rows, width = x_ND.shape
+    part = _part(width)
+    parts = [pl.ds(start, part) for start in range(0, width, part)]
+
+    def kernel(x_ref: Any, ct_x_ref: Any, ct_y_ref: Any, scale_ref: Any, out_ref: Any) -> None:
+        xs = [x_ref[0, each].astype(jnp.float32) for each in parts]
+        cts = [
+            ct_y_ref[0, each].astype(jnp.float32) * scale_ref[each].astype(jnp.float32)
+            for each in parts
+        ]
+        square = sum(jnp.sum(x * x) for x in xs)
+        along = sum(jnp.sum(x * ct) for x, ct in zip(xs, cts, strict=True))
+        inverse = lax.rsqrt(square / width + eps)
+        back = along * inverse * inverse / width
+        for each, x, ct in zip(parts, xs, cts, strict=True):
+            found = ct_x_ref[0, each].astype(jnp.float32) + inverse * (ct - back * x)
+            out_ref[0, each] = found.astype(out_ref.dtype)
+
+    row = pl.BlockSpec((1, width), lambda program: (program, 0))
+    return pl.pallas_call(
+        kernel,
+        grid=(rows,),
+        in_specs=[row, row, row, pl.BlockSpec((width,), lambda program: (0,))],
+        out_specs=row,
+        out_shape=jax.ShapeDtypeStruct(x_ND.shape, x_ND.dtype),
+        interpret=interpret,
+        compiler_params=triton.CompilerParams(num_warps=_warps(width)),
+    )(x_ND, ct_x_ND, ct_y_ND, scale_D)

@@ -1,0 +1,125 @@
+import gguf
+import jax
+import numpy as np
+import pytest
+
+from tera_jax.llama import load_pretrained, rope
+from tera_jax.llama.checkpoint import names
+from tera_jax.llama.checkpoint.gguf import _rope_scaling
+from tera_jax.sharding import make_mesh
+
+
+def _write_gguf(path, model, params, kind=gguf.GGMLQuantizationType.F32, **extra):
+    """As llama.cpp's converter does: q and k of llama interleaved."""
+    config, arch = model.config, model.config.model_type
+    writer = gguf.GGUFWriter(path, arch)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_heads)
+    writer.add_head_count_kv(config.num_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    for key, value in extra.pop("fields", {}).items():
+        {str: writer.add_string, int: writer.add_uint32}[type(value)](f"{arch}.{key}", value)
+    for key_path, leaf in jax.tree.leaves_with_path(params):
+        name = names.TABLE["/".join(key.key for key in key_path)]
+        for layer, one in enumerate(leaf if "{}" in name.gguf else [leaf]):
+            data = np.asarray(one.T if name.transposed else one)
+            heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
+            for part, count in heads.items():
+                if arch == "llama" and part in name.path:
+                    halves = data.reshape(count, 2, config.head_dim // 2, -1)
+                    data = halves.swapaxes(1, 2).reshape(data.shape)
+            data = np.ascontiguousarray(data)
+            stored = kind if data.ndim == 2 else gguf.GGMLQuantizationType.F32
+            data = gguf.quants.quantize(data, stored)
+            writer.add_tensor(name.gguf.format(layer), data, raw_dtype=stored)
+    for name, data in extra.items():
+        writer.add_tensor(name.replace("__", "."), data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _rope_factors(config):
+    plain = rope.frequencies(config.head_dim, config.rope_theta, None)
+    return rope.stretches(plain, config.rope_scaling).astype(np.float32)
+
+
+@pytest.mark.parametrize("family", ["llama-3", "llama-3.1", "tinyllama", "qwen2", "qwen3"])
+def test_gguf_equals_the_checkpoint_it_was_made_of(assert_same, family, tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path(family))
+    extra = {}
+    if model.config.rope_scaling:
+        extra["rope_freqs__weight"] = _rope_factors(model.config)
+    path = _write_gguf(tmp_path / "x.gguf", model, params, **extra)
+    found, loaded = load_pretrained(path)
+    assert found.config == model.config
+    assert_same(loaded, params)
+    # A directory with one GGUF file and no config.json will do, and so will a mesh.
+    _, sharded = load_pretrained(tmp_path, mesh=make_mesh(2, 2, 2))
+    assert_same(sharded, params)
+    assert not sharded["layers"]["self_attn"]["q_proj"]["kernel"].sharding.is_fully_replicated
+
+
+def test_quantised_gguf_is_close(tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    path = _write_gguf(tmp_path / "x.gguf", model, params, gguf.GGMLQuantizationType.Q8_0)
+    loaded = load_pretrained(path)[1]["layers"]["self_attn"]["q_proj"]["kernel"]
+    expected = params["layers"]["self_attn"]["q_proj"]["kernel"]
+    assert 0 < np.max(np.abs(loaded - expected)) < 0.01
+
+
+@pytest.mark.parametrize("scaling", [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_llama3_scaling_is_found_again_in_gguf(scaling, head_dim):
+    plain = rope.frequencies(head_dim, 5e5, None)
+    expected = rope.Llama3Scaling(*scaling)
+    baked = rope.stretches(plain, expected).astype(np.float32)
+    assert _rope_scaling(baked.astype(np.float64), plain) == expected
+    assert _rope_scaling(np.ones(head_dim // 2), plain) is None
+    with pytest.raises(ValueError, match=r"rope_freqs.weight .* is not made by Llama"):
+        _rope_scaling(baked[::-1].astype(np.float64), plain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope.scaling.type": "linear"}, "llama.rope.scaling.type='linear' is not supported"),
+        ({"expert_count": 8}, "llama.expert_count=8 is not supported"),
+        ({"new_key": 1}, "llama.new_key=1 is not supported"),
+        ({"rope.dimension_count": 8}, "rope.dimension_count=8 is not supported: it must be"),
+    ],
+)
+def test_refuses_gguf_keys(fields, message, tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    path = _write_gguf(tmp_path / "x.gguf", model, params, fields=fields)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(path)
+
+
+def test_refuses_gguf_files(tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    path = _write_gguf(tmp_path / "x.gguf", model, params, extra__weight=np.ones(3, np.float32))
+    with pytest.raises(ValueError, match=r"none missing, 1 tensors \(extra.weight\) unexpected"):
+        load_pretrained(path)
+    whole = path.read_bytes()
+    for cut in (3, 40, 1000, len(whole) - 2000):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match=rf"x.gguf is not a whole GGUF file \({cut} bytes"):
+            load_pretrained(path)
+    path.unlink()
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "gemma")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(ValueError, match="GGUF architecture 'gemma' is not supported; choose one"):
+        load_pretrained(tmp_path)

@@ -1,0 +1,39 @@
+import math
+
+import numpy as np
+
+from tera_jax.network.contraction_order import NARROW, ends_with_input, groups, pairs, turns
+from tera_jax.network.tensorization import Tensorization
+
+
+def test_which_networks_end_with_their_input():
+    for text, expected in (
+        ("4096|8x8x8x8", True),
+        ("128:96|8x16", True),
+        ("64|8x8", False),  # narrow
+        ("8x8|4096", False),
+        ("4096|4096", True),
+        ("64x64|4096", False),
+        ("4096|8:4x512", False),  # the output's first mode is enlarging, and comes last
+    ):
+        scheme = Tensorization.parse(text)
+        assert ends_with_input(scheme.ranks, scheme.modes, scheme.split) is expected, text
+
+
+def test_groups_cover_every_mode_once_and_stay_narrow():
+    assert groups((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8)) == [(0, 1), (1, 3), (3, 5)]
+    assert groups((576, 24, 24), (576, 24, 24)) == [(0, 1), (1, 2), (2, 3)]
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        modes = random.integers(2, 100, random.integers(1, 12)).tolist()
+        ranks = [int(random.integers(1, mode + 1)) for mode in modes]
+        found = groups(ranks, modes)
+        assert [i for start, stop in found for i in range(start, stop)] == list(range(len(modes)))
+        for start, stop in found:
+            assert stop == start + 1 or math.prod(modes[start:stop]) <= NARROW
+
+
+def test_the_least_enlarging_comes_first_and_of_equal_ones_the_smaller():
+    assert pairs((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8)) == [(4096, 4096), (64, 64), (64, 64)]
+    assert turns([(4096, 4096), (64, 64), (64, 64)]) == [2, 1, 0]
+    assert turns([(8, 32), (96, 24), (16, 16)]) == [1, 2, 0]

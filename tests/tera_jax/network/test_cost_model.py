@@ -1,0 +1,109 @@
+import itertools
+
+import pytest
+
+from tera_jax.methods import Site, tera
+from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.network import cost_model
+from tera_jax.network.cost_model import Device, Network
+from tera_jax.network.tensorization import Tensorization
+
+
+def of(text, fast=False, fast_core=False):
+    return Network(Tensorization.parse(text), fast, fast_core)
+
+
+def test_few_tokens_stay_activations_and_many_build():
+    rates = cost_model.device("NVIDIA H100 80GB HBM3")
+    rank = {"through": 0, "project": 1, "build": 2}
+
+    def choices(fast, readers):
+        network = of("4096|8x8x8x8", fast)
+        return [rank[cost_model.route(network, 2**k, rates, readers)] for k in range(18)]
+
+    for fast, readers in itertools.product((False, True), (1, 2)):
+        found = choices(fast, readers)
+        assert found == sorted(found)
+        assert {*found} == {0, 1, 2}
+        # The batch is multiplied with the factor while it is smaller than the kernels that share it
+        assert found[12 + readers - 1 : 12 + readers + 1] == [1, 2]
+    assert sum(choices(True, 1)) > sum(choices(False, 1))  # from fewer tokens on
+
+
+@pytest.mark.parametrize(
+    ("fast", "readers", "at"),
+    [
+        # 1 + 4 / 64 products of 4096^3 and, with one reader, 2 of T 4096^2 against 4 + 4 / 64.
+        (False, 1, [(2060, "through"), (2160, "project"), (4000, "project"), (4200, "build")]),
+        # With two, 3/2 of T 4096^2.
+        (False, 2, [(1650, "through"), (1750, "project"), (8100, "project"), (8300, "build")]),
+        # With a transform of two stages 6 / 64 of 4096^3 and 1 + 2 / 64 against 2 + 8 / 64.
+        (True, 1, [(300, "through"), (400, "project"), (4000, "project"), (4200, "build")]),
+    ],
+)
+def test_the_choice_by_arithmetic_alone(fast, readers, at):
+    endless = Device(1e12, 1e30)
+    for tokens, expected in at:
+        assert cost_model.route(of("4096|8x8x8x8", fast), tokens, endless, readers) == expected
+
+
+def test_with_a_fast_core_nothing_is_built_and_differentiated():
+    rates = cost_model.device("H100")
+    for text in ("4096|8x8x8x8", "4096|4x4x8x8"):
+        network = of(text, fast=True, fast_core=True)
+        found = [cost_model.route(network, 2**k, rates) for k in range(18)]
+        assert sorted(found, key=["through", "project"].index) == found
+        assert {*found} == {"through", "project"}
+    # Dense factors beside a fast core: the kernel of many tokens is still built, and only once.
+    assert cost_model.route(of("4096|8x8x8x8", fast_core=True), 2**17, rates) == "build"
+
+
+def test_the_kernels_of_a_structured_network_are_for_whole_programs_and_equal_groups():
+    structured = of("4096|8x8x8x8", fast=True, fast_core=True)
+    assert structured.is_structured(4096)
+    assert of("4096|4x4x8x8", True, True).is_structured(32)
+    for other in (
+        structured._replace(fast=False),
+        structured._replace(fast_core=False),
+        of("8x8x8x8|4096", True, True),
+        of("576|24x24", True, True),
+        of("4096|4096", True, True),
+    ):
+        assert not other.is_structured(4096)
+    assert not structured.is_structured(4100)
+
+
+def test_without_one_wide_mode_of_the_input_nothing_is_projected():
+    for text in ("8x8x8x8|4096", "64x64|64x64"):
+        rates = cost_model.device("H100")
+        assert {cost_model.route(of(text), 2**k, rates) for k in range(18)} == {"through", "build"}
+
+
+def test_layers_beside_each_other_are_taken_to_share_their_input():
+    attention = ("layers", "self_attn")
+    q, v = (*attention, "q_proj"), (*attention, "v_proj")
+    assert cost_model.readers([q, v]) == 2
+    assert cost_model.readers([q, ("layers", "mlp", "down_proj")]) == 1
+    assert cost_model.readers([q]) == 1
+
+
+def test_a_method_chooses_its_route_by_its_wide_factors_and_its_sites(monkeypatch):
+    shape, asked = (4096, 4096), []
+    monkeypatch.setattr(cost_model, "route", lambda *args: asked.append(args) or "build")
+    pair = tuple(Site(("attn", name), shape) for name in "qv")
+    for fields, sites, expected in (
+        ({}, pair[:1], (False, False, 1)),
+        ({}, pair, (False, False, 2)),
+        ({"wide": "fast"}, pair, (True, False, 2)),
+        ({"core": "fast"}, pair, (False, True, 2)),
+        ({"sharing": "module"}, pair, (False, False, 1)),
+    ):
+        assert tera.method(TeraConfig(**fields), sites).builds(shape, 8)
+        network, tokens, rates, readers = asked.pop()
+        assert (network.fast, network.fast_core, readers) == expected
+        assert (tokens, rates) == (8, cost_model.device())
+
+
+def test_an_unknown_device_gets_rates():
+    assert cost_model.device("abacus") == cost_model.device("NVIDIA H100 80GB HBM3")
+    assert cost_model.device("cpu") != cost_model.device("abacus")

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax.network import hadamard, structured
+from tera_jax.network.structured import Network, Trained
+from tera_jax.random import seed_key
+from tests.tera_jax.network.networks import far
+
+SIZES = [
+    (256, (16, 16), (16, 16)),
+    (1024, (16, 32), (32, 32)),  # fewer output ranks than input ranks
+    (1024, (32, 64), (32, 16)),  # an output wider than its ranks, and one narrower
+]
+
+
+def arguments(sizes, dtype, tokens=64, seed=0):
+    width, (a, x), (b, y) = sizes
+    random = np.random.default_rng(seed)
+
+    def draw(*shape):
+        return jnp.asarray(random.standard_normal(shape), jnp.float32)
+
+    keys = jax.random.split(seed_key(seed, "structured"), 3)
+    sizes = (width, width, a * b)
+    signs = [hadamard.signs(key, n, dtype) for key, n in zip(keys, sizes, strict=True)]
+    signs[1] *= 4
+    network = Network(*signs, draw(a, x) / a**0.5, draw(b, y) / b**0.5)
+    trained = Trained(*(1 + 0.5 * draw(n) for n in (width, a, b)))
+    kernel, x_TJ, ct_TO = draw(width, x * y), draw(tokens, width), draw(tokens, x * y)
+    return network, trained, kernel, x_TJ.astype(dtype), ct_TO.astype(dtype)
+
+
+def update(network, trained):
+    """In float64, by the formula at the head of the module."""
+    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network)
+    d, e, f = (np.asarray(each, np.float64) for each in trained)
+    matrix = hadamard.dense(jnp.ones(signs.size))
+    narrow = np.kron(e[:, None] * left, f[:, None] * right)
+    core = (before * d)[:, None] * matrix[:, : after.size] * after
+    return signs[:, None] * (matrix.T @ core @ narrow)
+
+
+def exact_gradients(network, trained, x_TJ, ct_TO):
+    """Of the sum of ``ct * (x @ update)`` in float64."""
+    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network)
+    d, e, f = (np.asarray(each, np.float64) for each in trained)
+    matrix = hadamard.dense(jnp.ones(signs.size))
+    core = matrix[:, : after.size] * after
+    weight = np.asarray(x_TJ, np.float64).T @ np.asarray(ct_TO, np.float64)
+    entered = matrix @ (signs[:, None] * weight)
+    narrow = np.kron(e[:, None] * left, f[:, None] * right)
+    to_d = before * np.sum(entered * (core @ narrow), axis=1)
+    to_narrow = core.T @ ((before * d)[:, None] * entered)
+    tiles = to_narrow.reshape(*left.shape[:1], *right.shape[:1], left.shape[1], right.shape[1])
+    product = np.einsum("abxy,ax,by->ab", tiles, left, right)
+    return to_d, product @ f, e @ product
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_the_adapted_kernel_equals_float64(sizes, dtype, bound):
+    network, trained, kernel, _, _ = arguments(sizes, dtype)
+    exact = update(network, trained)
+    alone = structured.adapted(jnp.zeros_like(kernel), network, trained, interpret=True)
+    assert alone.dtype == kernel.dtype
+    assert far(alone, exact) < bound
+    added = structured.adapted(kernel.astype(dtype), network, trained, interpret=True)
+    assert added.dtype == jnp.dtype(dtype)
+    assert far(added, np.asarray(kernel.astype(dtype), np.float64) + exact) < bound
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
+def test_the_gradients_equal_float64(sizes, dtype, bound):
+    """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
+    found, exact = [], []
+    for seed in range(4):
+        network, trained, _, x_TJ, ct_TO = arguments(sizes, dtype, seed=seed)
+        found.append(structured.gradients(x_TJ, ct_TO, network, trained, interpret=True))
+        exact.append(exact_gradients(network, trained, x_TJ, ct_TO))
+    for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
+        assert all(each.dtype == jnp.float32 for each in mine)
+        error = np.concatenate(mine) - np.concatenate(right)
+        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+
+
+def test_both_change_with_every_argument():
+    network, trained, kernel, x_TJ, ct_TO = arguments(SIZES[1], "float32")
+    made = structured.adapted(kernel, network, trained, True)
+    found = structured.gradients(x_TJ, ct_TO, network, trained, True)
+    for i, each in enumerate((*network, *trained)):
+        parts = [*network, *trained]
+        parts[i] = each.at[0].multiply(1.5)
+        other = Network(*parts[:5]), Trained(*parts[5:])
+        assert not jnp.allclose(structured.adapted(kernel, *other, True), made)
+        assert not all(map(jnp.allclose, structured.gradients(x_TJ, ct_TO, *other, True), found))
+
+
+@pytest.mark.parametrize("tokens", [2048, 8192])
+def test_every_token_counts_however_many_a_program_takes(tokens):
+    network, trained, _, x_TJ, ct_TO = arguments(SIZES[0], "float32", tokens)
+
+    def of(start, stop):
+        return structured.gradients(x_TJ[start:stop], ct_TO[start:stop], network, trained, True)
+
+    few = tokens // 8 * 3
+    for whole, *parts in zip(of(0, tokens), of(0, few), of(few, tokens), strict=True):
+        assert far(sum(parts), whole) < 1e-5
+
+
+def test_they_lower_for_a_gpu():
+    network, trained, kernel, x_TJ, ct_TO = arguments(SIZES[1], "bfloat16")
+    calls = [
+        (structured.adapted, (kernel, network, trained)),
+        (structured.gradients, (x_TJ, ct_TO, network, trained)),
+    ]
+    for function, args in calls:
+        text = jax.jit(function).trace(*args).lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("gpu.triton") == 1
+
+
+def test_what_fits():
+    square = [(64, 64), (64, 64)]
+    assert structured.fits(8192, 4096, (4096, 4096), square)
+    assert structured.fits(32, 4096, (4096, 1024), [(16, 16), (64, 64)])
+    for other in (
+        (8200, 4096, (4096, 4096), square),  # tokens
+        (8192, 4096, (4096, 1024), [(32, 32), (32, 32)]),  # groups of other sizes than the stages
+        (8192, 4096, (2048, 4096), square),  # a rank below the mode
+        (8192, 4096, (4096, 8192), [(128, 64), (64, 64)]),  # more output ranks than input ranks
+        (8192, 4096, (4096, 4096), [(4096, 4096)]),  # a whole output side
+        (8192, 576, (576, 576), [(24, 24), (24, 24)]),  # no powers of two
+        (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single stage
+    ):
+        assert not structured.fits(*other)

@@ -1,0 +1,145 @@
+"""cuDNN runs on a GPU alone: here a stand-in does what JAX's documentation of it says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax.llama import Llama, LlamaConfig, layer
+from tera_jax.ops import segment_attention
+from tests.parts import SMALL
+
+LENGTHS_BM = np.asarray([[5, 3, 0], [2, 9, 1], [12, 0, 0]], np.int32)
+ROWS, LENGTH = len(LENGTHS_BM), 12
+CONFIG = LlamaConfig.from_hf(SMALL)
+
+
+def stand_in(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, scale, mask_type):
+    """Each segment by itself; what is in none is no number."""
+    assert mask_type is segment_attention._cudnn.MaskType.CAUSAL
+    assert query.shape == key.shape == value.shape
+    assert q_offsets.shape[1] == q_seqlen.shape[1] + 1
+    start_BS1, size_BS1 = q_offsets[:, :-1, None], q_seqlen[:, :, None]
+    place_11L = jnp.arange(query.shape[1])[None, None]
+    inside = (place_11L >= start_BS1) & (place_11L < start_BS1 + size_BS1) & (size_BS1 > 0)
+    same = jnp.any(inside[..., :, None] & inside[..., None, :], axis=1)
+    same &= place_11L.mT >= place_11L
+    scores = jnp.einsum("blnh,bsnh->bnls", query, key, preferred_element_type=jnp.float32) * scale
+    shares = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf), axis=-1)
+    out = jnp.einsum("bnls,bsnh->blnh", shares.astype(value.dtype), value)
+    assert q_seqlen is kv_seqlen
+    assert q_offsets is kv_offsets
+    return jnp.where(jnp.any(inside, axis=1)[..., None, None], out, jnp.nan)
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    monkeypatch.setattr(segment_attention._cudnn, "dot_product_attention", stand_in)
+    monkeypatch.setattr(segment_attention, "supported", lambda most, head_dim: True)
+    monkeypatch.setattr(layer.jax, "default_backend", lambda: "gpu")
+
+
+def segment_ids():
+    ids_BL = np.zeros((ROWS, LENGTH), np.int32)
+    for row, lengths in enumerate(LENGTHS_BM):
+        ids_BL[row, : lengths.sum()] = np.repeat(np.arange(len(lengths)) + 1, lengths)
+    return ids_BL
+
+
+def test_segments_are_numbered_from_one():
+    found = segment_attention.segment_ids(LENGTHS_BM, LENGTH)
+    assert found.dtype == jnp.int32
+    assert found.tolist() == segment_ids().tolist()
+
+
+def test_the_rest_of_a_row_is_a_segment_too():
+    start_BN, size_BS = segment_attention.segments(jnp.asarray(LENGTHS_BM), LENGTH)
+    assert size_BS.tolist() == [[5, 3, -1, 4], [2, 9, 1, -1], [12, -1, -1, -1]]
+    assert start_BN.tolist() == [[0, 5, -1, 8, -1], [0, 2, 11, -1, -1], [0, -1, -1, -1, -1]]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_segments_do_what_their_mask_does(kv_heads, on_gpu):
+    shapes = [(ROWS, LENGTH, heads, 8) for heads in (4, kv_heads, kv_heads)]
+    query, key, value = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))
+    ids_BL = segment_ids()
+    mask = (ids_BL[:, :, None] == ids_BL[:, None, :])[:, None]
+
+    def masked(*given):
+        return jax.nn.dot_product_attention(*given, mask=mask, is_causal=True)
+
+    def by_segment(*given):
+        return segment_attention.attention(*given, jnp.asarray(LENGTHS_BM))
+
+    found, expected = by_segment(query, key, value), masked(query, key, value)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    grads = [
+        jax.grad(lambda *given, f=f: jnp.sum(jnp.sin(f(*given))), (0, 1, 2))(query, key, value)
+        for f in (by_segment, masked)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *grads)
+    other = segment_attention.attention(query, key, value, jnp.asarray(LENGTHS_BM[:, ::-1]))
+    assert not np.allclose(other, expected, atol=1e-2)
+
+
+def test_a_model_takes_the_segments_where_they_are_supported(on_gpu, monkeypatch):
+    model = Llama(CONFIG, dtype=jnp.bfloat16)
+    tokens_BL = np.random.default_rng(0).integers(64, size=(ROWS, LENGTH))
+    with monkeypatch.context() as patch:
+        patch.setattr(layer.jax, "default_backend", lambda: "cpu")
+        params = model.init(jax.random.key(0), tokens_BL)["params"]
+
+    def hidden():
+        return jax.jit(
+            lambda lengths_BM: model.apply(
+                {"params": params}, tokens_BL, lengths_BM=lengths_BM, method="hidden"
+            )[0].astype(jnp.float32)
+        )(LENGTHS_BM)
+
+    calls = []
+    attention = segment_attention.attention
+    monkeypatch.setattr(
+        segment_attention, "attention", lambda *args: calls.append(0) or attention(*args)
+    )
+    found = hidden()
+    assert (traced := len(calls))
+    monkeypatch.setattr(layer.jax, "default_backend", lambda: "cpu")
+    expected = hidden()
+    assert len(calls) == traced
+    np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_what_is_not_supported_is_left_to_the_mask(monkeypatch):
+    class Hopper:
+        compute_capability = "9.0"
+
+    assert not segment_attention.supported(4, 128)  # a CPU
+    monkeypatch.setattr(segment_attention.jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(segment_attention.jax, "devices", lambda: [Hopper()])
+    assert segment_attention.supported(4, 128)
+    assert segment_attention.supported(31, 128)
+    assert not segment_attention.supported(32, 128)
+    monkeypatch.setattr(Hopper, "compute_capability", "8.0")
+    assert not segment_attention.supported(4, 128)
+    monkeypatch.setattr(Hopper, "compute_capability", "9.0")
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))):
+        assert not segment_attention.supported(4, 128)
+
+
+def test_a_gpu_is_told_of_the_segments(monkeypatch):
+    """Lowered for one, as far as this goes without it."""
+    monkeypatch.setattr(segment_attention._cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(
+        segment_attention._cudnn, "check_compute_capability", lambda capability: True
+    )
+    x = jax.ShapeDtypeStruct((ROWS, 64, 4, 64), jnp.bfloat16)
+    lengths = jax.ShapeDtypeStruct(LENGTHS_BM.shape, jnp.int32)
+
+    def total(query, key, value, lengths_BM):
+        out = segment_attention.attention(query, key, value, lengths_BM)
+        return jnp.sum(out.astype(jnp.float32))
+
+    traced = jax.jit(jax.grad(total, (0, 1, 2))).trace(x, x, x, lengths)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count(f"max_seg_per_batch\\22: {LENGTHS_BM.shape[1] + 1}") == 2  # and back
+    assert "fmhaSoftmaxBackward" in text

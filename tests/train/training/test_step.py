@@ -1,0 +1,272 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tera_jax import sharding
+from tera_jax.fingerprint import fingerprint
+from tera_jax.network import cost_model
+from train import data
+from train.config import default, parse
+from train.data import records
+from train.params.shapes import MODELS
+from train.training import run as runs
+from train.training import step as steps
+from train.training.loop import held_out_loss, to_device
+
+
+@pytest.fixture
+def parts(tiny_config):
+    """A run on a mesh, its training examples, its state and its jitted step."""
+
+    def make(**mesh):
+        tiny_config.mesh.update(mesh)
+        config = parse(tiny_config)
+        train, valid = records.split(config.data)
+        run = runs.build(config)
+        state, optimizer = runs.start(run, config.loop.steps)
+        step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
+        examples = data.tokenize(train, run.tokenizer, config.data)
+        held_out = data.tokenize(valid, run.tokenizer, config.data)
+        return run, state, step, examples, held_out
+
+    return make
+
+
+def train(run, state, step, examples, count):
+    stream = data.Stream(examples, run.config.loop.batch_size, 0, run.config.data)
+    losses = []
+    with jax.set_mesh(run.mesh):
+        for _ in range(count):
+            batch = to_device(next(stream), run)
+            state, metrics = step(state, run.params, run.frozen, batch)
+            losses.append(float(metrics.loss))
+    return state, losses
+
+
+def test_training_changes_d_and_nothing_else(parts):
+    run, state, step, examples, _ = parts()
+    before = fingerprint(run.params), fingerprint(run.frozen), fingerprint(state.d)
+    state, losses = train(run, state, step, examples, 12)
+    after = fingerprint(run.params), fingerprint(run.frozen), fingerprint(state.d)
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+    assert losses[-1] < losses[0] - 0.5
+    assert int(state.step) == 12
+
+
+def test_one_trace_serves_every_step(parts):
+    run, state, step, examples, _ = parts()
+    train(run, state, step, examples, 6)
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    "mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}, {"fsdp": 4, "tensor": 2}]
+)
+def test_a_sharded_run_equals_one_device(parts, mesh):
+    one_run, state, step, examples, _ = parts()
+    one, one_losses = train(one_run, state, step, examples, 6)
+    run, state, step, examples, _ = parts(**mesh)
+    assert run.mesh.size == 8
+    kernel = run.params["layers"]["self_attn"]["q_proj"]["kernel"]
+    shards = run.mesh.shape["fsdp"] * run.mesh.shape["tensor"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // shards
+    many, losses = train(run, state, step, examples, 6)
+    np.testing.assert_allclose(losses, one_losses, rtol=2e-5)
+    for a, b in zip(jax.tree.leaves(many.d), jax.tree.leaves(one.d), strict=True):
+        assert a.sharding.is_fully_replicated
+        np.testing.assert_allclose(a, b, atol=5e-4)
+    assert step._cache_size() == 1
+    _, other = train(run, *_restart(run), examples[1:], 6)
+    assert not np.allclose(other, one_losses, rtol=2e-5)
+
+
+def _restart(run):
+    state, optimizer = runs.start(run, run.config.loop.steps)
+    return state, steps.make_train_step(
+        run.model, run.adapter, optimizer, run.mesh, run.params, state
+    )
+
+
+def test_the_loss_is_the_mean_over_target_tokens_of_all_rows(parts):
+    """Against log-probabilities of the whole logits, summed by hand."""
+    run, state, _, examples, _ = parts()
+    batch = data.collate(examples[:8], run.config.data)
+    variables = run.variables(jax.tree.map(lambda v: v + 0.1, state.d))
+    nll, tokens = steps.loss_sum(run.model, run.adapter, variables, batch)
+    logits_BLV, _ = run.adapter.apply(run.model, variables, batch.tokens_BL)
+    logp_BLV = np.asarray(jax.nn.log_softmax(logits_BLV))
+    expected, count = 0.0, 0
+    for row, (prompt, response) in enumerate(examples[:8]):
+        for offset, token in enumerate(response):
+            expected -= logp_BLV[row, len(prompt) + offset - 1, token]
+            count += 1
+    assert int(tokens) == count
+    np.testing.assert_allclose(nll, expected, rtol=1e-5)
+
+
+def test_chunks_of_the_logits_do_not_change_loss_or_gradient(parts, monkeypatch):
+    run, state, _, examples, _ = parts()
+    batch = data.collate(examples[:8], run.config.data)
+    d = jax.tree.map(lambda v: v + 0.1, state.d)
+
+    def value_and_grad():
+        def nll(d):
+            return steps.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
+
+        return jax.jit(jax.value_and_grad(nll))(d)
+
+    whole = value_and_grad()
+    monkeypatch.setattr(steps, "_LOGITS_AT_ONCE", 3 * 8 * run.model.config.vocab_size)
+    chunked = value_and_grad()
+    for a, b in zip(*map(jax.tree.leaves, (whole, chunked)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_held_out_loss_does_not_depend_on_the_batch_size(parts, tiny_config):
+    losses = []
+    for size in (4, 7):
+        tiny_config.evaluate.batch_size = size
+        run, state, _, _, held_out = parts()
+        eval_step = steps.make_eval_step(run.model, run.adapter, run.mesh, run.params)
+        losses.append(held_out_loss(run, eval_step, state.d, held_out))
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_trainable_count_of_llama_2_7b_by_shapes_alone():
+    """264,192, the count behind the paper's 0.0039 %."""
+    from tera_jax import adapt
+    from tera_jax.llama import Llama, LlamaConfig
+
+    config = LlamaConfig.from_hf(MODELS["llama-2-7b"])
+    model = Llama(config, dtype=jnp.bfloat16)
+    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
+    adapter = adapt(model, tokens)
+    assert {str(adapter.config.tensorization(site.kernel_shape)) for site in adapter.sites} == {
+        "4096|8x8x8x8"
+    }
+    frozen = jax.eval_shape(adapter.init_frozen, params["params"])
+    d = jax.eval_shape(adapter.init_d, params["params"], frozen)
+    assert sum(leaf.size for leaf in jax.tree.leaves(d)) == 264_192
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 6_738_415_616
+    sharding.parameter_shardings(params["params"], sharding.make_mesh(2, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("method", "ahead", "mesh"),
+    [("tera", True, {"data": 2, "fsdp": 2}), ("tera", False, {}), ("lora", False, {})],
+)
+def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method, ahead, mesh):
+    """Whether a method builds kernels ahead of the parts or not."""
+    monkeypatch.setattr(cost_model, "route", lambda *_: "build" if ahead else "through")
+    tiny_config.method = {**default(method).method.to_dict(), "targets": ("q_proj", "v_proj")}
+    tiny_config.mesh.update(mesh)
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+
+    def after(accumulate):
+        state, optimizer = runs.start(run, 4)
+        base = (run.model, run.adapter, optimizer, run.mesh, run.params, state)
+        step = steps.make_train_step(*base, accumulate=accumulate)
+        stream = data.Stream(examples, 8, 0, run.config.data)
+        with jax.set_mesh(run.mesh):
+            for _ in range(3):
+                state, metrics = step(state, run.params, run.frozen, to_device(next(stream), run))
+        return jax.device_get((state.d, metrics))
+
+    whole, parts = after(1), after(2)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    start = jax.device_get(runs.start(run, 4)[0].d)
+    moved = [
+        np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole[0], start)), strict=True)
+    ]
+    assert max(moved) > 1e-3
+
+
+def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
+    monkeypatch.setattr(cost_model, "route", lambda *_: "build")
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+    variables = run.variables(d)
+    built = run.adapter.build(variables, batch.tokens_BL.size)
+    assert len(jax.tree.leaves(built)) == len(run.adapter.sites)
+    nlls = [
+        float(steps.loss_sum(run.model, run.adapter, given, batch, built=kernels).nll)
+        for given, kernels in (
+            (variables, None),
+            (variables, built),
+            (run.variables(jax.tree.map(jnp.zeros_like, d)), built),  # d is in the kernels
+            (variables, jax.tree.map(lambda leaf: 0.9 * leaf, built)),
+        )
+    ]
+    np.testing.assert_allclose(nlls[1:3], nlls[0], rtol=1e-5)
+    assert abs(nlls[3] / nlls[0] - 1) > 1e-4
+
+
+def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch):
+    tiny_config.data.update(loss_on="prompt", max_prompt=40, max_response=8)
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    assert (batch.weight_BT == 0).any()
+    assert batch.index_BT[0, 0] == 0  # shared with the filling
+    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+
+    def value_and_grad(batch):
+        def nll(d):
+            return steps.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
+
+        return jax.jit(jax.value_and_grad(nll))(d)
+
+    dense = value_and_grad(batch)
+    # Twice as long a row has few targets for its length, and they are picked.
+    wide = batch._replace(tokens_BL=np.pad(batch.tokens_BL, ((0, 0), (0, 48))))
+    picked = value_and_grad(wide)
+    for a, b in zip(jax.tree.leaves(dense), jax.tree.leaves(picked), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    fewer = value_and_grad(batch._replace(weight_BT=batch.weight_BT * (np.arange(47) != 3)))
+    assert abs(fewer[0] / dense[0] - 1) > 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("method", "products"), [("tera", 2), ("full", 4)])
+def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, products, dtype):
+    """A product with the head forward and one back; a trained one again, and its own gradient."""
+    tiny_config.model.dtype = dtype
+    if method == "full":
+        tiny_config.method = {"name": "full", "targets": ("q_proj",)}
+    run = runs.build(parse(tiny_config))
+    train, _ = records.split(run.config.data)
+    examples = data.tokenize(train, run.tokenizer, run.config.data)
+    batch = data.collate(examples[:8], run.config.data)
+    d = runs.start(run, 1)[0].d
+
+    def nll(d):
+        return steps.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
+
+    vocab = run.model.config.vocab_size
+    made = [
+        eqn
+        for eqn in equations(jax.make_jaxpr(jax.value_and_grad(nll))(d).jaxpr)
+        if eqn.primitive.name == "dot_general"
+        and any(vocab in v.aval.shape for v in (*eqn.invars, *eqn.outvars))
+    ]
+    assert len(made) == products
+
+
+def equations(jaxpr):
+    """Those of inner functions included."""
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda v: hasattr(v, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)

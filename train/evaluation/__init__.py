@@ -1,0 +1,1 @@
+"""What a trained run is worth: answers, likelihoods, metrics and their summaries."""

@@ -1,0 +1,221 @@
+"""Generated answers, judged, and kept on disk as they come."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import data, tasks
+from ..config import EvaluateConfig, differences
+from ..training import distributed
+from ..training.run import Run
+from .generation import Generator, require_room
+from .questions import Question
+
+_ANSWERS, _SETTINGS, SUMMARY = "answers.jsonl", "settings.json", "summary.json"
+
+
+class Answer(NamedTuple):
+    """A question, what was generated, and the verdict.
+
+    Attributes:
+        row: the place of the question, from 0.
+        prompt: the text that was completed.
+        output: all that was generated.
+        answer: None where the output holds none; the text itself where texts are compared.
+        gold: the right answer, or the reference texts.
+        right: whether the answer is the gold one.
+    """
+
+    row: int
+    prompt: str
+    output: str
+    answer: str | None
+    gold: str | list[str]
+    right: bool
+
+
+def prompts(run: Run, questions: Sequence[Question]) -> list[list[int]]:
+    """The token ids of the questions' prompts.
+
+    Raises:
+        ValueError: when one is, with its answer, longer than the model's context.
+    """
+    asked = [question.record for question in questions]
+    ids = data.encode_prompts(
+        asked, run.tokenizer, run.config.data, run.virtual_tokens, inference=True
+    )
+    require_room(run, ids, run.config.decoding.max_new_tokens)
+    return ids
+
+
+def ask(
+    run: Run,
+    generator: Generator,
+    questions: Sequence[Question],
+    ids: Sequence[Sequence[int]],
+    task: str,
+    directory: Path | None = None,
+    progress: bool = False,
+) -> list[Answer]:
+    """The answers to all questions, in their order.
+
+    Args:
+        run: the base and the adapter.
+        generator: of the adapted model.
+        questions: of one task.
+        ids: their :func:`prompts`.
+        task: which; it says how they are judged.
+        directory: where each answer is written as soon as it is there, and where those of an
+            evaluation that was killed are found; None keeps nothing. See :func:`claim`.
+        progress: show a bar.
+    """
+    outputs = {}
+    if directory is not None:
+        outputs = dict(distributed.on_first(lambda: list(read(directory).items())))
+    missing = [row for row in range(len(questions)) if row not in outputs]
+    made = generator(ids, missing, progress)
+    kept = directory if distributed.is_first() else None
+    file = None if kept is None else (kept / _ANSWERS).open("a")
+    try:
+        for row, tokens in made:
+            output = run.tokenizer.decode(tokens, skip_special_tokens=True)
+            outputs[row] = output
+            if file is not None:
+                file.write(_line(judged(row, questions[row], output, task, run)))
+                file.flush()
+    finally:
+        if file is not None:
+            file.close()
+    return [
+        judged(row, question, outputs[row], task, run) for row, question in enumerate(questions)
+    ]
+
+
+def judged(row: int, question: Question, output: str, task: str, run: Run) -> Answer:
+    """The verdict on one output."""
+    config, judge = run.config.data, tasks.task(task)
+    text = tasks.cut(output, config.prompt)
+    prompt = tasks.prompt(question.record, config.prompt, config.history, inference=True)
+    if judge.answer is None:
+        return Answer(row, prompt, output, text, list(question.golds), text in question.golds)
+    (gold,) = question.golds
+    answer = judge.answer(text, gold)
+    right = answer is not None and judge.right(answer, gold)
+    return Answer(row, prompt, output, answer, gold, right)
+
+
+def metrics(answers: Sequence[Answer], task: str, run: Run) -> dict[str, float]:
+    """Fractions in 0..1: ``accuracy`` and ``parsed``, or those of generated text."""
+    if tasks.task(task).answer is not None:
+        return {
+            "accuracy": sum(answer.right for answer in answers) / len(answers),
+            "parsed": sum(answer.answer is not None for answer in answers) / len(answers),
+        }
+    from . import (
+        text_metrics,  # its libraries are optional, and take seconds to import
+    )
+
+    evaluate = run.config.evaluate
+    found = text_metrics.score(
+        [answer.answer or "" for answer in answers],
+        [list(answer.gold) for answer in answers],
+        wordnet=Path(evaluate.wordnet),
+        encoder=evaluate.encoder,
+    )
+    return {**found._asdict(), "average": found.average}
+
+
+def require(names: Iterable[str], config: EvaluateConfig) -> None:
+    """Raise what :func:`metrics` of tasks would, before long work.
+
+    Raises:
+        ImportError: when the libraries are not installed.
+        FileNotFoundError: when WordNet's dictionary is missing.
+        ValueError: when BERTScore's encoder is.
+    """
+    if all(tasks.task(name).answer is not None for name in names):
+        return
+    try:
+        from . import text_metrics
+    except ImportError as error:
+        raise ImportError(
+            f"the metrics of generated text need pip install 'tera-jax[evaluate]' ({error})"
+        ) from error
+    text_metrics.require(Path(config.wordnet), config.encoder)
+
+
+def claim(directory: Path, settings: dict[str, Any]) -> None:
+    """Make a directory for the answers under ``settings``, or go on in one.
+
+    Raises:
+        FileExistsError: when it holds something else, or answers under other settings.
+    """
+    file = directory / _SETTINGS
+    if not file.is_file():
+        if directory.is_dir() and any(directory.iterdir()):
+            raise FileExistsError(f"{directory} is not empty; choose another --output")
+        directory.mkdir(parents=True, exist_ok=True)
+        _write(file, json.dumps(settings, indent=2) + "\n")
+        return
+    changed = differences(json.loads(file.read_text()), settings, "settings")
+    if changed:
+        raise FileExistsError(
+            f"{directory} holds an evaluation under other settings: {'; '.join(changed)}. "
+            "Choose another --output, or remove it"
+        )
+
+
+def read(directory: Path) -> dict[int, str]:
+    """The outputs that are there already, by the index of their question."""
+    file = directory / _ANSWERS
+    if not file.is_file():
+        return {}
+    lines = file.read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):  # the last line was cut off when the evaluation was killed
+        _write(file, "".join(whole))
+    rows = map(json.loads, whole)
+    return {one["row"]: one["output"] for one in rows}
+
+
+class Pick(NamedTuple):
+    """A question whose given choices were compared; places count from 0.
+
+    Attributes:
+        row: the place of the question.
+        prompt: the instruction.
+        logprobs: of each choice, in nats.
+        answer: the place of the likeliest choice.
+        by_length: the place of the likeliest for its length.
+        gold: the place of the right choice.
+        right: whether ``answer`` is ``gold``.
+    """
+
+    row: int
+    prompt: str
+    logprobs: list[float]
+    answer: int
+    by_length: int
+    gold: int
+    right: bool
+
+
+def write(
+    directory: Path, answers: Iterable[Answer] | Iterable[Pick], summary: dict[str, Any]
+) -> None:
+    """The answers in order, and ``summary.json``, whose presence says that they are complete."""
+    _write(directory / _ANSWERS, "".join(map(_line, answers)))
+    _write(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+
+
+def _line(answer: Answer | Pick) -> str:
+    return json.dumps(answer._asdict()) + "\n"
+
+
+def _write(file: Path, text: str) -> None:
+    """As a whole or not at all."""
+    part = file.with_name(f"{file.name}.part")
+    part.write_text(text)
+    os.replace(part, file)

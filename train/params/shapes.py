@@ -1,0 +1,150 @@
+"""Models by their shapes alone; well-known ones as the keys of their Hugging Face configs."""
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.factory import make
+from tera_jax.adapters.targets import choose, embeddings, linear_layers
+from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.methods import Site, entry
+
+from ..config.typed import build
+
+_LLAMA = {"model_type": "llama", "rms_norm_eps": 1e-5}
+
+MODELS: dict[str, dict[str, Any]] = {
+    "llama-2-7b": {
+        **_LLAMA,
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+    "llama-2-13b": {
+        **_LLAMA,
+        "vocab_size": 32000,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    },
+    "llama-3-8b": {
+        **_LLAMA,
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+    },
+    "llama-3-70b": {
+        **_LLAMA,
+        "vocab_size": 128256,
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 8192,
+        "rope_theta": 500000.0,
+        "tie_word_embeddings": False,
+    },
+    "llama-3.1-405b": {
+        **_LLAMA,
+        "vocab_size": 128256,
+        "hidden_size": 16384,
+        "intermediate_size": 53248,
+        "num_hidden_layers": 126,
+        "num_attention_heads": 128,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "tie_word_embeddings": False,
+    },
+    "smollm2-135m": {
+        **_LLAMA,
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "rope_theta": 100000.0,
+        "tie_word_embeddings": True,
+    },
+}
+
+_TOKENS = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+
+
+class Parts(NamedTuple):
+    """A method on a model. The three collections are abstract; the base is in bfloat16."""
+
+    config: LlamaConfig
+    adapter: Adapter
+    params: Any
+    frozen: Any
+    d: Any
+
+
+def parts(model: str, method: str, settings: Mapping[str, Any], targets: Sequence[str]) -> Parts:
+    """The collections of a method on a model, of which nothing is computed.
+
+    Args:
+        model: a name of :data:`MODELS`, or a directory with a ``config.json``.
+        method: a row of ``METHODS``.
+        settings: of its configuration.
+        targets: patterns of layers.
+
+    Raises:
+        ValueError: for an unknown model, method, setting or target.
+    """
+    row = entry(method)
+    config, params, linear, embedding = _base(model)
+    sites: tuple[Site, ...] = {"kernels": linear, "embedding": embedding, "all": ()}[row.adapts]
+    if row.adapts == "kernels":
+        sites = choose(linear, targets)
+    adapter = make(method, build(row.config, settings, f"settings of {method}"), sites)
+    frozen = jax.eval_shape(adapter.init_frozen, params)
+    d = jax.eval_shape(adapter.init_d, params, frozen)
+    return Parts(config, adapter, params, frozen, d)
+
+
+@functools.cache
+def _base(model: str) -> tuple[LlamaConfig, Any, tuple[Site, ...], tuple[Site, ...]]:
+    if model in MODELS:
+        tree = MODELS[model]
+    elif (Path(model) / "config.json").is_file():
+        tree = json.loads((Path(model) / "config.json").read_text())
+    else:
+        raise ValueError(
+            f"model {model!r}; choose one of {sorted(MODELS)}, or a directory with a config.json"
+        )
+    llama = Llama(LlamaConfig.from_hf(tree), dtype=jnp.bfloat16)
+    params = jax.eval_shape(llama.init, jax.random.key(0), _TOKENS)["params"]
+    return llama.config, params, linear_layers(llama, _TOKENS), embeddings(llama, _TOKENS)

@@ -1,0 +1,291 @@
+"""Checkpoints of a run: {d, opt, step} and, as JSON, the data position and what must agree.
+
+Beside each stands a file of the checksums of all its files. One without, which was cut off, and one
+whose files have changed since, are set aside, and the one before takes their place.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from tera_jax.disk import require_empty
+from tera_jax.io.adapter_files import require_fingerprint
+
+from ..config import Config, differences, to_dict
+from . import distributed
+from .step import State
+
+_CONFIG = "config.json"
+_LOSS = "held_out_loss"
+_FREE = (
+    ("model", "unroll"),
+    ("evaluate", "unroll"),
+    ("loop", "max_hours"),
+    ("loop", "requeue_status"),
+)
+"""Fields that may change between starts, beside the mesh."""
+
+
+class Meta(NamedTuple):
+    """What a checkpoint says of its run, beside the state.
+
+    Attributes:
+        position: examples fed.
+        frozen_fingerprint: of the ``frozen`` collection.
+        base_fingerprint: of the base's weights.
+        config: of the run, as :func:`train.config.to_dict` gives it.
+    """
+
+    position: int
+    frozen_fingerprint: str
+    base_fingerprint: str
+    config: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints below ``workdir``: the last two, and the one with the least held-out loss.
+
+    Args:
+        workdir: of the run.
+        say: told of each checkpoint that is set aside.
+    """
+
+    def __init__(
+        self, workdir: str | os.PathLike[str], say: Callable[[str], Any] = distributed.say
+    ) -> None:
+        directory = Path(workdir).absolute() / "checkpoints"
+        self._say = say
+        self._sums = directory.with_name("checksums")
+        self._damaged = directory.with_name("damaged")
+        keep = managers.AnyPreservationPolicy(
+            [
+                managers.LatestN(2),
+                managers.BestN(
+                    get_metric_fn=lambda metrics: metrics[_LOSS],
+                    reverse=True,
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            directory,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=lambda metrics: metrics[_LOSS],  # has the metrics written to disk
+                best_mode="min",
+                enable_async_checkpointing=False,
+                cleanup_tmp_directories=True,
+            ),
+            item_handlers={
+                "state": ocp.StandardCheckpointHandler(),
+                "meta": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    @property
+    def latest(self) -> int | None:
+        """The step of the last checkpoint, or None."""
+        return self._manager.latest_step()
+
+    @property
+    def best(self) -> int | None:
+        """The step with the least held-out loss, or the last where none was evaluated."""
+        losses = {step: self.loss(step) for step in self._manager.all_steps()}
+        rated = {step: loss for step, loss in losses.items() if loss is not None}
+        return min(rated, key=lambda step: (rated[step], step)) if rated else self.latest
+
+    @property
+    def sealed(self) -> int | None:
+        """The last checkpoint that was written to its end, without a look at its files."""
+        steps = [int(file.stem) for file in self._sums.glob("*.json")]
+        return max(steps, default=None)
+
+    @property
+    def whole(self) -> int | None:
+        """The last checkpoint that is as it was written, or None; damaged ones are set aside."""
+        return self._whole(lambda: self.latest)
+
+    @property
+    def best_whole(self) -> int | None:
+        """:attr:`best` among those that are as they were written."""
+        return self._whole(lambda: self.best)
+
+    def _whole(self, choose: Callable[[], int | None]) -> int | None:
+        while (step := choose()) is not None:
+            damage = distributed.on_first(functools.partial(self._damage, step))
+            if damage is None:
+                return step
+            place = distributed.on_first(functools.partial(self._set_aside, step))
+            self._manager.reload()
+            self._say(f"checkpoint {step} is not used: {damage}; it is in {place} now")
+        return None
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with the files of a step."""
+        file = self._sums / f"{step}.json"
+        if not file.is_file():
+            return "it has no checksums, for the run ended while it was written"
+        try:
+            expected = json.loads(file.read_text())
+        except ValueError:
+            return f"{file} is damaged"
+        directory = self._directory(step)
+        for name, digest in expected.items():
+            if not (directory / name).is_file():
+                return f"its file {name} is missing"
+            if _digest(directory / name) != digest:
+                return f"its file {name} has changed"
+        return None
+
+    def _set_aside(self, step: int) -> str:
+        self._damaged.mkdir(exist_ok=True)
+        place = self._damaged / str(step)
+        while place.exists():
+            place = place.with_name(f"{place.name}-again")
+        self._directory(step).rename(place)
+        (self._sums / f"{step}.json").unlink(missing_ok=True)
+        return str(place)
+
+    def _seal(self, step: int) -> None:
+        """Write the checksums of a step, and forget those of steps that are gone."""
+        self._sums.mkdir(exist_ok=True)
+        directory = self._directory(step)
+        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        sums = {str(path.relative_to(directory)): _digest(path) for path in files}
+        part = self._sums / f"{step}.part"
+        part.write_text(json.dumps(sums, indent=2) + "\n")
+        part.rename(self._sums / f"{step}.json")
+        kept = {f"{step}.json" for step in self._manager.all_steps()}
+        for file in self._sums.iterdir():
+            if file.name not in kept:
+                file.unlink()
+
+    def _directory(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
+
+    def loss(self, step: int) -> float | None:
+        """The held-out loss that was saved with a step."""
+        metrics = self._manager.metrics(step)
+        return None if metrics is None else metrics.get(_LOSS)
+
+    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> None:
+        """Write the state of a step; a step that is there already is left as it is."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta._asdict())
+            ),
+            metrics=None if held_out_loss is None else {_LOSS: held_out_loss},
+            force=True,
+        )
+        distributed.on_first(lambda: self._seal(step))
+
+    def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
+        """The state of a step, laid out like ``like``.
+
+        Raises:
+            ValueError: when the frozen network or the base is not the one it was made with.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(jax.tree.map(ocp.utils.to_shape_dtype_struct, like)),
+                meta=ocp.args.JsonRestore(),
+            ),
+        )
+        meta = Meta(**restored.meta)
+        where = f"checkpoint {step} of {self._manager.directory}"
+        require_fingerprint(expected.frozen_fingerprint, meta.frozen_fingerprint, where)
+        if meta.base_fingerprint != expected.base_fingerprint:
+            raise ValueError(
+                f"{where} was made with a base of fingerprint {meta.base_fingerprint}, but these "
+                f"weights have {expected.base_fingerprint}; load that base again"
+            )
+        return restored.state, meta
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Check that ``workdir`` is empty, absent, or holds a run with this configuration.
+
+    Another mesh, other hours and unrolled layers are allowed: the run is the same to rounding.
+
+    Raises:
+        FileExistsError: when the directory holds something else, or a run with another
+            configuration; the error lists the differences.
+    """
+    directory = Path(workdir)
+    if not (directory / _CONFIG).is_file():
+        require_empty(directory)
+        return
+    rows = differences(_what_counts(saved_config(workdir)), _what_counts(_json(config)))
+    if rows:
+        raise FileExistsError(
+            f"{workdir} holds a run with another configuration; choose another --workdir. "
+            + "; ".join(rows)
+        )
+
+
+def claim(workdir: str | os.PathLike[str], config: Config) -> None:
+    """Write the configuration into ``workdir``, unless it is there.
+
+    Raises:
+        FileExistsError: as :func:`require_claimable`.
+    """
+    require_claimable(workdir, config)
+    path = Path(workdir) / _CONFIG
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(_json(config), indent=2) + "\n")
+
+
+def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> dict[str, Any]:
+    """The configuration of the run in ``workdir``, for :func:`train.config.parse`.
+
+    Args:
+        workdir: of the run.
+        mesh: another than the run's, as ``data=2,fsdp=4``.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    path = Path(workdir) / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
+    saved = json.loads(path.read_text())
+    return saved if mesh is None else {**saved, "mesh": mesh}
+
+
+def _what_counts(tree: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what changes a run by rounding at most."""
+    kept = {**tree, "mesh": None}
+    for part, name in _FREE:
+        kept[part] = {key: value for key, value in kept[part].items() if key != name}
+    return kept
+
+
+def _json(config: Config) -> dict[str, Any]:
+    """The configuration after a round trip through JSON."""
+    return json.loads(json.dumps(to_dict(config)))

@@ -1,0 +1,171 @@
+"""Training: from the last checkpoint to the last step, or to a signal."""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+from tera_jax import sharding
+from tera_jax.llama import stacking
+
+from .. import data
+from . import distributed, stops
+from .checkpoint import Checkpoints
+from .metrics import Log
+from .run import Run, start
+from .step import LossSum, make_eval_step, make_train_step
+
+_T = TypeVar("_T")
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def fit(
+    run: Run, workdir: Path, train: Sequence[data.Example], valid: Sequence[data.Example]
+) -> Run:
+    """Train ``d``.
+
+    Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
+    every ``eval_every`` steps and at the last; each time a checkpoint is written.
+
+    Returns:
+        ``run``. Where the layers are unrolled their parameters were taken, and are new arrays.
+
+    Raises:
+        Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
+            disk is full.
+        FloatingPointError: when loss or gradient are not finite.
+    """
+    loop = run.config.loop
+    virtual = len(run.virtual_tokens)
+    stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
+    steps = loop.steps or stream.num_steps(loop.epochs)
+    state, optimizer = start(run, steps)
+    model = run.model
+    if _unrolls(run):
+        run = run._replace(model=model.clone(unroll=True), params=stacking.split(run.params))
+    train_step = make_train_step(
+        run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed, loop.accumulate
+    )
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+
+    late = _deadline(loop.max_hours)
+    with (
+        Checkpoints(workdir) as checkpoints,
+        _caught_signals() as caught,
+        stops.disk_full(checkpoints),
+        stops.not_finite(workdir, stream),
+    ):
+        last = checkpoints.whole
+        if last is not None:
+            state, meta = checkpoints.restore(last, state, run.meta)
+            stream.position = meta.position
+        done = int(state.step)
+        with Log(workdir, done, steps, loop.log_every) as log:
+            if done:
+                log.message(f"resumed at step {done} of {steps}")
+            for step in range(done + 1, steps + 1):
+                before, batch = stream.position, next(stream)
+                state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
+                log.train(step, metrics, data.num_tokens(batch), (before, stream.position))
+                evaluate = step % loop.eval_every == 0 or step == steps
+                save = loop.checkpoint_every and step % loop.checkpoint_every == 0
+                stop = distributed.stopping(step, bool(caught))
+                over = late()
+                if not (evaluate or save or stop or over):
+                    continue
+                with log.pause():
+                    loss = None
+                    if evaluate:
+                        loss = held_out_loss(run, eval_step, state.d, valid)
+                        log.event(step, held_out_loss=loss)
+                        log.message(f"step {step}: held-out loss {loss:.4f}")
+                    meta = run.meta._replace(position=stream.position)
+                    checkpoints.save(state, meta, loss)
+                if stop and step < steps:
+                    number = caught[0] if caught else signal.SIGTERM
+                    raise stops.interrupted(number, step, loop.requeue_status)
+                if over and step < steps:
+                    raise stops.time_is_up(loop.max_hours or 0.0, step, loop.requeue_status)
+            log.message(f"trained to step {steps}: {log.summary()}")
+    if stacking.is_split(run.params):
+        run = run._replace(model=model, params=stacking.join(run.params))
+    return run
+
+
+def _deadline(hours: float | None) -> Callable[[], bool]:
+    """Whether so many hours have passed since this call; all processes go by the first's clock."""
+    if hours is None:
+        return lambda: False
+    end = time.monotonic() + 3600 * hours
+    return lambda: distributed.agreed(time.monotonic() > end)
+
+
+def _unrolls(run: Run) -> bool:
+    model = run.config.model
+    pays = jax.default_backend() == "gpu" and stacking.unrolling_pays(model.remat)
+    return pays if model.unroll is None else model.unroll
+
+
+def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:
+    """Mean negative log-likelihood of the target tokens, in nats."""
+    size, virtual = run.config.evaluate.batch_size, len(run.virtual_tokens)
+    sums: list[LossSum] = [
+        eval_step(d, run.params, run.frozen, to_device(batch, run))
+        for batch in data.held_out(examples, size, run.config.data, virtual)
+    ]
+    nll, tokens = (float(sum(column)) for column in zip(*jax.device_get(sums), strict=True))
+    return nll / tokens
+
+
+def to_device(batch: Any, run: Run) -> Any:
+    """A batch over the whole mesh, of which this process sends its own rows to its devices.
+
+    Every process makes the whole batch on its host, so that it is the same for any number of them.
+    """
+    rows = sharding.rows(run.mesh)
+
+    def place(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, rows, array.__getitem__)
+
+    return jax.tree.map(place, batch)
+
+
+def one_late(items: Iterable[_T]) -> Iterator[_T]:
+    """Each item after the next was made, so that the device works while the host reads."""
+    held: list[_T] = []
+    for item in items:
+        yield from held
+        held = [item]
+    yield from held
+
+
+@contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM are put on a list; the second of either acts at once.
+
+    Several processes leave them to JAX, which makes all stop at one step.
+    """
+    caught: list[int] = []
+    if jax.process_count() > 1:
+        yield caught
+        return
+    previous = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        del frame
+        caught.append(number)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    try:
+        for number in _SIGNALS:
+            signal.signal(number, catch)
+        yield caught
+    finally:
+        for number in _SIGNALS:
+            signal.signal(number, previous[number])

@@ -1,0 +1,139 @@
+"""A run's log: metrics.jsonl, TensorBoard event files and a progress bar."""
+
+import contextlib
+import json
+import math
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Self, TextIO
+
+import jax
+import tensorboardX
+
+from . import distributed
+from .step import Metrics
+
+
+class NotFiniteError(FloatingPointError):
+    """Loss or gradient of a step is not a number, or infinite.
+
+    Attributes:
+        step: counted from 1.
+        values: of its metrics.
+        fed: the positions in the stream before and after it.
+    """
+
+    def __init__(self, step: int, values: dict[str, float], fed: tuple[int, int]) -> None:
+        norm = values["grad_norm"]
+        super().__init__(f"step {step} has loss {values['loss']} and a gradient of norm {norm}")
+        self.step, self.values, self.fed = step, values, fed
+
+
+class Log:
+    """Writes each step's metrics one step late, so that the device never waits for the host.
+
+    Of several processes the first writes and prints.
+    """
+
+    def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
+        first = distributed.is_first()
+        path = workdir / "metrics.jsonl" if first else Path(os.devnull)
+        self._file: TextIO = path.open("a")
+        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
+        self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
+        self._every = every
+        self._held: tuple[int, Metrics, int, tuple[int, int]] | None = None
+        self._tokens, self._since = 0, time.perf_counter()
+        self._rates: list[float] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.ExitStack() as stack:  # each of them, also where a full disk fails another
+            stack.callback(self._file.close)
+            stack.callback(self._events.close)
+            stack.callback(self._bar.close)
+
+    def train(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
+        """Take the metrics of a step just dispatched, and write those of the one before.
+
+        Args:
+            step: counted from 1.
+            metrics: still on the device.
+            tokens: of the step's batch, without padding.
+            fed: the positions in the stream before and after the batch.
+
+        Raises:
+            NotFiniteError: by that step.
+        """
+        held, self._held = self._held, (step, metrics, tokens, fed)
+        self._bar.update()
+        if held is not None:
+            self._write(*held)
+
+    def flush(self) -> None:
+        """Write what is held back; waits for the device.
+
+        Raises:
+            NotFiniteError: by that step.
+        """
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._write(*held)
+
+    def event(self, step: int, **values: float) -> None:
+        """Write one line of other values, such as the held-out loss."""
+        self._line(step, values)
+        for name, value in values.items():
+            self._events.add_scalar(name, value, step)
+
+    def message(self, text: str) -> None:
+        """Print above the progress bar."""
+        if distributed.is_first():
+            self._bar.write(text)
+
+    def pause(self) -> "Log._Pause":
+        """Time spent within is left out of tokens per second."""
+        return Log._Pause(self)
+
+    def summary(self) -> str:
+        """Median tokens per second, without padding and pauses, and the peak of device memory."""
+        parts = []
+        if self._rates:
+            parts.append(f"{statistics.median(self._rates):,.0f} tokens/s")
+        memory = jax.local_devices()[0].memory_stats()
+        if memory and "peak_bytes_in_use" in memory:
+            parts.append(f"{memory['peak_bytes_in_use'] / 2**30:.2f} GiB at most on a device")
+        return ", ".join(parts)
+
+    def _write(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
+        self._tokens += tokens
+        values = {name: float(x) for name, x in jax.device_get(metrics)._asdict().items()}
+        if not all(map(math.isfinite, values.values())):
+            raise NotFiniteError(step, values, fed)
+        if step % self._every:
+            return
+        now = time.perf_counter()
+        rate = self._tokens / (now - self._since)
+        self._tokens, self._since = 0, now
+        self._rates.append(rate)
+        self.event(step, **values, tokens_per_second=rate)
+        self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
+
+    def _line(self, step: int, values: dict[str, float]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+    class _Pause:
+        def __init__(self, log: "Log") -> None:
+            self._log = log
+
+        def __enter__(self) -> None:
+            self._log.flush()
+            self._start = time.perf_counter()
+
+        def __exit__(self, *_: object) -> None:
+            self._log._since += time.perf_counter() - self._start

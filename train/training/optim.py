@@ -1,0 +1,31 @@
+"""The optimizer: AdamW under a linear warm-up and a linear decay."""
+
+import optax
+
+from ..config import OptimConfig
+
+
+def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
+    """From 0 to the learning rate in ``warmup_steps``, then to 0 at ``steps``; the first is 0."""
+    warmup = min(config.warmup_steps, steps)
+    return optax.schedules.join_schedules(
+        [
+            optax.schedules.linear_schedule(0.0, config.learning_rate, warmup),
+            optax.schedules.linear_schedule(config.learning_rate, 0.0, steps - warmup),
+        ],
+        [warmup],
+    )
+
+
+def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
+    """AdamW for ``steps`` updates of the ``d`` collection."""
+    adamw = optax.adamw(
+        schedule(config, steps),
+        b1=config.b1,
+        b2=config.b2,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )
+    if config.clip_norm is None:
+        return adamw
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)

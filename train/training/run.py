@@ -1,0 +1,205 @@
+"""The parts of a run, built once from its configuration for training, evaluation and export."""
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from tera_jax import quantize, sharding
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.factory import adapt
+from tera_jax.disk import load_arrays, save_arrays
+from tera_jax.fingerprint import base_fingerprint, fingerprint
+from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
+from tera_jax.llama.decode import float32_matmul
+
+from ..config import Config, to_dict
+from . import distributed
+from .checkpoint import Checkpoints, Meta
+from .optim import optimizer
+from .step import State, init_state, state_shardings
+
+_FROZEN = "frozen.safetensors"
+
+
+class Run(NamedTuple):
+    """A base on its mesh, its tokenizer, and the adapter that is trained on it."""
+
+    config: Config
+    mesh: Mesh
+    model: Llama
+    params: Any
+    tokenizer: Any
+    adapter: Adapter
+    frozen: Any
+    meta: Meta
+
+    @property
+    def virtual_tokens(self) -> tuple[int, ...]:
+        """The token ids that the method puts before every prompt."""
+        first = self.model.config.vocab_size
+        return tuple(range(first, first + self.adapter.num_virtual_tokens))
+
+    def variables(self, d: Any) -> dict[str, Any]:
+        """The three collections."""
+        return {"params": self.params, "frozen": self.frozen, "d": d}
+
+
+def build(config: Config, workdir: Path | None = None) -> Run:
+    """Load the base, and draw the frozen arrays or read those that :func:`keep_frozen` wrote.
+
+    Raises:
+        ValueError: when the model, the method or the mesh do not fit each other.
+        FileNotFoundError: when there is no model at the path.
+    """
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    tokenizer = load_tokenizer(config.model.path)
+    model, params = load_pretrained(
+        config.model.path,
+        dtype=jnp.dtype(config.model.dtype),
+        mesh=mesh,
+        remat=config.model.remat,
+        quantize=config.model.quantize,
+        block=config.model.block,
+    )
+    adapter = make_adapter(config, model)
+    shapes = jax.eval_shape(adapter.init_frozen, params)
+    layout = sharding.frozen_shardings(shapes, mesh)
+    if workdir is not None and (workdir / _FROZEN).is_file():
+        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), layout)
+    else:
+        frozen = jax.jit(adapter.init_frozen, out_shardings=layout)(params)
+    meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
+    return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
+
+
+def make_adapter(config: Config, model: Llama) -> Adapter:
+    """The method of a configuration on the layers of a model.
+
+    Raises:
+        ValueError: when they do not fit each other.
+    """
+    return adapt(
+        model,
+        jax.ShapeDtypeStruct((1, 2), jnp.int32),
+        method=config.method.name,
+        config=config.method.settings,
+        targets=config.method.targets,
+    )
+
+
+def keep_frozen(run: Run, workdir: Path) -> None:
+    """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
+    if run.adapter.regenerates or distributed.on_first((workdir / _FROZEN).is_file):
+        return
+    whole = jax.device_put(run.frozen, sharding.replicated(run.mesh))  # for the first process
+    distributed.on_first(lambda: save_arrays(workdir / _FROZEN, whole))
+
+
+def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
+    """The state before the first of ``steps`` steps, and the optimizer that goes with it."""
+    optimizer_ = optimizer(run.config.optim, steps)
+
+    def init(params: Any, frozen: Any) -> State:
+        d = run.adapter.init_d(params, frozen, seed=run.config.loop.seed)
+        return init_state(d, optimizer_)
+
+    abstract = jax.eval_shape(init, run.params, run.frozen)
+    shardings = state_shardings(abstract, run.adapter, optimizer_, run.mesh)
+    return jax.jit(init, out_shardings=shardings)(run.params, run.frozen), optimizer_
+
+
+def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
+    """The best step of the run in ``workdir`` and its ``d``.
+
+    Raises:
+        FileNotFoundError: when there is no checkpoint.
+    """
+    with Checkpoints(workdir) as checkpoints:
+        step = checkpoints.best_whole
+        if step is None:
+            raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
+        like, _ = start(run, steps=1)
+        state, _ = checkpoints.restore(step, like, run.meta)
+    return step, state.d
+
+
+def merged(run: Run, d: Any) -> Any:
+    """Plain weights that do what the run's adapter does with ``d``, laid out like the base."""
+    layout = None  # on one device kernels that are left alone stay the arrays that they are
+    if run.mesh.size > 1:
+        plain = jax.eval_shape(quantize.dequantize, run.params)
+        layout = sharding.parameter_shardings(plain, run.mesh)
+    return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+
+
+class Served(NamedTuple):
+    """A model for inference.
+
+    Attributes:
+        model: that ``apply`` runs.
+        variables: all collections that ``apply`` reads.
+        apply: ``model.apply`` with the adapter, where it is not merged.
+    """
+
+    model: Llama
+    variables: dict[str, Any]
+    apply: Callable[..., Any]
+
+
+def serving(run: Run, d: Any) -> Served:
+    """What answers and scores with ``d``.
+
+    A method that can be merged is merged first, which makes it as fast as the base. A quantised
+    base stays as it is: merged it would take the memory that it was quantised to save.
+    """
+    model = run.model
+    if not run.adapter.mergeable or quantize.any_quantized(run.params):
+        return Served(model, run.variables(d), _adapted(run.adapter, model))
+    params = merged(run, d)
+    if run.config.evaluate.unroll:
+        model, params = model.clone(unroll=True), stacking.split(params, keep=True)
+    return Served(model, {"params": params}, _merged(model))
+
+
+@functools.cache  # the same object each time, so that what is jitted with it is not compiled again
+def _adapted(adapter: Adapter, model: Llama) -> Callable[..., Any]:
+    return functools.partial(adapter.apply, model)
+
+
+@functools.cache
+def _merged(model: Llama) -> Callable[..., Any]:
+    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
+        variables = {"params": stacking.stacked(variables["params"])}
+        with nn.intercept_methods(float32_matmul.interceptor) if _exact() else nullcontext():
+            return model.apply(variables, *args, **kwargs)
+
+    return apply
+
+
+def _exact() -> bool:
+    """Whether float32 products are to be those of float32, on a GPU."""
+    asked = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
+    return asked and jax.default_backend() == "gpu"
+
+
+def describe(run: Run) -> str:
+    """One paragraph: the base, the devices, the method and its counts."""
+    base = quantize.size(run.params)
+    kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
+    state = jax.eval_shape(lambda: start(run, steps=1)[0])
+    trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
+    shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    return (
+        f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
+        f"mesh {shape} on {jax.devices()[0].device_kind}\n"
+        f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
+        f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
+    )

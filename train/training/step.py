@@ -1,0 +1,304 @@
+"""The jitted steps: one gradient step of ``d``, and one evaluation of the loss."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+from jaxtyping import Array, Float
+
+from tera_jax import sharding
+from tera_jax.adapters.base import Adapter
+from tera_jax.llama import Llama, stacking
+from tera_jax.methods import METHODS
+
+from ..data import Batch
+
+_LOGITS_AT_ONCE = 2**26
+"""Entries of the logits that stand in memory at a time, in float32: 256 MiB."""
+
+
+class State(NamedTuple):
+    """What training changes, and what a checkpoint holds of it."""
+
+    step: Any
+    d: Any
+    opt: Any
+
+
+class Metrics(NamedTuple):
+    """Of one step. ``loss`` is in nats a target token; ``d_norm`` is that of d before the step."""
+
+    loss: Array
+    grad_norm: Array
+    d_norm: Array
+
+
+class LossSum(NamedTuple):
+    """Summed negative log-likelihood in nats, and the number of target tokens."""
+
+    nll: Array
+    tokens: Array
+
+
+def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), d, optimizer.init(d))
+
+
+def state_shardings(
+    state: State,
+    adapter: Adapter,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh | AbstractMesh,
+) -> State:
+    """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
+    everywhere = sharding.replicated(mesh)
+    if METHODS[adapter.name].adapts != "all":
+        return jax.tree.map(lambda _: everywhere, state)
+    d = sharding.parameter_shardings(state.d, mesh)
+    opt = optax.tree.map_params(
+        optimizer,
+        lambda _, layout: layout,
+        state.opt,
+        d,
+        transform_non_params=lambda _: everywhere,
+    )
+    return State(everywhere, d, opt)
+
+
+def make_train_step(
+    model: Llama,
+    adapter: Adapter,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    params: Any,
+    state: State,
+    seed: int = 0,
+    accumulate: int = 1,
+) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
+    """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
+
+    Only ``d`` is differentiated; ``params`` and ``frozen`` are arguments and are never changed.
+    The loss is summed over the target tokens of all rows and divided by their global count. The
+    state is donated.
+
+    Args:
+        model: the base.
+        adapter: of it.
+        optimizer: of ``d``.
+        mesh: of the devices.
+        params: real or abstract, for their layout. Their layers are a stack, or where the model
+            unrolls them a list (:mod:`tera_jax.llama.stacking`).
+        state: real or abstract, for its layout.
+        seed: of the dropout of methods that have one.
+        accumulate: parts of a batch that are computed one after the other. What a method builds
+            of ``d`` is built once for all of them, and its gradient taken back once.
+    """
+
+    def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        base = {"params": stacking.stacked(params), "frozen": frozen}
+
+        def nll(d: Any, built: Any, part: Batch, key: Any) -> Array:
+            return loss_sum(model, adapter, {**base, "d": d}, part, key, built).nll
+
+        def build(d: Any) -> Any:
+            return adapter.build({**base, "d": d}, batch.tokens_BL.size // accumulate)
+
+        if accumulate == 1:
+            loss, grads = jax.value_and_grad(nll)(state.d, {}, batch, key)
+        else:
+            loss, grads = _accumulated(nll, build, state.d, _parts(batch, accumulate), key)
+        count = jnp.maximum(jnp.sum(batch.weight_BT), 1)
+        grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
+        with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
+            updates, opt = optimizer.update(grads, state.opt, state.d)
+        d = optax.apply_updates(state.d, updates)
+        metrics = Metrics(loss / count, optax.tree.norm(grads), optax.tree.norm(state.d))
+        return State(state.step + 1, d, opt), metrics
+
+    layout = state_shardings(state, adapter, optimizer, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(layout, *_base_shardings(mesh, params)),
+        out_shardings=(layout, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """Every ``count``-th row, so that each part lies on all devices that the batch lies on."""
+
+    def split(array_BX: Array) -> Array:
+        return jnp.moveaxis(array_BX.reshape(-1, count, *array_BX.shape[1:]), 1, 0)
+
+    return jax.tree.map(split, batch)
+
+
+def _accumulated(
+    nll: Callable[..., Array], build: Callable[[Any], Any], d: Any, parts: Batch, key: Any
+) -> tuple[Array, Any]:
+    """The sum over the parts of ``nll(d, build(d), part, key)``, and its gradient.
+
+    The gradient of what is built is summed in float32 and taken back to ``d`` at the end.
+    """
+    built, pull = jax.vjp(build, d)
+
+    def add(total: Any, part_key: tuple[Batch, Any]) -> tuple[Any, None]:
+        found = jax.value_and_grad(nll, argnums=(0, 1))(d, built, *part_key)
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.tree.map(jnp.add, total, found), None
+
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (d, built))
+    keys = jax.random.split(key, len(parts.tokens_BL))
+    (loss, (direct, cotangent)), _ = jax.lax.scan(add, (jnp.float32(0), zeros), (parts, keys))
+    cotangent = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), cotangent, built)
+    (through,) = pull(cotangent)
+    return loss, jax.tree.map(jnp.add, direct, through)
+
+
+def make_eval_step(
+    model: Llama, adapter: Adapter, mesh: Mesh, params: Any
+) -> Callable[[Any, Any, Any, Batch], LossSum]:
+    """``step(d, params, frozen, batch) -> LossSum``, jitted over the mesh."""
+
+    def step(d: Any, params: Any, frozen: Any, batch: Batch) -> LossSum:
+        variables = {"params": stacking.stacked(params), "frozen": frozen, "d": d}
+        return loss_sum(model, adapter, variables, batch)
+
+    return jax.jit(
+        step,
+        in_shardings=(None, *_base_shardings(mesh, params)),
+        out_shardings=sharding.replicated(mesh),
+    )
+
+
+def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
+    """Of params, frozen and batch. The frozen arrays keep the layout that they were made with."""
+    return stacking.shardings(params, mesh), None, sharding.rows(mesh)
+
+
+def loss_sum(
+    model: Llama,
+    adapter: Adapter,
+    variables: Any,
+    batch: Batch,
+    dropout: Any = None,
+    built: Any = None,
+) -> LossSum:
+    """Negative log-likelihood of the batch's targets under the adapted model.
+
+    Logits are computed at the target positions only, a limited number of them at a time, and so is
+    the last layer where the layers are unrolled. ``dropout`` is a key, or None for none; ``built``
+    is from :meth:`Adapter.build`.
+    """
+    rngs = None if dropout is None else {"dropout": dropout}
+    picked = _are_picked(batch)
+    state, _ = adapter.apply(
+        model,
+        variables,
+        batch.tokens_BL,
+        lengths_BM=batch.lengths_BM,
+        index_BT=jnp.asarray(batch.index_BT) if picked else None,
+        method="hidden",
+        rngs=rngs,
+        built=built,
+    )
+    nll = _nll_of(model, adapter, variables, built)
+    target, weight = (batch.target_BT, batch.weight_BT) if picked else _spread(batch)
+    rows, targets = target.shape
+    size = chunk_size(rows, targets, model.config.vocab_size)
+    pieces = chunks(size, state, jnp.asarray(target), jnp.asarray(weight))
+    nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
+    return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
+
+
+def _are_picked(batch: Batch) -> bool:
+    """Whether the loss reads the states of targets alone.
+
+    Not where most places have a target: to pick them would cost their gradient a scatter, which is
+    slower than the logits of a few places more.
+    """
+    return 4 * batch.target_BT.shape[1] < 3 * batch.tokens_BL.shape[1]
+
+
+def _spread(batch: Batch) -> tuple[Array, Array]:
+    """Targets and weights ``(B, L)`` at the places that predict them."""
+    rows, length = batch.tokens_BL.shape
+    place = jnp.arange(rows)[:, None], batch.index_BT
+    # Filling lies at place 0 without weight, and may share it with a target.
+    target_BT = jnp.where(jnp.asarray(batch.weight_BT) > 0, batch.target_BT, 0)
+    target_BL = jnp.zeros((rows, length), jnp.int32).at[place].max(target_BT)
+    weight_BL = jnp.zeros((rows, length), jnp.float32).at[place].add(batch.weight_BT)
+    return target_BL, weight_BL
+
+
+def _nll_of(
+    model: Llama, adapter: Adapter, variables: Any, built: Any
+) -> Callable[[Array, Array, Array], Float[Array, ""]]:
+    """(states, targets, weights) -> the weighted sum of the targets' negative log-likelihoods.
+
+    No logits are kept for the backward pass. Where the head is frozen the gradient of the hidden
+    states is taken with the loss, of the logits that are there; else the logits are made again.
+    """
+    trained = METHODS[adapter.name].adapts == "all"
+    trained |= any(site.path[0] == "lm_head" for site in adapter.sites)
+
+    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
+        if trained:
+            logits_BCV = adapter.apply(model, variables, state_BCD, method="logits", built=built)
+        else:
+            logits_BCV = model.apply({"params": variables["params"]}, state_BCD, method="logits")
+        nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
+        return jnp.sum(nll_BC * weight_BC)
+
+    if trained:
+        return jax.checkpoint(nll)
+
+    def forward(state_BCD: Array, target_BC: Array, weight_BC: Array) -> tuple[Array, Array]:
+        def logits(state_BCD: Array) -> Array:
+            found: Any = model.apply({"params": variables["params"]}, state_BCD, method="logits")
+            return found
+
+        logits_BCV, pull = jax.vjp(logits, state_BCD)
+        # Written out, so that XLA reads the logits three times in all: for their largest, for the
+        # sum of their exponentials and for the slope. What optax differentiates to takes more.
+        log_sum_BC1 = jax.nn.logsumexp(logits_BCV, axis=-1, keepdims=True)
+        taken_BC1 = jnp.take_along_axis(logits_BCV, target_BC[:, :, None], axis=-1)
+        nll_BC = (log_sum_BC1 - taken_BC1)[:, :, 0]
+        is_target_BCV = jax.nn.one_hot(target_BC, logits_BCV.shape[-1], dtype=logits_BCV.dtype)
+        slope_BCV = jnp.exp(logits_BCV - log_sum_BC1) - is_target_BCV
+        (gradient_BCD,) = pull(slope_BCV * weight_BC[:, :, None])
+        return jnp.sum(nll_BC * weight_BC), gradient_BCD
+
+    def backward(gradient_BCD: Array, cotangent: Array) -> tuple[Array, None, None]:
+        scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent
+        return scaled_BCD.astype(gradient_BCD.dtype), None, None
+
+    with_gradient = jax.custom_vjp(nll)
+    with_gradient.defvjp(forward, backward)
+    return with_gradient
+
+
+def chunk_size(rows: int, targets: int, vocab_size: int) -> int:
+    """How many targets of each row have their logits in memory at a time, in equal chunks."""
+    most = max(1, _LOGITS_AT_ONCE // (rows * vocab_size))
+    return math.ceil(targets / math.ceil(targets / most)) if targets else 1
+
+
+def chunks(size: int, *arrays_BT: Any) -> tuple[Array, ...]:
+    """Arrays (B, T, ...) as (T / size, B, size, ...).
+
+    The last chunk is filled up with zeros, which as weights are none.
+    """
+
+    def split(array_BT: Any) -> Array:
+        rows, targets, *rest = array_BT.shape
+        padded = jnp.pad(array_BT, ((0, 0), (0, -targets % size), *[(0, 0)] * len(rest)))
+        return jnp.moveaxis(padded.reshape(rows, -1, size, *rest), 1, 0)
+
+    return tuple(map(split, arrays_BT))

@@ -1,0 +1,88 @@
+"""Why training ends early, and what is left behind: nothing that was saved is lost."""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..data import Stream
+from . import distributed
+from .checkpoint import Checkpoints
+from .metrics import NotFiniteError
+
+_AGAIN = "the same command goes on from here"
+_FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+_IO_STATUS = 74
+"""EX_IOERR of sysexits.h."""
+
+
+class Stopped(SystemExit):
+    """The process is to end with a status, and ``message`` says why and what to do."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(status)
+        self.message = message
+
+
+def interrupted(number: int, step: int, requeue_status: int) -> Stopped:
+    """A signal arrived and the state was saved.
+
+    The status after Ctrl-C is 128 + the signal's number, else the one that a scheduler is told to
+    start the run again on.
+    """
+    name = signal.Signals(number).name
+    status = 128 + number if number == signal.SIGINT else requeue_status
+    return Stopped(status, f"{name} at step {step}: the state is saved; {_AGAIN}")
+
+
+def time_is_up(hours: float, step: int, requeue_status: int) -> Stopped:
+    """The run's hours are over and the state was saved."""
+    text = f"{hours} hours are over at step {step}: the state is saved; {_AGAIN}"
+    return Stopped(requeue_status, text)
+
+
+@contextmanager
+def disk_full(checkpoints: Checkpoints) -> Iterator[None]:
+    """Turn an error for want of space, of whatever kind, into :class:`Stopped`."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        last = checkpoints.sealed
+        kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is whole"
+        remedy = "make room, and the same command goes on from it"
+        raise Stopped(_IO_STATUS, f"the disk is full ({error}): {kept}; {remedy}") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(text in str(error) for text in _FULL.values()):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def not_finite(workdir: Path, stream: Stream) -> Iterator[None]:
+    """Write down what a step that gave no numbers was made of, and say where.
+
+    ``not_finite-<step>.json`` has its metrics (loss, norms of the gradient and of d before it) and
+    the indices of its examples among the training records.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        path = workdir / f"not_finite-{error.step}.json"
+        found = {"step": error.step, **error.values, "examples": stream.fed(*error.fed)}
+        if distributed.is_first():
+            path.write_text(json.dumps(found) + "\n")
+        raise FloatingPointError(
+            f"{error}; its examples and norms are in {path}. No state of it was saved. Lower "
+            "config.optim.learning_rate, or train in float32"
+        ) from error
