@@ -22,11 +22,11 @@ import numpy as np
 
 from benchmarks import rounds
 from tera_jax.methods import tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import contraction, cost_model, hadamard, structured
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import rms_norm
-from tera_jax.ops.numerics import added
+from tera_jax.ops.numerics import add_update
 from tera_jax.random import seed_key
 
 CALLS = 10
@@ -61,7 +61,7 @@ class Inputs(NamedTuple):
 def draw(scheme: Tensorization, tokens: int) -> Inputs:
     """In float32: a dense and a structured network, a kernel, and a batch with its cotangent."""
     init = jax.jit(tera.init_frozen, static_argnums=(1, 2))
-    structured_ = TeraConfig(gain=1.0, wide="fast", core="fast")
+    structured_ = TeRA(gain=1.0, structure="hadamard")
     key, (width, out) = seed_key(0, "kernels"), scheme.shape
     random = np.random.default_rng(0)
 
@@ -70,7 +70,7 @@ def draw(scheme: Tensorization, tokens: int) -> Inputs:
 
     return Inputs(
         scheme,
-        init(key, scheme, TeraConfig(gain=1.0)),
+        init(key, scheme, TeRA(gain=1.0)),
         init(key, scheme, structured_),
         [1 + 0.5 * normal(rank) for rank in scheme.ranks],
         1 + 0.5 * normal(width),
@@ -98,7 +98,7 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
 
     def adapted_by_xla(d: Any, fast: Any, kernel_JO: Any) -> Any:
         update = contraction.network(fast["core"], fast["factors"], d)
-        return added(kernel_JO, update.reshape(kernel_JO.shape))
+        return add_update(kernel_JO, update.reshape(kernel_JO.shape))
 
     def gradients(d: Any, fast: Any, x_TJ: Any, ct_TO: Any) -> Any:
         def parts(d: Any) -> Any:
@@ -219,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     scheme = Tensorization.parse(args.scheme)
     for tokens in args.tokens:
-        if not cost_model.Network(scheme, fast=True, fast_core=True).is_structured(tokens):
+        if not cost_model.Network(scheme, "hadamard").is_structured(tokens):
             parser.error(
                 f"the kernels do not take {args.scheme!r} with {tokens} tokens: give one wide mode "
                 "of the input, a power of two, two groups of the output's such as "

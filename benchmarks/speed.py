@@ -233,8 +233,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "unfused": {"fused": False},
     "loop": {"loop": True},
     "unrolled": {"loop": False},
-    "fast": {"fields": (("wide", "fast"),)},
-    "structured": {"fields": (("wide", "fast"), ("core", "fast"))},
+    "fast": {"fields": (("structure", "hadamard_factor"),)},
+    "structured": {"fields": (("structure", "hadamard"),)},
 }
 
 

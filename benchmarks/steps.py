@@ -5,7 +5,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from unittest import mock
 
 import flax.linen as nn
@@ -19,10 +19,11 @@ from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import adapt, quantize, sharding
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.interceptor import dequantized
+from tera_jax.adapters.interceptor import calls, dequantized
+from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.llama import Llama, stacking
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.methods import NotMergeableError
+from tera_jax.methods import Method, NotMergeableError, TargetLayer
 from tera_jax.network import contraction, cost_model
 from train.config import parse
 from train.data import Batch, num_tokens
@@ -106,55 +107,52 @@ class Lowered(NamedTuple):
     seconds: float
 
 
+@dataclasses.dataclass(frozen=True)
+class _Nothing(Method):
+    """Of the bias."""
+
+    mergeable: ClassVar[bool] = False
+
+
 class _Bias(Adapter):
     """Trains a bias of the token embeddings, and nothing else."""
+
+    @classmethod
+    def select(cls, name: str, found: Any, targets: Any) -> tuple[TargetLayer, ...]:
+        return ()
 
     def init_d(self, params: Any, frozen: Any, seed: Any = 0) -> dict[str, Any]:
         del frozen, seed
         return {"bias": jnp.zeros(params["embed_tokens"]["embedding"].shape[1], jnp.float32)}
 
-    def apply(self, model: nn.Module, variables: Any, *args: Any, built: Any = None, **kwargs: Any):
-        del built
+    def _apply(self, model: nn.Module, variables: Any, made: Any, *args: Any, **kwargs: Any) -> Any:
         bias_D = variables["d"]["bias"]
 
-        def interceptor(next_fun: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            y = next_fun(*args, **kwargs)
-            if isinstance(context.module, nn.Embed) and context.method_name == "__call__":
-                y = y + bias_D.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-            return y
+        def biased(module: Any, embed: Any, tokens: Any) -> Any:
+            y = embed(tokens)
+            return y + bias_D.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
 
-        with nn.intercept_methods(interceptor), nn.intercept_methods(dequantized):
+        embeddings = calls(lambda module: isinstance(module, nn.Embed), biased)
+        with nn.intercept_methods(embeddings), nn.intercept_methods(dequantized):
             return model.apply({"params": variables["params"]}, *args, **kwargs)
 
-    def merge(self, variables: Any) -> Any:
+    def _merge(self, variables: Any) -> Any:
         raise NotMergeableError("the bias is of the embedding's result; there is no kernel for it")
 
 
-@dataclasses.dataclass(frozen=True)
-class _Ahead(Adapter):
-    """An adapter whose kernels are built before the layers, once a step."""
+class _Ahead(LinearAdapter):
+    """An adapter whose kernels are made before the layers, once a step."""
 
-    inner: Any = None
-
-    def init_frozen(self, params: Any) -> dict[str, Any]:
-        return self.inner.init_frozen(params)
-
-    def init_d(self, params: Any, frozen: Any, seed: Any = 0) -> dict[str, Any]:
-        return self.inner.init_d(params, frozen, seed)
-
-    def apply(self, model: nn.Module, variables: Any, *args: Any, built: Any = None, **kwargs: Any):
+    def _apply(self, model: nn.Module, variables: Any, made: Any, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("method") == "hidden":
-            built = self.inner.build(variables, args[0].size)
-        return self.inner.apply(model, variables, *args, built=built, **kwargs)
-
-    def merge(self, variables: Any) -> Any:
-        return self.inner.merge(variables)
+            made = self.materialize(variables, args[0].size)
+        return super()._apply(model, variables, made, *args, **kwargs)
 
 
 def make_adapter(case: Case, model: Llama) -> Adapter:
     """The adapter of a case; ranks are those of the recipes, 32 for LoRA and HiRA."""
     if case.method == FROZEN:
-        return _Bias("prompt", None, ())
+        return _Bias(FROZEN, _Nothing(), ())
     config = get_config(case.method)
     config.model.path = config.data.path = "-"
     for key, value in case.fields:
@@ -162,7 +160,7 @@ def make_adapter(case: Case, model: Llama) -> Adapter:
     settings = parse(config).method.settings
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     adapter = adapt(model, tokens, method=case.method, config=settings, targets=case.targets)
-    return _Ahead(adapter.name, adapter.config, adapter.sites, adapter) if case.ahead else adapter
+    return _Ahead(adapter.name, adapter.method, adapter.layers) if case.ahead else adapter
 
 
 def random_batch(rows: int, length: int, vocab_size: int) -> Batch:

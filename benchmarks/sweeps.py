@@ -7,8 +7,8 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.steps import ALL, FROZEN, QV, Case, Found
-from tera_jax.methods import METHODS
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods import TABLE
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import cost_model
 
 
@@ -31,7 +31,7 @@ def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterato
             )
     elif name == "methods":
         yield case._replace(method=FROZEN)
-        for method in METHODS:
+        for method in TABLE:
             # A published default that asks for axes of its own model's size.
             fields = (("axes", axes(hidden)),) if method == "quanta" else ()
             yield case._replace(method=method, fields=fields)
@@ -59,7 +59,7 @@ def axes(hidden: int) -> tuple[int, ...]:
 
 def _network(hidden: int) -> cost_model.Network:
     """That which TeRA gives a square kernel by default."""
-    return TeraConfig().network((hidden, hidden))
+    return cost_model.Network(TeRA().tensorization((hidden, hidden)))
 
 
 def _routes(hidden: int) -> list[cost_model.Route]:

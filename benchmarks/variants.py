@@ -45,13 +45,13 @@ METHODS = (
 
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
 CHOICES = (
-    _tera(wide="fast"),
-    _tera(wide="fast", core="fast"),
+    _tera(structure="hadamard_factor"),
+    _tera(structure="hadamard"),
     _tera(**_UNSCALED),
     _tera(gain=1 / 16),
     _tera(gain=256.0),
-    _tera(**_UNSCALED, zero=2),
-    _tera(**_UNSCALED, zero=3),
+    _tera(**_UNSCALED, zero_init_mode=2),
+    _tera(**_UNSCALED, zero_init_mode=3),
     _tera(**_UNSCALED, init="uniform"),
     _tera(**_UNSCALED, sharing="module"),
     _tera(**_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),

@@ -11,7 +11,7 @@ of 4096 x 4096 gets ``4096|8x8x8x8``, which makes 264,192 trained numbers on Lla
 tries learning rates of 1e-3, 3e-4 and 2e-4, and does not state the epochs; HiRA's are 3.
 SmolLM2-135M learns faster at 3e-2 to 1e-1; README and docs/methods.md have the figures.
 
-After a colon stands the method, any row of ``tera_jax.methods.METHODS``; tera by default. Ranks are
+After a colon stands the method, any row of ``tera_jax.methods.TABLE``; tera by default. Ranks are
 those of the paper's tables.
 """
 

@@ -63,24 +63,31 @@ def require_equal(found: Any, expected: Any, where: Path) -> None:
             raise ValueError(f"{name} read back from {where} is not what was written; export again")
 
 
-def save_arrays(path: Path, tree: Any) -> None:
-    """Write a tree of arrays as safetensors, each by its path, with a checksum of all."""
+def save_arrays(path: Path, tree: Any) -> str:
+    """Write a tree of arrays as safetensors, each by its path, with a checksum of all.
+
+    Returns:
+        The checksum.
+    """
     arrays = _flatten(tree)
-    save_file(arrays, path, metadata={_CHECKSUM: _checksum(arrays)})
+    checksum = _checksum(arrays)
+    save_file(arrays, path, metadata={_CHECKSUM: checksum})
+    return checksum
 
 
-def load_arrays(path: Path, shapes: Any) -> Any:
+def load_arrays(path: Path, shapes: Any, checksum: str | None = None) -> Any:
     """Read what :func:`save_arrays` wrote.
 
     Args:
         path: the file.
         shapes: a tree like the one that was written; abstract leaves do.
+        checksum: that the arrays must have, where it was kept elsewhere too.
 
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when it is damaged, or its arrays are not those of ``shapes``.
     """
-    return _unflatten(_read_arrays(path), shapes, path)
+    return _unflatten(_read_arrays(path, checksum), shapes, path)
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -89,7 +96,7 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+def _read_arrays(path: Path, checksum: str | None) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write it again")
     try:
@@ -98,7 +105,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         arrays = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}); write it again") from None
-    if expected not in (None, _checksum(arrays)):
+    present = _checksum(arrays)
+    if expected not in (None, present) or checksum not in (None, present):
         raise ValueError(f"{path} is damaged (its checksum is another); write it again")
     return arrays
 

@@ -2,8 +2,8 @@
 
 The variables of an adapted model are three collections. ``params`` is the base. ``frozen`` holds
 shared sets by name under ``shared`` and, for methods that give each layer its own, arrays at the
-path of the module. ``d`` holds the trainable arrays at the path of the module. Below the path, the
-arrays stand under the name of the method.
+path of the module. ``d`` holds the trainable arrays at the path of the module, and those that all
+layers read under ``shared``. Below the path, arrays stand under the name of the method.
 
 Kernels of ``params`` may be quantised (:mod:`tera_jax.quantize`): every method then sees the plain
 kernels that they stand for, one layer's at a time.
@@ -11,42 +11,68 @@ kernels that they stand for, one layer's at a time.
 
 import abc
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 
-from tera_jax.methods import Site
+from tera_jax.adapters.targets import ModelLayers
+from tera_jax.methods.base import Method, TargetLayer
 
 Variables = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter(abc.ABC):
-    """A method, its configuration and the layers that it adapts. Holds no arrays.
+    """A method and the layers that it adapts. Holds no arrays.
 
-    Made by :func:`tera_jax.adapters.factory.adapt`.
+    Made by :func:`tera_jax.adapt`.
+
+    Attributes:
+        name: of the method, that of its row in :data:`tera_jax.methods.TABLE`.
+        method: with its configuration in its fields.
+        layers: those that it adapts.
     """
 
     name: str
-    config: Any
-    sites: tuple[Site, ...]
+    method: Method
+    layers: tuple[TargetLayer, ...]
+
+    parameter: ClassVar[str] = "kernel"
+    """The name of the parameter that it adapts in a layer."""
+    trains_all: ClassVar[bool] = False
+    """Whether ``d`` is a copy of ``params``, as large and laid out alike."""
+
+    @classmethod
+    @abc.abstractmethod
+    def select(
+        cls, name: str, found: ModelLayers, targets: Sequence[str]
+    ) -> tuple[TargetLayer, ...]:
+        """The layers of a model that the method of that name is to adapt.
+
+        Raises:
+            ValueError: when there are none.
+        """
 
     @property
     def mergeable(self) -> bool:
         """Whether :meth:`merge` gives plain weights that do what the adapted model does."""
-        return True
+        return self.method.mergeable
 
     @property
     def regenerates(self) -> bool:
         """Whether ``frozen`` follows from the configuration and the shapes of the base alone."""
-        return True
+        return self.method.regenerates
 
     @property
     def num_virtual_tokens(self) -> int:
         """Tokens to put before a prompt: ids from the vocabulary's size on, in order."""
         return 0
+
+    def adapts(self, module: str) -> bool:
+        """Whether a module at the top of the model, such as ``lm_head``, is changed in itself."""
+        return any(layer.path[0] == module for layer in self.layers)
 
     def init_frozen(self, params: Variables) -> dict[str, Any]:
         """The ``frozen`` collection.
@@ -73,9 +99,13 @@ class Adapter(abc.ABC):
             seed: of what is drawn at random, if anything; it may be traced.
         """
 
-    @abc.abstractmethod
     def apply(
-        self, model: nn.Module, variables: Variables, *args: Any, built: Any = None, **kwargs: Any
+        self,
+        model: nn.Module,
+        variables: Variables,
+        *args: Any,
+        materialized: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """``model.apply`` of the adapted model.
 
@@ -84,18 +114,27 @@ class Adapter(abc.ABC):
             variables: ``params``, ``frozen``, ``d`` and what else the model takes.
             *args: of ``model.apply``, as are the keyword arguments; ``rngs={"dropout": key}``
                 turns the dropout of methods that have one on.
-            built: kernels from :meth:`build`.
+            materialized: kernels from :meth:`materialize`.
             **kwargs: of ``model.apply``.
 
         Raises:
-            ValueError: when a lifted transform keeps ``d`` or ``frozen`` from a targeted layer.
+            ValueError: when a collection is missing, or a lifted transform keeps ``d`` or
+                ``frozen`` from a targeted layer.
         """
+        require_collections(variables)
+        return self._apply(model, variables, materialized or {}, *args, **kwargs)
 
-    def build(self, variables: Variables, tokens: int) -> dict[str, Any]:
+    @abc.abstractmethod
+    def _apply(
+        self, model: nn.Module, variables: Variables, made: Variables, *args: Any, **kwargs: Any
+    ) -> Any:
+        """:meth:`apply` with complete variables."""
+
+    def materialize(self, variables: Variables, tokens: int) -> dict[str, Any]:
         """The adapted kernels that :meth:`apply` would make for so many tokens, made ahead of it.
 
-        ``apply(..., built=...)`` then takes them as they are, as often as it is called. A part of
-        ``params``; empty where no layer's kernel is worth making.
+        ``apply(..., materialized=...)`` then takes them as they are, as often as it is called. A
+        part of ``params``; empty where no layer's kernel is worth making.
 
         Args:
             variables: the three collections.
@@ -104,7 +143,6 @@ class Adapter(abc.ABC):
         del variables, tokens
         return {}
 
-    @abc.abstractmethod
     def merge(self, variables: Variables) -> Any:
         """``params`` that alone do what the adapted model does, summed in float32, rounded once.
 
@@ -112,4 +150,21 @@ class Adapter(abc.ABC):
 
         Raises:
             NotMergeableError: when no weights do.
+            ValueError: when a collection is missing.
         """
+        require_collections(variables)
+        return self._merge(variables)
+
+    @abc.abstractmethod
+    def _merge(self, variables: Variables) -> Any:
+        """:meth:`merge` of complete variables."""
+
+
+def require_collections(variables: Variables) -> None:
+    """Raise ``ValueError`` unless ``params``, ``frozen`` and ``d`` are there."""
+    missing = [name for name in ("params", "frozen", "d") if name not in variables]
+    if missing:
+        raise ValueError(
+            f"the variables {sorted(variables)} lack {', '.join(missing)}; pass "
+            '{"params": params, "frozen": adapter.init_frozen(params), "d": d}'
+        )

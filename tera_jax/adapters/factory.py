@@ -1,44 +1,73 @@
 """From a model and the name of a method to an adapter."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.full import FullAdapter
-from tera_jax.adapters.linear import KernelAdapter
+from tera_jax.adapters.linear import LinearAdapter
+from tera_jax.adapters.norm import NormAdapter
 from tera_jax.adapters.prompt import PromptAdapter
-from tera_jax.adapters.targets import choose, embeddings, linear_layers
-from tera_jax.methods import Site, entry
+from tera_jax.adapters.targets import ModelLayers, model_layers
+from tera_jax.methods import Method, TargetLayer, method_class
+from tera_jax.methods.base import FullMethod, LinearMethod, NormMethod, PromptMethod, bind
 
-_ADAPTERS: dict[str, Callable[..., Adapter]] = {
-    "kernels": KernelAdapter,
-    "embedding": PromptAdapter,
-    "all": FullAdapter,
+_KINDS: dict[type[Method], type[Adapter]] = {
+    LinearMethod: LinearAdapter,
+    NormMethod: NormAdapter,
+    PromptMethod: PromptAdapter,
+    FullMethod: FullAdapter,
 }
+"""What each kind of method adapts, and how."""
 
 
-def make(name: str, config: Any, sites: tuple[Site, ...]) -> Adapter:
+def adapter_class(method: type[Method]) -> type[Adapter]:
+    """The kind of adapter of a method."""
+    return next(adapter for kind, adapter in _KINDS.items() if issubclass(method, kind))
+
+
+def make(name: str, method: Method, layers: Sequence[TargetLayer]) -> Adapter:
     """The adapter of a method for given layers.
 
     Raises:
         ValueError: for an unknown method, or a configuration that is another method's or does not
             fit the layers.
     """
-    row = entry(name)
-    if not isinstance(config, row.config):
-        raise ValueError(f"method {name!r} takes a {row.config.__name__}, not {config!r}")
-    row.method(config, sites)  # refuses what does not fit
-    return _ADAPTERS[row.adapts](name, config, sites)
+    row = method_class(name)
+    if not isinstance(method, row):
+        raise ValueError(f"method {name!r} takes a {row.__name__}, not {method!r}")
+    return adapter_class(row)(name, method, bind(method, layers))
+
+
+def select(
+    name: str, method: Method | None, found: ModelLayers, targets: Sequence[str] | None
+) -> Adapter:
+    """The adapter of a method for those of a model's layers that the targets name.
+
+    Args:
+        name: a row of :data:`tera_jax.methods.TABLE`.
+        method: an instance of it; its defaults when None.
+        found: the layers of the model.
+        targets: patterns of module paths; the method's own when None.
+
+    Raises:
+        ValueError: as :func:`adapt`.
+    """
+    row = method_class(name)
+    targets = row.default_targets if targets is None else targets
+    layers = adapter_class(row).select(name, found, targets)
+    return make(name, row() if method is None else method, layers)
 
 
 def adapt(
     model: nn.Module,
     *args: Any,
     method: str = "tera",
-    config: Any = None,
-    targets: Sequence[str] = ("q_proj", "v_proj"),
+    config: Method | None = None,
+    targets: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> Adapter:
     """Find the layers that a method is to adapt and make an adapter for them.
@@ -49,30 +78,29 @@ def adapt(
         model: a linen model.
         *args: example inputs of ``model``'s ``__call__``, as are other keyword arguments;
             ``jax.ShapeDtypeStruct`` does.
-        method: a row of :data:`tera_jax.methods.METHODS`.
-        config: an instance of that row's configuration; its defaults when None.
-        targets: patterns of module paths, see :func:`tera_jax.adapters.targets.choose`; methods
-            that do not adapt kernels take no notice of them.
+        method: a row of :data:`tera_jax.methods.TABLE`.
+        config: an instance of that row's class; its defaults when None.
+        targets: patterns of module paths, see :func:`tera_jax.adapters.targets.choose`; those of
+            the method when None, which for linear layers are ``q_proj`` and ``v_proj``. Methods
+            that adapt no layer in particular take no notice of them.
         **kwargs: of ``model``'s ``__call__``.
 
     Raises:
         ValueError: for an unknown method, a target that names no linear layer (the error lists
-            those there are), or a configuration that does not fit the kernels.
+            those there are), a configuration that does not fit the kernels, or a field of the
+            method among the keyword arguments.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dense(6)])
         >>> adapter = adapt(model, jnp.ones((1, 4)), targets=["layers_1"])
-        >>> adapter.sites[0].kernel_shape
+        >>> adapter.layers[0].kernel_shape
         (8, 6)
     """
-    row = entry(method)
-    if row.adapts == "kernels":
-        sites = choose(linear_layers(model, *args, **kwargs), targets)
-    elif row.adapts == "embedding":
-        sites = embeddings(model, *args, **kwargs)
-        if len(sites) != 1:
-            names = [site.name for site in sites]
-            raise ValueError(f"{method} needs a model with one nn.Embed, but this has {names}")
-    else:
-        sites = ()
-    return make(method, row.config() if config is None else config, sites)
+    row = method_class(method)
+    fields = [name for name in kwargs if name in {field.name for field in dataclasses.fields(row)}]
+    if fields:
+        given = ", ".join(f"{name}={kwargs[name]!r}" for name in fields)
+        raise ValueError(
+            f"{', '.join(fields)} belongs to the method; pass config={row.__name__}({given})"
+        )
+    return select(method, config, model_layers(model, *args, **kwargs), targets)

@@ -1,4 +1,4 @@
-"""The one seam between linen and the methods: targeted layers read adapted parameters.
+"""Where linen and the methods meet: targeted layers read adapted parameters.
 
 Any linen model that is made of ``nn.Dense`` (or ``nn.DenseGeneral`` over its last axis) can be
 adapted, also under ``nn.remat`` and under an ``nn.scan`` that carries the two collections::
@@ -6,6 +6,7 @@ adapted, also under ``nn.remat`` and under an ``nn.scan`` that carries the two c
     nn.scan(Layer, variable_axes={"params": 0, "d": 0, "frozen": 0}, ...)
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,117 +15,127 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.linen.module import InterceptorContext
+from jaxtyping import Array, Float
 
 from tera_jax import quantize
 from tera_jax.adapters.targets import is_linear
-from tera_jax.methods import Method, Site
-from tera_jax.methods.lora import linear
-from tera_jax.methods.prompt import PromptMethod
+from tera_jax.methods.base import LinearMethod, PromptMethod, TargetLayer, linear
 
 Interceptor = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
 
+def calls(
+    wanted: Callable[[nn.Module], bool], body: Callable[[Any, Callable[..., Any], Any], Any]
+) -> Interceptor:
+    """An interceptor of the calls of some modules, which have one input.
+
+    Args:
+        wanted: which modules.
+        body: (module, the call as it was, its input) -> what the call gives instead.
+    """
+
+    def interceptor(
+        next_fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: InterceptorContext,
+    ) -> Any:
+        if context.method_name != "__call__" or not wanted(context.module):
+            return next_fun(*args, **kwargs)
+        (inputs,) = args or kwargs.values()
+        return body(context.module, next_fun, inputs)
+
+    return interceptor
+
+
 def kernels(
-    method: Method,
-    sites: tuple[Site, ...],
+    method: LinearMethod,
+    layers: tuple[TargetLayer, ...],
     name: str,
     shared: Mapping[str, Any],
+    shared_d: Mapping[str, Any],
     dtype: Any = None,
 ) -> Interceptor:
-    """An interceptor under which every site's kernel W reads as the method's merge of it.
+    """An interceptor under which every target layer's kernel W reads as the method's merge of it.
 
     Args:
         method: configured.
-        sites: the layers.
+        layers: those that it adapts.
         name: of the method: that of its arrays in the layer's own ``d`` and ``frozen``.
         shared: frozen sets by name. They are closed over, so that a scan keeps them as constants.
+        shared_d: trainable arrays that all layers read, likewise.
         dtype: of the hidden states, if known: wider shared arrays are then rounded to it once, and
             not in every layer.
     """
-    by_path = {site.path: site for site in sites}
+    by_path = {layer.path: layer for layer in layers}
     rounded = shared if dtype is None else jax.tree.map(lambda x: _narrowed(x, dtype), dict(shared))
 
-    def interceptor(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        module = context.module
-        site = by_path.get(module.path) if context.method_name == "__call__" else None
-        if site is None:
-            return next_fun(*args, **kwargs)
-        key = method.frozen_set(site)
-        d = _visible(module, "d", name)
-        # A method without frozen arrays has nothing there to see.
-        seen = module.has_variable("frozen", name)
-        own: Any = module.get_variable("frozen", name) if seen else {}
+    def body(module: nn.Module, _: Any, x: Array) -> Array:
+        layer = by_path[module.path]
+        key = method.frozen_set(layer)
+        own_d: Any = _visible(module, "d", name, optional=bool(shared_d))
+        d = with_shared(own_d, shared_d)
+        own = _visible(module, "frozen", name, optional=True)
         frozen, near = (own, own) if key is None else (shared[key], rounded[key])
         return multiply(
             module,
-            lambda kernel: method.merge(frozen, d, kernel),
-            lambda kernel, x, dropout: method.apply(near, d, kernel, x, dropout),
-            *args,
-            **kwargs,
+            lambda kernel: method.merge(frozen, d, kernel, layer),
+            lambda kernel, x, dropout: method.apply(near, d, kernel, x, layer, dropout),
+            x,
         )
 
-    return interceptor
+    return calls(lambda module: module.path in by_path, body)
 
 
-def dequantized(
-    next_fun: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: InterceptorContext,
-) -> Any:
-    """An interceptor under which a quantised kernel reads as the plain one that it stands for.
-
-    It is made where the layer multiplies by it, so that under a scan one layer's stands in memory.
-
-    Example:
-        >>> with nn.intercept_methods(dequantized):
-        ...     logits_BLV, _ = model.apply({"params": quantised}, tokens_BL)
-    """
-    module = context.module
-    if (
-        context.method_name != "__call__"
-        or not is_linear(module)
-        or not quantize.is_quantized(module.get_variable("params", "kernel"))
-    ):
-        return next_fun(*args, **kwargs)
-    return multiply(
-        module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), *args, **kwargs
-    )
+def with_shared(own: Any, shared_d: Mapping[str, Any]) -> Any:
+    """A layer's trainable arrays, with those that all layers read beside them."""
+    return {**own, **shared_d} if shared_d else own
 
 
-def virtual_tokens(method: PromptMethod, site: Site, name: str) -> Interceptor:
+def _is_quantized(module: nn.Module) -> bool:
+    return is_linear(module) and quantize.is_quantized(module.get_variable("params", "kernel"))
+
+
+def _dequantized(module: nn.Module, _: Any, x: Array) -> Array:
+    return multiply(module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), x)
+
+
+dequantized = calls(_is_quantized, _dequantized)
+"""An interceptor under which a quantised kernel reads as the plain one that it stands for.
+
+It is made where the layer multiplies by it, so that under a scan one layer's stands in memory::
+
+    with nn.intercept_methods(dequantized):
+        logits_BLV, _ = model.apply({"params": quantised}, tokens_BL)
+"""
+
+
+def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Interceptor:
     """An interceptor under which token ids from the vocabulary's size on are virtual tokens."""
 
-    def interceptor(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        module = context.module
-        if module.path != site.path or context.method_name != "__call__":
-            return next_fun(*args, **kwargs)
-        (tokens_BL,) = args or kwargs.values()
+    def body(module: nn.Module, embed: Callable[..., Any], tokens_BL: Array) -> Array:
         prompt_PD = method.prompt(_visible(module, "d", name))
-        index_BL = tokens_BL - site.kernel_shape[0]
-        known_BLD = next_fun(jnp.where(index_BL < 0, tokens_BL, 0))
+        index_BL = tokens_BL - layer.kernel_shape[0]
+        known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
         virtual_BLD = prompt_PD.astype(known_BLD.dtype)[jnp.maximum(index_BL, 0)]
         return jnp.where(index_BL[..., None] < 0, known_BLD, virtual_BLD)
 
-    return interceptor
+    return calls(lambda module: module.path == layer.path, body)
 
 
-def _narrowed(array: jax.Array, dtype: Any) -> jax.Array:
+def _narrowed(array: Array, dtype: Any) -> Array:
     return array.astype(dtype) if array.dtype.itemsize > jnp.dtype(dtype).itemsize else array
 
 
-def multiply(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], inputs: Any) -> Any:
+def multiply(
+    module: Any,
+    merge: Callable[[Array], Array],
+    apply: Callable[[Array, Array, Any], Array],
+    inputs: Float[Array, "..."],
+) -> Float[Array, "..."]:
     """``module(inputs)`` of a linear layer, with an adapted kernel in the place of its own.
+
+    Matmuls have the precision of the layer.
 
     Args:
         module: the layer.
@@ -140,7 +151,8 @@ def multiply(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], 
     matrix = kernel.reshape(kernel.shape[0], -1)
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
-        y = apply(matrix, x, dropout)
+        with _matmul_precision(module.precision):
+            y = apply(matrix, x, dropout)
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
@@ -149,7 +161,24 @@ def multiply(module: Any, merge: Callable[..., Any], apply: Callable[..., Any], 
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
 
 
-def _visible(module: nn.Module, collection: str, name: str) -> jax.Array:
+def _matmul_precision(precision: Any) -> Any:
+    """A context in which matmuls that ask for no precision have that of a layer.
+
+    Of a pair, one for each operand, it is the higher one.
+    """
+    if precision is None:
+        return contextlib.nullcontext()
+    if isinstance(precision, tuple):
+        precision = max(map(jax.lax.Precision, precision), key=lambda each: each.value)
+    if isinstance(precision, jax.lax.Precision):
+        precision = precision.name.lower()
+    return jax.default_matmul_precision(precision)
+
+
+def _visible(module: nn.Module, collection: str, name: str, optional: bool = False) -> Any:
+    """A layer's arrays in a collection; none of them where they are optional."""
+    if optional and not module.has_variable(collection, name):
+        return {}
     value: Any = module.get_variable(collection, name)
     if value is None:
         raise ValueError(

@@ -1,16 +1,16 @@
 """Merging an adapter into a quantised base that stays quantised."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 
 from tera_jax import quantize
 from tera_jax.adapters.base import Adapter, Variables
-from tera_jax.adapters.linear import KernelAdapter
+from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.adapters.targets import get, put
-from tera_jax.methods import NotMergeableError
+from tera_jax.methods.base import LinearMethod, NotMergeableError, TargetLayer
 
 
 class MergeError(NamedTuple):
@@ -47,28 +47,28 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
         >>> params, error = jax.jit(functools.partial(merge_quantized, adapter))(variables)
         >>> print(f"{error.total:.2%}")
     """
-    if not isinstance(adapter, KernelAdapter):
+    if not isinstance(adapter, LinearAdapter):
         raise NotMergeableError(f"{adapter.name} changes no kernel of the base")
-    params, method = variables["params"], adapter.method
+    params, method = variables["params"], cast(LinearMethod, adapter.method)
     result = jax.tree.map(lambda leaf: leaf, dict(params))
     squares: dict[str, tuple[jax.Array, jax.Array]] = {}
-    for site in adapter.sites:
-        base = get(params, (*site.path, "kernel"))
+    for layer in adapter.layers:
+        base = get(params, (*layer.path, "kernel"))
         if not quantize.is_quantized(base):
             raise ValueError(
-                f"the kernel of {site.name!r} is not quantised; merge() gives plain weights"
+                f"the kernel of {layer.name!r} is not quantised; merge() gives plain weights"
             )
 
-        def make(frozen: Any, d: Any, kernel: Any, base: Any = base) -> Any:
-            merged = method.merge(frozen, d, kernel.dequantize(jnp.float32))
+        def make(frozen: Any, d: Any, kernel: Any, layer: TargetLayer, base: Any = base) -> Any:
+            merged = method.merge(frozen, d, kernel.dequantize(jnp.float32), layer)
             kept = quantize.quantize_kernel(merged, base.kind, base.block)
             lost = kept.dequantize() - merged
             return (kept.values, kept.scales), jnp.sum(lost**2), jnp.sum(merged**2)
 
-        (values, scales), *sums = adapter.over_layers(make, variables, site)
+        (values, scales), *sums = adapter.over_layers(make, variables, layer)
         kept = dataclasses.replace(base, values=values, scales=scales)
-        put(result, (*site.path, "kernel"), kept)
-        squares[site.name] = (sums[0], sums[1])
+        put(result, (*layer.path, "kernel"), kept)
+        squares[layer.name] = (sums[0], sums[1])
     kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
     lost, whole = (sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True))
     return result, MergeError(kernels, jnp.sqrt(jnp.asarray(lost / whole)))

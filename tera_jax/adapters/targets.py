@@ -1,55 +1,131 @@
-"""The linear layers of a linen model: found by tracing it, chosen by patterns of paths."""
+"""The layers of a linen model that methods can adapt: found by tracing it, chosen by patterns."""
 
 import fnmatch
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 from flax.linen.module import InterceptorContext
 
-from tera_jax.methods import Site
+from tera_jax.methods.base import TargetLayer
+from tera_jax.ops.rms_norm import RMSNorm
+
+_NORMS = (RMSNorm, nn.RMSNorm, nn.LayerNorm)
+_NOT_ADAPTED = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvTranspose, nn.ConvLocal)
 
 
-def linear_layers(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Site, ...]:
-    """Every ``nn.Dense`` and every ``nn.DenseGeneral`` over its last axis, in the order of paths.
+class ModelLayers(NamedTuple):
+    """What a model is made of, each kind in the order of paths.
 
-    The model is traced once with abstract values. A kernel's shape inside the trace is that of one
-    layer; what leads it in ``params`` are the axes of ``nn.scan``.
+    Attributes:
+        linear: every ``nn.Dense`` and every ``nn.DenseGeneral`` over its last axis.
+        norm: every ``nn.LayerNorm`` and ``RMSNorm`` with a scale.
+        embedding: every ``nn.Embed``; its "kernel" is (vocabulary, width).
+        others: descriptions of layers with weights that no method adapts, such as ``nn.Conv``.
+    """
+
+    linear: tuple[TargetLayer, ...]
+    norm: tuple[TargetLayer, ...]
+    embedding: tuple[TargetLayer, ...]
+    others: tuple[str, ...]
+
+
+def model_layers(model: nn.Module, *args: Any, **kwargs: Any) -> ModelLayers:
+    """The layers of a model, which is traced once with abstract values.
+
+    A parameter's shape inside the trace is that of one layer; what leads it in ``params`` are the
+    axes of ``nn.scan``.
 
     Args:
         model: a linen model.
         *args: example inputs of ``model``'s ``__call__``, as are the keyword arguments;
             ``jax.ShapeDtypeStruct`` does.
         **kwargs: of ``model``'s ``__call__``.
+
+    Raises:
+        ValueError: when it is no linen model.
     """
-    return _layers(model, is_linear, "kernel", *args, **kwargs)
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"the model is a {type(model).__module__}.{type(model).__name__}, not a "
+            "flax.linen.Module; of an nnx model pass flax.nnx.bridge.to_linen(...)"
+        )
+    shapes: dict[str, dict[tuple[str, ...], tuple[int, ...]]] = {name: {} for name in _LEAVES}
+    others: dict[tuple[str, ...], str] = {}
+
+    def record(next_fun: Any, args: Any, kwargs: Any, context: InterceptorContext) -> Any:
+        result = next_fun(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            leaf = _leaf(module)
+            if leaf is not None:
+                shapes[leaf][module.path] = module.get_variable("params", leaf).shape
+            elif isinstance(module, _NOT_ADAPTED):
+                others[module.path] = f"{'/'.join(module.path)} ({type(module).__name__})"
+        return result
+
+    with nn.intercept_methods(record):
+        params = jax.eval_shape(
+            lambda *args: model.init(jax.random.key(0), *args, **kwargs), *args
+        ).get("params", {})
+    linear, norm, embedding = (_stacked(shapes[leaf], params, leaf) for leaf in _LEAVES)
+    return ModelLayers(linear, norm, embedding, tuple(others[path] for path in sorted(others)))
 
 
-def embeddings(model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Site, ...]:
-    """Every ``nn.Embed``, as :func:`linear_layers`; its "kernel" is (vocabulary, width)."""
-    return _layers(model, lambda module: isinstance(module, nn.Embed), "embedding", *args, **kwargs)
+_LEAVES = ("kernel", "scale", "embedding")
 
 
-def choose(layers: Sequence[Site], targets: Sequence[str]) -> tuple[Site, ...]:
+def _leaf(module: nn.Module) -> str | None:
+    """The parameter that a method can adapt in a module."""
+    if is_linear(module):
+        return "kernel"
+    if isinstance(module, _NORMS) and module.has_variable("params", "scale"):
+        return "scale"
+    return "embedding" if isinstance(module, nn.Embed) else None
+
+
+def _stacked(
+    found: Mapping[tuple[str, ...], tuple[int, ...]], params: Any, leaf: str
+) -> tuple[TargetLayer, ...]:
+    layers = []
+    for path, shape in sorted(found.items()):
+        whole = get(params, (*path, leaf)).shape
+        stack = whole[: len(whole) - len(shape)]
+        if (*stack, *shape) == whole:
+            sides = shape if len(shape) < 2 else (shape[0], math.prod(shape[1:]))
+            layers.append(TargetLayer(path, sides, stack))
+    return tuple(layers)
+
+
+def choose(
+    layers: Sequence[TargetLayer], targets: Sequence[str], kind: str, found: ModelLayers
+) -> tuple[TargetLayer, ...]:
     """The layers that the patterns name.
 
     Args:
-        layers: all there are.
+        layers: all there are of a kind.
         targets: patterns of module paths, with the wildcards of ``fnmatch``: ``"q_proj"`` is every
-            layer of that name, ``"decoder/*/up_proj"`` those at such an end of a path.
+            layer of that name, ``"decoder/*/up_proj"`` those at such an end of a path. One pattern
+            may be given as a text.
+        kind: what errors call such a layer.
+        found: all layers of the model, for the error.
 
     Raises:
         ValueError: for no pattern, or one that names no layer; the error lists those there are.
     """
+    targets = [targets] if isinstance(targets, str) else list(targets)
     for target in targets:
-        if not any(_matches(site, target) for site in layers):
-            names = ", ".join(site.name for site in layers)
-            raise ValueError(f"target {target!r} names no linear layer of the model: {names}")
+        if not any(_matches(layer, target) for layer in layers):
+            names = ", ".join(layer.name for layer in layers) or "none"
+            left_out = f"; not adapted are {', '.join(found.others)}" if found.others else ""
+            raise ValueError(
+                f"target {target!r} names no {kind} of the model; there are: {names}{left_out}"
+            )
     if not targets:
-        raise ValueError("no targets; name at least one linear layer")
-    return tuple(site for site in layers if any(_matches(site, target) for target in targets))
+        raise ValueError(f"no targets; name at least one {kind}")
+    return tuple(layer for layer in layers if any(_matches(layer, target) for target in targets))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -73,34 +149,5 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _layers(
-    model: nn.Module, wanted: Callable[[nn.Module], bool], name: str, *args: Any, **kwargs: Any
-) -> tuple[Site, ...]:
-    kernels: dict[tuple[str, ...], tuple[int, ...]] = {}
-
-    def record(
-        next_fun: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        context: InterceptorContext,
-    ) -> Any:
-        result = next_fun(*args, **kwargs)
-        if context.method_name == "__call__" and wanted(context.module):
-            kernels[context.module.path] = context.module.get_variable("params", name).shape
-        return result
-
-    with nn.intercept_methods(record):
-        shapes = jax.eval_shape(
-            lambda *args: model.init(jax.random.key(0), *args, **kwargs), *args
-        )["params"]
-    sites = []
-    for path, shape in sorted(kernels.items()):
-        stacked = get(shapes, (*path, name)).shape
-        stack = stacked[: len(stacked) - len(shape)]
-        if (*stack, *shape) == stacked:
-            sites.append(Site(path, (shape[0], math.prod(shape[1:])), stack))
-    return tuple(sites)
-
-
-def _matches(site: Site, target: str) -> bool:
-    return fnmatch.fnmatchcase(f"/{site.name}", f"*/{target}")
+def _matches(layer: TargetLayer, target: str) -> bool:
+    return fnmatch.fnmatchcase(f"/{layer.name}", f"*/{target}")

@@ -1,7 +1,5 @@
 """Adapters and merged weights on disk: written aside, read back, compared, then put in place."""
 
-import dataclasses
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.factory import make
 from tera_jax.disk import load_arrays, require_equal, save_arrays, write_checked
 from tera_jax.fingerprint import base_fingerprint, fingerprint
-from tera_jax.io import peft
-from tera_jax.methods import METHODS, Site
+from tera_jax.io import adapter_description, peft
 
-FORMAT = "tera-jax-adapter"
-VERSION = 1
-_DESCRIPTION = "adapter.json"
 _ARRAYS = "adapter.safetensors"
 _FROZEN = "frozen.safetensors"
 
@@ -35,9 +28,9 @@ def save_adapter(
 ) -> Path:
     """Write an adapter alone: its trainable arrays, and what regenerates the rest.
 
-    ``adapter.safetensors`` holds the ``d`` collection by path; ``adapter.json`` the method, its
-    configuration with the frozen seed, the adapted layers, and the fingerprints of the frozen
-    network and of the base. It is read back and compared before the directory appears.
+    ``adapter.safetensors`` holds the ``d`` collection by path, ``adapter.json`` what it is
+    (:mod:`tera_jax.io.adapter_description`). It is read back and compared before the directory
+    appears.
 
     Args:
         directory: absent or empty.
@@ -55,23 +48,16 @@ def save_adapter(
     Raises:
         FileExistsError: when the directory is not empty.
     """
-    description = {
-        "format": FORMAT,
-        "version": VERSION,
-        "method": adapter.name,
-        "config": dataclasses.asdict(adapter.config),
-        "layers": [dataclasses.asdict(site) for site in adapter.sites],
-        "frozen_fingerprint": fingerprint(variables["frozen"]),
-        "base": {"name": base_name, "fingerprint": base_fingerprint(variables["params"])},
-    }
-
     d = jax.tree.map(lambda leaf: leaf.astype(dtype), variables["d"])
+    frozen = variables["frozen"]
+    base = {"name": base_name, "fingerprint": base_fingerprint(variables["params"])}
 
     def write(path: Path) -> None:
-        (path / _DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
-        save_arrays(path / _ARRAYS, d)
+        arrays = {_ARRAYS: save_arrays(path / _ARRAYS, d)}
         if with_frozen or not adapter.regenerates:
-            save_arrays(path / _FROZEN, variables["frozen"])
+            arrays[_FROZEN] = save_arrays(path / _FROZEN, frozen)
+        described = adapter_description.describe(adapter, fingerprint(frozen), base, arrays)
+        adapter_description.write(path, described)
 
     def check(path: Path) -> None:
         _, loaded = load_adapter(path, variables["params"])
@@ -131,7 +117,7 @@ def load_adapter(
     path = Path(directory)
     if (path / peft.CONFIG).is_file():
         return peft.load(path, params)
-    adapter, description = _read_description(path / _DESCRIPTION)
+    adapter, description = adapter_description.read(path)
     _check_layers(adapter, params, path)
     base, present = description["base"], base_fingerprint(params)
     if base["fingerprint"] != present and not allow_other_base:
@@ -140,61 +126,36 @@ def load_adapter(
             f"{base['fingerprint']}, but these weights have {present}; load that base, or pass "
             "allow_other_base=True"
         )
-    frozen = _load_frozen(path, adapter, params, description["frozen_fingerprint"])
+    frozen = _load_frozen(path, adapter, params, description)
     shapes = jax.eval_shape(adapter.init_d, params, frozen)
-    d = load_arrays(path / _ARRAYS, shapes)
+    d = load_arrays(path / _ARRAYS, shapes, description["arrays"].get(_ARRAYS))
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
-def _read_description(path: Path) -> tuple[Adapter, dict[str, Any]]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; name a directory written by train.export")
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write it again") from None
-    found = (description.get("format"), description.get("version"))
-    if found != (FORMAT, VERSION):
-        raise ValueError(
-            f"{path} has format and version {found}, but this library reads {(FORMAT, VERSION)}"
-        )
-    entry = METHODS.get(description["method"])
-    if entry is None:
-        raise ValueError(f"{path} is of method {description['method']!r}, not of {list(METHODS)}")
-    config = entry.config(**{k: _tuples(v) for k, v in description["config"].items()})
-    sites = tuple(Site(*map(_tuples, site.values())) for site in description["layers"])
-    return make(description["method"], config, sites), description
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
-    leaf = "embedding" if METHODS[adapter.name].adapts == "embedding" else "kernel"
-    for site in adapter.sites:
+    for layer in adapter.layers:
         node = params
-        for name in (*site.path, leaf):
+        for name in (*layer.path, adapter.parameter):
             node = node.get(name) if isinstance(node, Mapping) else None
         shape = None if node is None else node.shape
         if shape is None or (
-            shape[: len(site.stack)] != site.stack
-            or np.prod(shape) != np.prod(site.stack + site.kernel_shape)
+            shape[: len(layer.stack)] != layer.stack
+            or np.prod(shape) != np.prod(layer.stack + layer.kernel_shape)
         ):
             raise ValueError(
-                f"{path} adapts layer {site.name!r} with kernels "
-                f"{site.stack + site.kernel_shape}, but this base has "
+                f"{path} adapts layer {layer.name!r} with kernels "
+                f"{layer.stack + layer.kernel_shape}, but this base has "
                 f"{'none' if shape is None else shape} there; load the base that it was made for"
             )
 
 
-def _load_frozen(path: Path, adapter: Adapter, params: Any, expected: str) -> Any:
+def _load_frozen(path: Path, adapter: Adapter, params: Any, description: Mapping[str, Any]) -> Any:
     if (path / _FROZEN).is_file() or not adapter.regenerates:
         shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = load_arrays(path / _FROZEN, shapes)
+        frozen = load_arrays(path / _FROZEN, shapes, description["arrays"].get(_FROZEN))
     else:
         frozen = jax.jit(adapter.init_frozen)(params)
-    require_fingerprint(fingerprint(frozen), expected, str(path))
+    require_fingerprint(fingerprint(frozen), description["frozen_fingerprint"], str(path))
     return frozen
 
 

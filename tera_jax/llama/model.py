@@ -16,7 +16,7 @@ from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Cache
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
-from tera_jax.network.contraction import BUILT
+from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
 from tera_jax.ops.rms_norm import RMSNorm
 
@@ -31,7 +31,7 @@ def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
 _POLICIES = jax.checkpoint_policies
 _KEPT = _POLICIES.save_from_both_policies(
     _POLICIES.dots_with_no_batch_dims_saveable,
-    _POLICIES.save_only_these_names(BUILT, ROTATED, RESIDUAL),
+    _POLICIES.save_only_these_names(MATERIALIZED, ROTATED, RESIDUAL),
 )
 REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots": _kept}
 """What the backward pass recomputes: nothing, all of a layer, or all but its matrix products, its

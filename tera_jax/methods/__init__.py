@@ -1,67 +1,47 @@
 """The table of fine-tuning methods."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from tera_jax.methods.base import Method, NotMergeableError, TargetLayer
+from tera_jax.methods.dora import DoRA
+from tera_jax.methods.full import Full
+from tera_jax.methods.hira import HiRA
+from tera_jax.methods.lora import LoRA
+from tera_jax.methods.loretta import LoRETTA
+from tera_jax.methods.mora import MoRA
+from tera_jax.methods.pissa import PiSSA
+from tera_jax.methods.prompt import PromptTuning, PTuning
+from tera_jax.methods.quanta import QuanTA
+from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
+from tera_jax.methods.toplora import TopLoRA
+from tera_jax.methods.vera import VeRA
 
-from tera_jax.methods import (
-    dora,
-    full,
-    hira,
-    lora,
-    loretta,
-    mora,
-    pissa,
-    prompt,
-    quanta,
-    tera,
-    tera_config,
-    toplora,
-    vera,
-)
-from tera_jax.methods.base import Method, NotMergeableError, Site
+__all__ = ["TABLE", "Method", "NotMergeableError", "TargetLayer", "method_class"]
 
-__all__ = ["METHODS", "Entry", "Method", "NotMergeableError", "Site", "entry"]
-
-
-class Entry(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        config: the method's configuration class.
-        method: (config, sites) -> the configured method.
-        adapts: linear ``kernels``, the token ``embedding``, or ``all`` parameters.
-    """
-
-    config: type
-    method: Callable[[Any, tuple[Site, ...]], Any]
-    adapts: Literal["kernels", "embedding", "all"] = "kernels"
-
-
-METHODS: dict[str, Entry] = {
-    "full": Entry(full.FullConfig, full.method, "all"),
-    "prompt": Entry(prompt.PromptConfig, prompt.method, "embedding"),
-    "p_tuning": Entry(prompt.PTuningConfig, prompt.method, "embedding"),
-    "tera": Entry(tera_config.TeraConfig, tera.method),
-    "tera_iden": Entry(tera_config.TeraIdenConfig, tera.method),
-    "tera_unique": Entry(tera_config.TeraUniqueConfig, tera.method),
-    "lora": Entry(lora.LoraConfig, lora.method),
-    "pissa": Entry(pissa.PissaConfig, pissa.method),
-    "dora": Entry(dora.DoraConfig, dora.method),
-    "toplora": Entry(toplora.TopLoraConfig, toplora.method),
-    "vera": Entry(vera.VeraConfig, vera.method),
-    "hira": Entry(hira.HiraConfig, hira.method),
-    "mora": Entry(mora.MoraConfig, mora.method),
-    "quanta": Entry(quanta.QuantaConfig, quanta.method),
-    "loretta": Entry(loretta.LorettaConfig, loretta.method),
+TABLE: dict[str, type[Method]] = {
+    "full": Full,
+    "prompt": PromptTuning,
+    "p_tuning": PTuning,
+    "tera": TeRA,
+    "tera_iden": TeRAIden,
+    "tera_unique": TeRAUnique,
+    "lora": LoRA,
+    "pissa": PiSSA,
+    "dora": DoRA,
+    "toplora": TopLoRA,
+    "vera": VeRA,
+    "hira": HiRA,
+    "mora": MoRA,
+    "quanta": QuanTA,
+    "loretta": LoRETTA,
 }
+"""By the name that flags, files and :func:`tera_jax.adapt` have for a method."""
 
 
-def entry(name: str) -> Entry:
-    """The row of a method.
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
 
     Raises:
         ValueError: for an unknown method.
     """
-    if name not in METHODS:
-        raise ValueError(f"method {name!r}; choose one of {sorted(METHODS)}")
-    return METHODS[name]
+    if name not in TABLE:
+        raise ValueError(f"method {name!r}; choose one of {sorted(TABLE)}")
+    return TABLE[name]

@@ -1,24 +1,42 @@
-"""What a fine-tuning method is to the rest of the library."""
+"""What a fine-tuning method is to the rest of the library.
 
+A method is a frozen dataclass. Its fields are its configuration. Its functions are pure and act on
+one layer: the caller maps them over a stack of layers. A new method is one file and one row of
+:data:`tera_jax.methods.TABLE`; CONTRIBUTING.md has the steps.
+"""
+
+import abc
 import dataclasses
+import math
 import typing
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tera_jax.ops.numerics import add_update
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
-    """One linear layer that a method adapts.
+class TargetLayer:
+    """A layer that a method adapts.
 
     Attributes:
         path: of the module in the model, such as ``("layers", "self_attn", "q_proj")``.
-        kernel_shape: (in, out) of one layer's kernel.
-        stack: the leading axes that ``nn.scan`` gave the kernel, such as ``(32,)``.
+        kernel_shape: of one layer's parameter: (in, out) of a linear layer, (features,) of a norm.
+        stack: the leading axes that ``nn.scan`` gave the parameter, such as ``(32,)``.
+        num_sharing: how many target layers of the same parent module share its frozen arrays, such
+            as 2 for q and v of one shape. Set by :func:`bind`.
+        largest: the longest (in, out) among all target layers, side by side. Set by :func:`bind`.
     """
 
     path: tuple[str, ...]
-    kernel_shape: tuple[int, int]
+    kernel_shape: tuple[int, ...]
     stack: tuple[int, ...] = ()
+    num_sharing: int = 1
+    largest: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -26,51 +44,243 @@ class Site:
         return "/".join(self.path)
 
 
-def _never(*args: Any) -> Any:
-    raise NotImplementedError("this method's apply makes no kernel")
+class NotMergeableError(ValueError):
+    """The method changes the model by something that no weight holds; the message says what."""
 
 
-class Method(NamedTuple):
-    """A method is its merge; the other functions make its arguments or a cheaper route to it.
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):  # noqa: B024 - each kind below has abstract functions of its own
+    """A method and its configuration. Holds no arrays.
 
-    Those that take arrays are pure functions of one layer, of pytrees: the caller maps them over a
-    stack of layers.
+    A ``Literal`` field takes one of its choices only; other limits are checked by
+    ``__post_init__`` of the subclass, which calls this one's.
     """
 
-    seed: int
-    """Of the frozen arrays."""
-    regenerates: bool
+    default_targets: ClassVar[tuple[str, ...]] = ()
+    """The patterns of layers that it adapts unless told otherwise."""
+    mergeable: ClassVar[bool] = True
+    """Whether plain weights can do what the adapted model does."""
+    regenerates: ClassVar[bool] = True
     """Whether the frozen arrays follow from seed and shapes alone, so that none need be saved."""
-    frozen_set: Callable[[Site], str | None]
-    """The name of the frozen arrays that the site shares; None when each layer has its own."""
-    init_frozen: Callable[..., Any]
-    """(key, kernel) -> frozen arrays. The kernel of a shared set is abstract: a shape."""
-    init_d: Callable[..., Any]
-    """(key, kernel, frozen) -> trainable arrays, float32."""
-    merge: Callable[..., Any]
-    """(frozen, d, kernel) -> the adapted kernel, summed in float32 and rounded once.
 
-    Raises :class:`NotMergeableError` where no kernel does what the method does."""
-    apply: Callable[..., Any]
-    """(frozen, d, kernel, x_...I, dropout) -> y_...O, which without dropout is x @ merge(frozen, d,
-    kernel) by the cheapest exact route, the merged kernel cast to the type of x. ``dropout`` is a
-    key, or None to leave all of x."""
-    max_rank: Callable[[Site], int]
-    """The largest rank that the change of the site's kernel can have, for one token where the
-    change depends on it."""
-    builds: Callable[[tuple[int, int], int], bool] = lambda kernel_shape, tokens: False
-    """(kernel shape, tokens) -> whether ``apply`` makes the adapted kernel for so many tokens."""
-    build: Callable[..., Any] = _never
-    """(frozen, d, kernel, dtype) -> that kernel: merge, with products in ``dtype``."""
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            choices = typing.get_args(hint)
+            if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r}; choose one of {choices}")
+
+    @property
+    def frozen_seed(self) -> int:
+        """The seed of the frozen arrays: the field ``seed`` where the method has one."""
+        return getattr(self, "seed", 0)
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError``, with the remedy, when the configuration does not fit the layers."""
+        del layers
 
 
-class NotMergeableError(ValueError):
-    """The method changes the model by something that no kernel holds; the message says what."""
+@dataclasses.dataclass(frozen=True)
+class LinearMethod(Method):
+    """A method that adds a ΔW to the kernel of linear layers.
+
+    A subclass gives :meth:`init_d`, :meth:`delta` and :meth:`branch`; few need more.
+
+    ``kernel`` is W (I, O), ``frozen`` and ``d`` are pytrees of one layer's arrays. Where the method
+    has :meth:`init_shared_d`, those arrays stand in ``d`` beside the layer's own.
+    """
+
+    default_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
+
+    def frozen_set(self, layer: TargetLayer) -> str | None:
+        """The name of the frozen arrays that the layer shares; None when each has its own."""
+        del layer
+        return None
+
+    def init_frozen(self, key: Key[Array, ""], kernel: Any, layer: TargetLayer) -> Any:
+        """The frozen arrays. The kernel of a shared set is abstract: a shape."""
+        del key, kernel, layer
+        return {}
+
+    def init_shared_d(self, key: Key[Array, ""], layers: Sequence[TargetLayer]) -> dict[str, Array]:
+        """Trainable arrays, float32, that all layers read; by default there are none."""
+        del key, layers
+        return {}
+
+    @abc.abstractmethod
+    def init_d(
+        self, key: Key[Array, ""], kernel: Float[Array, "I O"], frozen: Any, layer: TargetLayer
+    ) -> Any:
+        """The trainable arrays, float32."""
+
+    @abc.abstractmethod
+    def delta(
+        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer
+    ) -> Float[Array, "I O"]:
+        """ΔW, in float32 or a wider type.
+
+        Raises:
+            NotMergeableError: where no matrix does what the method does.
+        """
+
+    @abc.abstractmethod
+    def branch(
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Float[Array, "I O"],
+        x: Float[Array, "*B I"],
+        layer: TargetLayer,
+    ) -> Float[Array, "*B O"]:
+        """The product x ΔW by the cheapest exact route, in the type of x."""
+
+    def merge(
+        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer
+    ) -> Float[Array, "I O"]:
+        """The adapted kernel, summed in float32 and rounded once.
+
+        Raises:
+            NotMergeableError: where no kernel does what the method does.
+        """
+        return add_update(kernel, self.delta(frozen, d, kernel, layer))
+
+    def apply(
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Float[Array, "I O"],
+        x: Float[Array, "*B I"],
+        layer: TargetLayer,
+        dropout: Key[Array, ""] | None = None,
+    ) -> Float[Array, "*B O"]:
+        """What the adapted layer makes of x, in the type of x.
+
+        Without dropout it is ``x @ merge(frozen, d, kernel)``.
+
+        Args:
+            frozen: arrays of the layer, or those that it shares.
+            d: arrays of the layer.
+            kernel: W.
+            x: the input of the layer.
+            layer: which it is.
+            dropout: a key, or None to leave all of x.
+        """
+        dropped = drop(dropout, getattr(self, "dropout", 0.0), x)
+        return linear(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """The largest rank that ΔW can have, for one token where it depends on the token."""
+        return min(layer.kernel_shape)
+
+    def materializes(self, layer: TargetLayer, tokens: int) -> bool:
+        """Whether :meth:`apply` makes the adapted kernel for so many tokens."""
+        del layer, tokens
+        return False
+
+    def materialize(
+        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer, dtype: Any
+    ) -> Float[Array, "I O"]:
+        """That kernel: :meth:`merge` with matmuls in ``dtype``."""
+        del dtype
+        return self.merge(frozen, d, kernel, layer)
 
 
-def check_choices(config: Any) -> None:
-    """Raise ``ValueError`` unless every ``Literal`` field of a dataclass holds a choice of it."""
-    for name, hint in typing.get_type_hints(type(config)).items():
-        choices = typing.get_args(hint)
-        if typing.get_origin(hint) is Literal and getattr(config, name) not in choices:
-            raise ValueError(f"{name} {getattr(config, name)!r}; choose one of {choices}")
+@dataclasses.dataclass(frozen=True)
+class PromptMethod(Method):
+    """A method that puts trained embeddings of virtual tokens before the prompt.
+
+    Attributes:
+        num_virtual_tokens: P.
+    """
+
+    mergeable: ClassVar[bool] = False
+
+    num_virtual_tokens: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_virtual_tokens < 1:
+            raise ValueError(f"num_virtual_tokens {self.num_virtual_tokens}; it must be at least 1")
+
+    @abc.abstractmethod
+    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> Any:
+        """The trainable arrays, float32."""
+
+    @abc.abstractmethod
+    def prompt(self, d: Any) -> Float[Array, "P D"]:
+        """The embeddings of the virtual tokens, float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NormMethod(Method):
+    """A method that changes the scale of norms."""
+
+    default_targets: ClassVar[tuple[str, ...]] = ("*norm",)
+
+    @abc.abstractmethod
+    def init_d(self, key: Key[Array, ""], scale_D: Float[Array, " D"], layer: TargetLayer) -> Any:
+        """The trainable arrays, float32."""
+
+    @abc.abstractmethod
+    def merge(self, d: Any, scale_D: Float[Array, " D"], layer: TargetLayer) -> Float[Array, " D"]:
+        """The adapted scale, in the type of the scale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FullMethod(Method):
+    """A method that trains a copy of every parameter."""
+
+
+def bind(method: Method, layers: Sequence[TargetLayer]) -> tuple[TargetLayer, ...]:
+    """The layers, each with what it has to know of the others.
+
+    Raises:
+        ValueError: when the method does not fit them.
+    """
+    method.check(layers)
+    if not isinstance(method, LinearMethod) or not layers:
+        return tuple(layers)
+    largest = tuple(max(sizes) for sizes in zip(*(x.kernel_shape for x in layers), strict=True))
+    layers = [dataclasses.replace(layer, largest=largest) for layer in layers]
+    groups = [(layer.path[:-1], method.frozen_set(layer)) for layer in layers]
+    return tuple(
+        dataclasses.replace(layer, num_sharing=1 if group[1] is None else groups.count(group))
+        for layer, group in zip(layers, groups, strict=True)
+    )
+
+
+def linear(x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
+    """The product x W in the type of x."""
+    return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
+
+
+def drop(key: Key[Array, ""] | None, rate: float, x: Float[Array, "*B I"]) -> Float[Array, "*B I"]:
+    """Inverted dropout, its expectation being x; all of x when ``key`` is None or ``rate`` 0."""
+    if key is None or rate == 0:
+        return x
+    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
+
+
+def check_at_least(least: int, **fields: int | None) -> None:
+    """Raise ``ValueError`` for a field below ``least``; None is no number."""
+    for name, value in fields.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} {value}; it must be at least {least}")
+
+
+def check_above_zero(**fields: float) -> None:
+    """Raise ``ValueError`` for a field that is not finite and above 0."""
+    for name, value in fields.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} {value}; it must be finite and above 0")
+
+
+def check_rank(rank: int, layers: Sequence[TargetLayer]) -> None:
+    """Raise ``ValueError`` when the rank is above that of a kernel."""
+    for layer in layers:
+        limit = min(layer.kernel_shape)
+        if rank > limit:
+            raise ValueError(
+                f"rank {rank}, but the kernel {layer.kernel_shape} of layer {layer.name!r} has "
+                f"rank {limit} at most; choose a rank up to {limit}, or other targets"
+            )

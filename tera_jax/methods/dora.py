@@ -9,79 +9,80 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
-from tera_jax.ops import numerics
+from tera_jax.methods.base import TargetLayer, drop, linear
+from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class DoraConfig(lora.LowRankConfig):
+class DoRA(LowRank):
     """DoRA: y = x (W + s A B) diag(m / c), where c holds the column norms of W + s A B.
+
+    The gradient takes the norm c for a constant (Section 4.3), in ``merge`` as in ``apply``, so it
+    is not the slope of either.
 
     Attributes:
         rank: R, of A and B.
-        alpha: numerator of the scale s = alpha / rank.
         dropout: probability with which an entry of x is zeroed in training. The update, which here
             includes (m / c - 1) x W, reads the dropped x, and only the base reads all of x.
+        alpha: numerator of the scale s = alpha / rank.
     """
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+        """A random, B zero, and ``m`` (O,), the column norms of the kernel."""
+        del frozen, layer
+        norms_O = column_norms(kernel.astype(acc_dtype(kernel.dtype)))
+        return {**init_factors(key, kernel, self.rank), "m": norms_O.astype(jnp.float32)}
+
+    def _direction(self, d: Any, kernel: Array) -> tuple[Array, Array]:
+        """W + s A B and m / c in the type of sums."""
+        dtype = acc_dtype(kernel.dtype)
+        sum_IO = kernel.astype(dtype) + update(d["a"], d["b"], self.scale, dtype)
+        norms_O = jax.lax.stop_gradient(column_norms(jax.lax.stop_gradient(sum_IO)))
+        # A column of zeros has no direction; whatever it is divided by, it stays zero.
+        return sum_IO, d["m"].astype(dtype) / jnp.where(norms_O == 0, 1, norms_O)
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """What the scaled columns differ from W by."""
+        del frozen, layer
+        sum_IO, ratio_O = self._direction(d, kernel)
+        return sum_IO * ratio_O[None, :] - kernel.astype(sum_IO.dtype)
+
+    def merge(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The scaled columns themselves: one rounding, and no difference is taken."""
+        del frozen, layer
+        sum_IO, ratio_O = self._direction(d, kernel)
+        return (sum_IO * ratio_O[None, :]).astype(kernel.dtype)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product (m / c) (x W + s x A B) - x W."""
+        del frozen, layer
+        scaled, base = self._scaled(d, kernel, x)
+        return (scaled - base).astype(x.dtype)
+
+    def apply(
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+    ) -> Array:
+        """All sums are taken before the one rounding; without dropout x W is in them once."""
+        del frozen, layer
+        dropped = drop(dropout, self.dropout, x)
+        y, base = self._scaled(d, kernel, dropped)
+        if dropped is not x:
+            y = y - base + linear(x, kernel).astype(y.dtype)
+        return y.astype(x.dtype)
+
+    def _scaled(self, d: Any, kernel: Array, x: Array) -> tuple[Array, Array]:
+        """The products (m / c) (x W + s x A B) and x W in the type of sums."""
+        _, ratio_O = self._direction(d, kernel)
+        dtype = acc_dtype(x.dtype)
+        ratio = ratio_O.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+        base = linear(x, kernel).astype(dtype)
+        low_rank = through_factors(x, d["a"], d["b"], self.scale).astype(dtype)
+        return ratio * (base + low_rank), base
 
 
 def column_norms(kernel: Float[Array, "I O"]) -> Float[Array, " O"]:
     """The Euclidean norm of each column, that is of the weights of each output."""
     return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=0))
-
-
-def method(config: DoraConfig, sites: tuple[Site, ...]) -> Method:
-    """DoRA as a row of the methods' table.
-
-    The gradient takes the norm c for a constant (Section 4.3), in ``merge`` as in ``apply``, so it
-    is not the slope of either.
-
-    Raises:
-        ValueError: when the rank is above that of a kernel.
-    """
-    config.check_sites(sites)
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del frozen  # DoRA has none
-        norms_O = column_norms(kernel.astype(numerics.accumulator(kernel.dtype)))
-        return {**lora.init_d(key, kernel, config.rank), "m": norms_O.astype(jnp.float32)}
-
-    def direction(d: Any, kernel: Array) -> tuple[Array, Array]:
-        """W + s A B and m / c in the type of sums."""
-        wide = numerics.accumulator(kernel.dtype)
-        sum_IO = kernel.astype(wide) + lora.update(d["a"], d["b"], config.scale, wide)
-        norms_O = jax.lax.stop_gradient(column_norms(jax.lax.stop_gradient(sum_IO)))
-        # A column of zeros has no direction; whatever it is divided by, it stays zero.
-        return sum_IO, d["m"].astype(wide) / jnp.where(norms_O == 0, 1, norms_O)
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        del frozen
-        sum_IO, ratio_O = direction(d, kernel)
-        return (sum_IO * ratio_O[None, :]).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del frozen
-        _, ratio_O = direction(d, kernel)
-        wide = numerics.accumulator(x.dtype)
-        ratio = ratio_O.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,))
-        dropped = lora.drop(dropout, config.dropout, x)
-        base = lora.linear(dropped, kernel).astype(wide)
-        low_rank = lora.branch(dropped, d["a"], d["b"], config.scale).astype(wide)
-        y = ratio * (base + low_rank)
-        if dropped is not x:
-            y = y - base + lora.linear(x, kernel).astype(wide)
-        return y.astype(x.dtype)
-
-    return Method(
-        0,
-        True,
-        lambda site: None,
-        lora.no_frozen,
-        init_d,
-        merge,
-        apply,
-        lambda site: min(site.kernel_shape),
-    )

@@ -6,18 +6,22 @@ dropout; A and B start as LoRA's.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from jaxtyping import Array, Key
+from jaxtyping import Array
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
-from tera_jax.ops import numerics
+from tera_jax.methods.base import TargetLayer, check_rank, linear
+from tera_jax.methods.low_rank import RankMethod, init_factors, update
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class HiraConfig:
-    """HiRA. It has no alpha.
+class HiRA(RankMethod):
+    """HiRA: y = x W + drop(x) (W ⊙ A B). It has no alpha.
+
+    The base's product and the update's are taken apart, as in PEFT: in bfloat16 the one product
+    with W ⊙ (1 + A B) would lose every entry of A B below 2^-9.
 
     Attributes:
         rank: r, of the matrix A B that scales the kernel.
@@ -26,60 +30,27 @@ class HiraConfig:
     """
 
     rank: int = 32
-    dropout: float = 0.0
 
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank}; it must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout}; choose a probability of at least 0, below 1")
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the rank is above that of a kernel."""
+        check_rank(self.rank, layers)
 
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+        """A random, B zero."""
+        del frozen, layer
+        return init_factors(key, kernel, self.rank)
 
-def method(config: HiraConfig, sites: tuple[Site, ...]) -> Method:
-    """HiRA as a row of the methods' table: x W + drop(x) (W ⊙ A B).
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The matrix W ⊙ A B."""
+        del frozen, layer
+        dtype = acc_dtype(kernel.dtype)
+        return kernel.astype(dtype) * update(d["a"], d["b"], 1.0, dtype)
 
-    The base's product and the update's are taken apart, as in PEFT: in bfloat16 the one product
-    with W ⊙ (1 + A B) would lose every entry of A B below 2^-9.
-
-    Raises:
-        ValueError: when the rank is above that of a kernel.
-    """
-    for site in sites:
-        if config.rank > min(site.kernel_shape):
-            raise ValueError(
-                f"rank {config.rank} is above that of the kernel {site.kernel_shape} of "
-                f"{site.name}; choose at most {min(site.kernel_shape)}"
-            )
-
-    def init_d_(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del frozen  # none
-        return lora.init_d(key, kernel, config.rank)
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        del frozen  # none
-        wide = numerics.accumulator(kernel.dtype)
-        scale_IO = 1 + lora.update(d["a"], d["b"], 1.0, wide)
-        return (kernel.astype(wide) * scale_IO).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del frozen  # none
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product x (W ⊙ A B); for rank 1 ((x ⊙ a) W) ⊙ b, without a matrix as large as W."""
+        del frozen, layer
         kernel_IO, a_IR, b_RO = (array.astype(x.dtype) for array in (kernel, d["a"], d["b"]))
-        dropped = lora.drop(dropout, config.dropout, x)
-        if config.rank == 1:  # x (W ⊙ a b) = ((x ⊙ a) W) ⊙ b, without a matrix as large as W
-            row = (1,) * (x.ndim - 1)
-            scaled = dropped * a_IR.reshape(*row, -1)
-            update = lora.linear(scaled, kernel_IO) * b_RO.reshape(*row, -1)
-        else:
-            update = lora.linear(dropped, kernel_IO * lora.linear(a_IR, b_RO))
-        return lora.linear(x, kernel_IO) + update
-
-    return Method(
-        0,
-        True,
-        lambda site: None,
-        lora.no_frozen,
-        init_d_,
-        merge,
-        apply,
-        lambda site: min(site.kernel_shape),
-    )
+        if self.rank > 1:
+            return linear(x, kernel_IO * linear(a_IR, b_RO))
+        row = (1,) * (x.ndim - 1)
+        return linear(x * a_IR.reshape(*row, -1), kernel_IO) * b_RO.reshape(*row, -1)

@@ -7,16 +7,17 @@ Fine-Tuning of Large Language Models", NAACL 2024; initial values as in the offi
 import dataclasses
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
+from tera_jax.methods.base import TargetLayer, check_at_least
+from tera_jax.methods.low_rank import LowRank, through_factors, update
 from tera_jax.network.tensorization import balanced_factors
-from tera_jax.ops import numerics
+from tera_jax.ops.numerics import acc_dtype
 
 _CORES = 5
 
@@ -26,15 +27,16 @@ _LLAMA = {(4096, 32): (16, 16, 16, 8, 4), (1024, 32): (4, 8, 32, 8, 4)}
 
 
 @dataclasses.dataclass(frozen=True)
-class LorettaConfig(lora.LowRankConfig):
-    """LoRETTA_rep.
+class LoRETTA(LowRank):
+    """LoRETTA_rep: y = x W + s drop(x) A B.
 
-    Both matrices start away from zero, as published: the adapted model is not the base at step 0.
+    A (in, r) and B (r, out) are the tensor trains ``a`` and ``b``, each a list of cores. Both start
+    away from zero, as published: the adapted model is not the base at step 0.
 
     Attributes:
         rank: r, between the two matrices; TeRA's tables have 32.
-        alpha: numerator of the scale alpha / r.
         dropout: probability with which an entry of the input of A is zeroed in training.
+        alpha: numerator of the scale s = alpha / r.
         tt_rank: of the tensor trains, at all of their inner bonds.
         modes: the sizes of the cores, such as ``"16x16x16x8x4"``, for matrices that are not to get
             the default ones. They go to the matrices, (in, r) or (r, out), that have as many
@@ -48,8 +50,7 @@ class LorettaConfig(lora.LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tt_rank < 1:
-            raise ValueError(f"tt_rank {self.tt_rank}; it must be at least 1")
+        check_at_least(1, tt_rank=self.tt_rank)
         sizes = [math.prod(_parse(text)) for text in self.modes]
         for size in sizes:
             if sizes.count(size) > 1:
@@ -65,6 +66,55 @@ class LorettaConfig(lora.LowRankConfig):
             if math.prod(modes) == features * self.rank:
                 return modes
         return _LLAMA.get((features, self.rank)) or balanced_factors(features * self.rank, _CORES)
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the rank is above a kernel's, or listed modes fit no matrix."""
+        super().check(layers)
+        features = {side for layer in layers for side in layer.kernel_shape}
+        for text in self.modes:
+            sizes = {side * self.rank for side in features}
+            if math.prod(_parse(text)) not in sizes:
+                raise ValueError(
+                    f"modes {text!r} multiply out to {math.prod(_parse(text))}, but the targets' "
+                    f"features times rank {self.rank} are {sorted(sizes)}; fit one of these"
+                )
+
+    def init_d(
+        self, key: Key[Array, ""], kernel: Array, frozen: Any, layer: TargetLayer
+    ) -> dict[str, list[Array]]:
+        """The cores of both trains, random."""
+        del frozen, layer
+
+        def train(address: int, side: int) -> list[Array]:
+            std = 1 / math.sqrt(side + self.rank)
+            address_key = jax.random.fold_in(key, address)
+            return init_cores(address_key, self.shape(side), self.tt_rank, std)
+
+        return {"a": train(0, kernel.shape[0]), "b": train(1, kernel.shape[1])}
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The matrix s A B."""
+        del frozen, layer
+        dtype = acc_dtype(kernel.dtype)
+        a_IR, b_RO = self._matrices(d, dtype, jax.lax.Precision.HIGHEST)
+        return update(a_IR, b_RO, self.scale, dtype)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product s (x A) B."""
+        del frozen, kernel, layer
+        return through_factors(x, *self._matrices(d, x.dtype, None), self.scale)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """The least of the bounds of the two trains."""
+        rows_of = zip(layer.kernel_shape, (layer.kernel_shape[0], self.rank), strict=True)
+        return min(train_rank(self.shape(side), self.tt_rank, rows) for side, rows in rows_of)
+
+    def _matrices(self, d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
+        """A and B. They are small, so the trains are contracted in float32 at least."""
+        cores = jax.tree.map(lambda core: core.astype(acc_dtype(dtype)), d)
+        a_IR = contract(cores["a"], precision).reshape(-1, self.rank)
+        b_RO = contract(cores["b"], precision).reshape(self.rank, -1)
+        return a_IR.astype(dtype), b_RO.astype(dtype)
 
 
 def _parse(text: str) -> tuple[int, ...]:
@@ -127,59 +177,3 @@ def train_rank(modes: tuple[int, ...], tt_rank: int, rows: int) -> int:
         if max(at, rows) % min(at, rows) == 0:
             bounds.append(tt_rank * max(at, rows) // min(at, rows))
     return min(bounds)
-
-
-def method(config: LorettaConfig, sites: tuple[Site, ...]) -> Method:
-    """LoRETTA as a row of the methods' table: x W + alpha / r drop(x) A B.
-
-    A (in, r) and B (r, out) are the tensor trains ``a`` and ``b``, each a list of cores.
-
-    Raises:
-        ValueError: when the rank is above a kernel's, or listed modes fit no matrix.
-    """
-    config.check_sites(sites)
-    features = {side for site in sites for side in site.kernel_shape}
-    for text in config.modes:
-        sizes = {side * config.rank for side in features}
-        if math.prod(_parse(text)) not in sizes:
-            raise ValueError(
-                f"modes {text!r} multiply out to {math.prod(_parse(text))}, but the targets' "
-                f"features times rank {config.rank} are {sorted(sizes)}; fit one of these"
-            )
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del frozen  # none
-
-        def train(address: int, side: int) -> list[Array]:
-            std = 1 / math.sqrt(side + config.rank)
-            address_key = jax.random.fold_in(key, address)
-            return init_cores(address_key, config.shape(side), config.tt_rank, std)
-
-        return {"a": train(0, kernel.shape[0]), "b": train(1, kernel.shape[1])}
-
-    def matrices(d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
-        """A and B. They are small, so the trains are contracted in float32 at least."""
-        wide = numerics.accumulator(dtype)
-        cores = jax.tree.map(lambda core: core.astype(wide), d)
-        a_IR = contract(cores["a"], precision).reshape(-1, config.rank)
-        b_RO = contract(cores["b"], precision).reshape(config.rank, -1)
-        return a_IR.astype(dtype), b_RO.astype(dtype)
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        del frozen  # none
-        wide = numerics.accumulator(kernel.dtype)
-        a_IR, b_RO = matrices(d, wide, jax.lax.Precision.HIGHEST)
-        update_IO = lora.update(a_IR, b_RO, config.scale, wide)
-        return (kernel.astype(wide) + update_IO).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del frozen  # none
-        a_IR, b_RO = matrices(d, x.dtype, None)
-        dropped = lora.drop(dropout, config.dropout, x)
-        return lora.linear(x, kernel) + lora.branch(dropped, a_IR, b_RO, config.scale)
-
-    def max_rank(site: Site) -> int:
-        rows_of = zip(site.kernel_shape, (site.kernel_shape[0], config.rank), strict=True)
-        return min(train_rank(config.shape(side), config.tt_rank, rows) for side, rows in rows_of)
-
-    return Method(0, True, lambda site: None, lora.no_frozen, init_d, merge, apply, max_rank)

@@ -6,21 +6,21 @@ arXiv:2405.12130; the types are those of the official code.
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site, check_choices
-from tera_jax.ops import numerics
+from tera_jax.methods.base import LinearMethod, TargetLayer, check_at_least
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class MoraConfig:
-    """MoRA. It has no alpha.
+class MoRA(LinearMethod):
+    """MoRA. It has no alpha. The one trained array is M (r-hat, r-hat), from zero.
 
     Attributes:
         rank: r of the LoRA with as many parameters; the side of the square matrix follows from it.
@@ -35,9 +35,43 @@ class MoraConfig:
     type: Literal[1, 6] = 6
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        if self.rank < 1:
-            raise ValueError(f"rank {self.rank}; it must be at least 1")
+        super().__post_init__()
+        check_at_least(1, rank=self.rank)
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the rank gives a matrix that a kernel has no room for."""
+        for layer in layers:
+            self.side(layer.kernel_shape)
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+        """M, zero."""
+        del key, frozen, layer
+        side = self.side(kernel.shape)
+        return {"m": jnp.zeros((side, side), jnp.float32)}
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """What is added to the outputs of the unit vectors."""
+        del frozen, layer
+        dtype = acc_dtype(kernel.dtype)
+        identity = jnp.eye(kernel.shape[0], dtype=dtype)
+        matrix_RR = d["m"].astype(dtype)
+        highest = jax.lax.Precision.HIGHEST
+        return update(identity, matrix_RR, kernel.shape[1], self._rotates, highest)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """Compressed, times M, decompressed."""
+        del frozen, layer
+        return update(x, d["m"].astype(x.dtype), kernel.shape[1], self._rotates)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """Type 6 has a block for each group of inputs that is kept, type 1 one for all."""
+        side = self.side(layer.kernel_shape)
+        blocks = math.ceil(layer.kernel_shape[0] / side) if self._rotates else 1
+        return min(blocks * side, *layer.kernel_shape)
+
+    @property
+    def _rotates(self) -> bool:
+        return self.type == 6
 
     def side(self, kernel_shape: tuple[int, ...]) -> int:
         """The side r-hat of the square matrix: sqrt((in + out) r), for type 6 rounded to even.
@@ -103,39 +137,3 @@ def _rope(x_GR: Array) -> Array:
     return jnp.concatenate(
         [low_GH * cos_GH - high_GH * sin_GH, high_GH * cos_GH + low_GH * sin_GH], axis=-1
     )
-
-
-def method(config: MoraConfig, sites: tuple[Site, ...]) -> Method:
-    """MoRA as a row of the methods' table; the one trained array is M (r-hat, r-hat), from zero.
-
-    Raises:
-        ValueError: when the rank gives a square matrix that a kernel has no place for.
-    """
-    for site in sites:
-        config.side(site.kernel_shape)
-    rotate = config.type == 6
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del key, frozen  # zeros need neither
-        side = config.side(kernel.shape)
-        return {"m": jnp.zeros((side, side), jnp.float32)}
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        del frozen  # none
-        wide = numerics.accumulator(kernel.dtype)
-        identity = jnp.eye(kernel.shape[0], dtype=wide)
-        highest = jax.lax.Precision.HIGHEST
-        added = update(identity, d["m"].astype(wide), kernel.shape[1], rotate, highest)
-        return (kernel.astype(wide) + added).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del frozen, dropout  # none
-        added = update(x, d["m"].astype(x.dtype), kernel.shape[1], rotate)
-        return lora.linear(x, kernel) + added
-
-    def max_rank(site: Site) -> int:
-        # Type 6 has a block for each group of inputs that is kept, type 1 one for all.
-        blocks = math.ceil(site.kernel_shape[0] / config.side(site.kernel_shape)) if rotate else 1
-        return min(blocks * config.side(site.kernel_shape), *site.kernel_shape)
-
-    return Method(0, True, lambda site: None, lora.no_frozen, init_d, merge, apply, max_rank)

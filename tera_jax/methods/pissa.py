@@ -5,30 +5,37 @@ Large Language Models", NeurIPS 2024. Formulas as in PEFT 0.21.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
-from tera_jax.ops import numerics
+from tera_jax.methods.base import TargetLayer, drop, linear
+from tera_jax.methods.low_rank import LowRank, through_factors, update
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class PissaConfig(lora.LowRankConfig):
+class PiSSA(LowRank):
     """PiSSA: y = x (W - s A0 B0) + s drop(x) A B, where A and B start at A0 and B0.
+
+    The published method keeps the residual W - s A0 B0 in the type of the base and so starts from
+    the base up to that rounding. ``merge`` does as published. ``apply`` is exactly the base at step
+    0: it leaves the kernel as it is and adds what A and B have gained over A0 and B0, so that it
+    differs from ``merge`` by the rounding of the residual.
 
     Attributes:
         rank: R, of A and B.
-        alpha: numerator of the scale s = alpha / rank. s A0 B0 is the same for every scale.
         dropout: probability with which an entry of the input of A is zeroed in training. It takes
             its share of the principal part too, so the model is the base only in expectation.
+        alpha: numerator of the scale s = alpha / rank. s A0 B0 is the same for every scale.
         niter: power iterations of a randomized SVD, as in PEFT's ``pissa_niter_4``; the full SVD
             when None.
         seed: of the randomized SVD.
     """
+
+    regenerates: ClassVar[bool] = False
 
     niter: int | None = None
     seed: int = 0
@@ -38,9 +45,68 @@ class PissaConfig(lora.LowRankConfig):
         if self.niter is not None and self.niter < 0:
             raise ValueError(f"niter {self.niter}; it must be at least 0, or None for a full SVD")
 
+    def init_frozen(self, key: Any, kernel: Array, layer: TargetLayer) -> dict[str, Array]:
+        """A0 and B0."""
+        del layer
+        return init_frozen(key, kernel, self)
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+        """A0 and B0, copied: a step that is given d to overwrite must not overwrite these."""
+        del key, kernel, layer
+        return {name: jnp.copy(frozen[name]) for name in ("a", "b")}
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The matrix s (A B - A0 B0)."""
+        del layer
+        left_IS, right_SO = _gained(frozen, d)
+        return update(left_IS, right_SO, self.scale, acc_dtype(kernel.dtype))
+
+    def merge(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The published sum: a residual in the type of the kernel, plus s A B."""
+        del layer
+        dtype = acc_dtype(kernel.dtype)
+        principal_IO = update(frozen["a"], frozen["b"], self.scale, dtype)
+        # Not a cast there and back, which XLA is free to leave out.
+        info = jnp.finfo(kernel.dtype)
+        residual_IO = jax.lax.reduce_precision(
+            kernel.astype(dtype) - principal_IO, info.nexp, info.nmant
+        )
+        delta_IO = update(d["a"], d["b"], self.scale, dtype)
+        return (residual_IO + delta_IO).astype(kernel.dtype)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product s x (A B - A0 B0)."""
+        del kernel, layer
+        return through_factors(x, *_gained(frozen, d), self.scale)
+
+    def apply(
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+    ) -> Array:
+        """The residual sees all of x, but A and B only what dropout left of it."""
+        dropped = drop(dropout, self.dropout, x)
+        y = linear(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        if dropped is x:
+            return y
+        return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """That of A B - A0 B0."""
+        return min(2 * self.rank, *layer.kernel_shape)
+
+
+def _gained(frozen: Any, d: Any) -> tuple[Array, Array]:
+    """A B - A0 B0 as one product, of [A - A0, A0] and [B; B - B0].
+
+    The differences are taken before they are rounded to the type of x, which would lose small ones.
+    """
+    a_IR, b_RO = d["a"], d["b"]
+    a0_IR, b0_RO = frozen["a"].astype(a_IR.dtype), frozen["b"].astype(b_RO.dtype)
+    left_IS = jnp.concatenate([a_IR - a0_IR, a0_IR], axis=1)
+    return left_IS, jnp.concatenate([b_RO, b_RO - b0_RO], axis=0)
+
 
 def init_frozen(
-    key: Key[Array, ""], kernel: Float[Array, "I O"], config: PissaConfig
+    key: Key[Array, ""], kernel: Float[Array, "I O"], config: PiSSA
 ) -> dict[str, Array]:
     """A0 ``a`` (I, R) and B0 ``b`` (R, O), float32: s A0 B0 is the kernel's part of rank R.
 
@@ -75,57 +141,3 @@ def _randomized_svd(
             basis_IR = jnp.linalg.qr(kernel @ basis_OR)[0]
         u_RR, s_R, v_RO = jnp.linalg.svd(basis_IR.T @ kernel, full_matrices=False)
         return basis_IR @ u_RR, s_R, v_RO
-
-
-def method(config: PissaConfig, sites: tuple[Site, ...]) -> Method:
-    """PiSSA as a row of the methods' table.
-
-    The published method keeps the residual W - s A0 B0 in the type of the base and so starts from
-    the base up to that rounding. ``merge`` does as published. ``apply`` is exactly the base at step
-    0: it leaves the kernel as it is and adds what A and B have gained over A0 and B0, so that it
-    differs from ``merge`` by the rounding of the residual.
-
-    Raises:
-        ValueError: when the rank is above that of a kernel.
-    """
-    config.check_sites(sites)
-
-    def init_frozen_(key: Key[Array, ""], kernel: Array) -> Any:
-        return init_frozen(key, kernel, config)
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del key, kernel
-        # Copies: a step that is given d to overwrite must not overwrite A0 and B0.
-        return {name: jnp.copy(frozen[name]) for name in ("a", "b")}
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = numerics.accumulator(kernel.dtype)
-        principal_IO = lora.update(frozen["a"], frozen["b"], config.scale, wide)
-        # Not a cast there and back, which XLA is free to leave out.
-        info = jnp.finfo(kernel.dtype)
-        residual_IO = jax.lax.reduce_precision(
-            kernel.astype(wide) - principal_IO, info.nexp, info.nmant
-        )
-        delta_IO = lora.update(d["a"], d["b"], config.scale, wide)
-        return (residual_IO + delta_IO).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        a_IR, b_RO = d["a"], d["b"]
-        a0_IR, b0_RO = frozen["a"].astype(a_IR.dtype), frozen["b"].astype(b_RO.dtype)
-        dropped = lora.drop(dropout, config.dropout, x)
-        # A B - A0 B0 = (A - A0) B + A0 (B - B0): the differences are taken before they are rounded
-        # to the type of x, which would lose small ones.
-        left = jnp.concatenate([a_IR - a0_IR, a0_IR], axis=1)
-        right = jnp.concatenate([b_RO, b_RO - b0_RO], axis=0)
-        y = lora.linear(x, kernel) + lora.branch(dropped, left, right, config.scale)
-        if dropped is x:
-            return y
-        # The residual sees all of x, but A and B only what was left of it.
-        return y + lora.branch(dropped - x, a0_IR, b0_RO, config.scale)
-
-    def max_rank(site: Site) -> int:  # of A B - A0 B0
-        return min(2 * config.rank, *site.kernel_shape)
-
-    return Method(
-        config.seed, False, lambda site: None, init_frozen_, init_d, merge, apply, max_rank
-    )

@@ -6,18 +6,17 @@ EMNLP 2021; Liu et al., "GPT Understands, Too", 2021. Formulas and initial value
 
 import dataclasses
 import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax.methods.base import Site, check_choices
+from tera_jax.methods.base import PromptMethod, check_at_least
 
 
 @dataclasses.dataclass(frozen=True)
-class PromptConfig:
+class PromptTuning(PromptMethod):
     """Prompt tuning.
 
     Attributes:
@@ -26,16 +25,19 @@ class PromptConfig:
             drawn at random (``vocabulary``).
     """
 
-    num_virtual_tokens: int = 20
     init: Literal["random", "vocabulary"] = "random"
 
-    def __post_init__(self) -> None:
-        check_choices(self)
-        _check_tokens(self.num_virtual_tokens)
+    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> dict[str, Array]:
+        """The embeddings themselves."""
+        return {"embedding": _init_prompt(key, embedding_VD, self)}
+
+    def prompt(self, d: dict[str, Array]) -> Float[Array, "P D"]:
+        """As trained."""
+        return d["embedding"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PTuningConfig:
+class PTuning(PromptMethod):
     """P-tuning: the embeddings pass through an MLP of three linear layers, all trained.
 
     Attributes:
@@ -43,48 +45,23 @@ class PTuningConfig:
         hidden_size: of the MLP; the width of the model when None.
     """
 
-    num_virtual_tokens: int = 20
     hidden_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_tokens(self.num_virtual_tokens)
-        if self.hidden_size is not None and self.hidden_size < 1:
-            raise ValueError(f"hidden_size {self.hidden_size}; it must be at least 1")
+        super().__post_init__()
+        check_at_least(1, hidden_size=self.hidden_size)
 
+    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> dict[str, Any]:
+        """The embeddings, and the three layers of the MLP."""
+        return _init_p_tuning(key, embedding_VD.shape[1], self)
 
-def _check_tokens(number: int) -> None:
-    if number < 1:
-        raise ValueError(f"num_virtual_tokens {number}; it must be at least 1")
-
-
-class PromptMethod(NamedTuple):
-    """A trained prompt: pure functions."""
-
-    num_virtual_tokens: int
-    init_d: Callable[..., Any]
-    """(key, embedding_VD) -> trainable arrays, float32."""
-    prompt: Callable[..., Any]
-    """(d) -> the embeddings (P, D) of the virtual tokens, float32."""
-
-
-def method(config: PromptConfig | PTuningConfig, sites: tuple[Site, ...]) -> PromptMethod:
-    """Prompt tuning or P-tuning as a row of the methods' table."""
-    del sites
-    if isinstance(config, PromptConfig):
-        return PromptMethod(
-            config.num_virtual_tokens,
-            lambda key, embedding_VD: {"embedding": _init_prompt(key, embedding_VD, config)},
-            lambda d: d["embedding"],
-        )
-    return PromptMethod(
-        config.num_virtual_tokens,
-        lambda key, embedding_VD: _init_p_tuning(key, embedding_VD.shape[1], config),
-        encode,
-    )
+    def prompt(self, d: dict[str, Any]) -> Float[Array, "P D"]:
+        """What the MLP makes of the embeddings."""
+        return encode(d)
 
 
 def _init_prompt(
-    key: Key[Array, ""], embedding_VD: Float[Array, "V D"], config: PromptConfig
+    key: Key[Array, ""], embedding_VD: Float[Array, "V D"], config: PromptTuning
 ) -> Float[Array, "P D"]:
     vocabulary, width = embedding_VD.shape
     if config.init == "vocabulary":
@@ -93,7 +70,7 @@ def _init_prompt(
     return jax.random.normal(key, (config.num_virtual_tokens, width), jnp.float32)
 
 
-def _init_p_tuning(key: Key[Array, ""], width: int, config: PTuningConfig) -> dict[str, Any]:
+def _init_p_tuning(key: Key[Array, ""], width: int, config: PTuning) -> dict[str, Any]:
     hidden = config.hidden_size or width
     keys = jax.random.split(key, 4)
     return {

@@ -8,21 +8,26 @@ import dataclasses
 import itertools
 import math
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from tera_jax import random
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
-from tera_jax.ops import numerics
+from tera_jax.methods.base import LinearMethod, TargetLayer
+from tera_jax.ops.numerics import acc_dtype
+from tera_jax.random import uniform
 
 
 @dataclasses.dataclass(frozen=True)
-class QuantaConfig:
-    """QuanTA. It has no alpha.
+class QuanTA(LinearMethod):
+    """QuanTA: y = x (W - Q_0) + Q(d) x, with Q_0 the initial gates. It has no alpha.
+
+    Every layer has gates of its own from the start, so the frozen copy is its own too. The official
+    code subtracts Q_0 from the base in the base's type: in bfloat16 that rounds the base, and the
+    model at step 0 differs. Here the base stays as it is and the update is taken as a whole, so
+    that step 0 is the base exactly.
 
     Attributes:
         axes: of the tensor that the features are folded into, row-major. x is padded with zeros
@@ -35,6 +40,7 @@ class QuantaConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.axes) < 2:
             raise ValueError(f"axes {self.axes}; a gate needs a pair of them: give at least two")
         if min(self.axes) < 2:
@@ -46,8 +52,40 @@ class QuantaConfig:
         backwards = range(-1, -len(self.axes) - 1, -1)
         return tuple(itertools.combinations(backwards, 2))
 
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the axes multiply out to fewer features than a kernel has."""
+        size = math.prod(self.axes)
+        for layer in layers:
+            most = max(layer.kernel_shape)
+            if size < most:
+                raise ValueError(
+                    f"axes {self.axes} multiply out to {size} features, but {layer.name} has a "
+                    f"kernel {layer.kernel_shape}; choose axes of at least {most}"
+                )
 
-def init_frozen(key: Key[Array, ""], config: QuantaConfig) -> list[Float[Array, "_ _ _ _"]]:
+    def init_frozen(self, key: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
+        """The initial gates."""
+        del kernel, layer
+        return init_frozen(key, self)
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
+        """Copies of the initial gates, so that donating d leaves the frozen arrays be."""
+        del key, kernel, layer
+        return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """What is added to the outputs of the unit vectors."""
+        del layer
+        identity = jnp.eye(kernel.shape[0], dtype=acc_dtype(kernel.dtype))
+        return update(identity, frozen, d, kernel.shape[1], self, jax.lax.Precision.HIGHEST)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """Gate after gate."""
+        del layer
+        return update(x, frozen, d, kernel.shape[1], self)
+
+
+def init_frozen(key: Key[Array, ""], config: QuanTA) -> list[Float[Array, "_ _ _ _"]]:
     """The initial gates of one layer.
 
     Args:
@@ -63,7 +101,7 @@ def init_frozen(key: Key[Array, ""], config: QuantaConfig) -> list[Float[Array, 
     for address, (one, two) in enumerate(config.pairs):
         d1, d2 = config.axes[one], config.axes[two]
         gate_key = jax.random.fold_in(key, address)
-        gates.append(random.uniform(gate_key, (d2, d1, d2, d1), 1 / math.sqrt(d2 * d1)))
+        gates.append(uniform(gate_key, (d2, d1, d2, d1), 1 / math.sqrt(d2 * d1)))
     return gates
 
 
@@ -72,7 +110,7 @@ def update(
     frozen: list[Float[Array, "_ _ _ _"]],
     d: list[Float[Array, "_ _ _ _"]],
     features: int,
-    config: QuantaConfig,
+    config: QuanTA,
     precision: Any = None,
 ) -> Float[Array, "*_ _"]:
     """What QuanTA adds to the output, Q(d) x - Q(frozen) x: linear in x.
@@ -112,51 +150,3 @@ def _pass(x: Array, gate: Array, pair: tuple[int, int], precision: Any) -> Array
     before = "".join(axes)
     axes[two], axes[one] = "Y", "Z"
     return jnp.einsum(f"...{before},{gate_axes}->...{''.join(axes)}", x, gate, precision=precision)
-
-
-def method(config: QuantaConfig, sites: tuple[Site, ...]) -> Method:
-    """QuanTA as a row of the methods' table: x (W - Q_0) + Q(d) x, with Q_0 the initial gates.
-
-    Every layer has gates of its own from the start, so the frozen copy is its own too. The official
-    code subtracts Q_0 from the base in the base's type: in bfloat16 that rounds the base, and the
-    model at step 0 differs. Here the base stays as it is, the update is taken as a whole, and
-    merging sums W - Q_0 + Q(d) in float32 and rounds once: at step 0 both give the base exactly.
-
-    Raises:
-        ValueError: when the axes multiply out to fewer features than a kernel has.
-    """
-    size = math.prod(config.axes)
-    for site in sites:
-        if size < max(site.kernel_shape):
-            raise ValueError(
-                f"axes {config.axes} multiply out to {size} features, but {site.name} has a kernel "
-                f"{site.kernel_shape}; choose axes of at least {max(site.kernel_shape)}"
-            )
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del key, kernel  # the frozen copy has all of it
-        # Copies, so that donating d leaves the frozen arrays be.
-        return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        wide = numerics.accumulator(kernel.dtype)
-        identity = jnp.eye(kernel.shape[0], dtype=wide)
-        highest = jax.lax.Precision.HIGHEST
-        added = update(identity, frozen, d, kernel.shape[1], config, highest)
-        return (kernel.astype(wide) + added).astype(kernel.dtype)
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del dropout  # QuanTA has none
-        added = update(x, frozen, d, kernel.shape[1], config)
-        return lora.linear(x, kernel) + added
-
-    return Method(
-        config.seed,
-        True,
-        lambda site: None,
-        lambda key, kernel: init_frozen(key, config),
-        init_d,
-        merge,
-        apply,
-        lambda site: min(site.kernel_shape),
-    )

@@ -4,76 +4,248 @@ Source: Gu, Zhou, Iacovides and Mandic, "TeRA: Vector-based Random Tensor Networ
 Adaptation of Large Language Models", arXiv:2509.03234, Section 4.
 """
 
-import math
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import random
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, Site
-from tera_jax.methods.tera_config import TeraConfig
-from tera_jax.network import contraction, cost_model, hadamard, projection
+from tera_jax.methods.base import (
+    LinearMethod,
+    TargetLayer,
+    check_above_zero,
+    check_at_least,
+    linear,
+)
+from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network import core as cores
 from tera_jax.network.factors import sizes
-from tera_jax.network.tensorization import Tensorization, unfold
-from tera_jax.ops import numerics
+from tera_jax.network.random_network import Structure
+from tera_jax.network.tensorization import Tensorization, propose, unfold
+from tera_jax.ops.numerics import add_update
 
 
-def init_frozen(
-    key: Key[Array, ""], tensorization: Tensorization, config: TeraConfig
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class TeRA(LinearMethod):
+    """TeRA: y = x (W + ΔW), Eq. 5. What the paper fixes, and what it leaves open.
+
+    Attributes:
+        tensorizations: one scheme, such as ``"4096|8x8x8x8"``, for each kernel shape that is not
+            to get the proposed one. A scheme goes to the kernels whose shape its modes multiply
+            out to.
+        num_modes: modes of the split side in the proposed scheme, the other being whole (Section
+            5: tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
+        side: the side that the proposed scheme splits, ``out`` or ``in``.
+        zero_init_mode: which d starts at zero, so that ΔW does: 1..N, -1..-N from the end, or
+            ``longest`` (the first of equals). The paper does not say which. At step 0 only the
+            gradient of this one is not zero. By default it is d^(1), which under ``side="out"``
+            belongs to the whole side and is by far the longest.
+        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``, or
+            ``identity`` factors with a normal core (TeRA_iden, Section 5.4).
+        gain: of the whole update, in the core: with all d at one the root mean square of x ΔW is
+            ``gain`` times that of x. It says how fast the d that starts at zero learns beside the
+            others.
+        sharing: one frozen network for each kernel ``shape``, over all layers and modules (the
+            paper), for each ``module`` over its layers, or for ``none`` of them (TeRA_unique,
+            Appendix J).
+        seed: of the frozen network; apart from the seed of the run.
+        dtype: in which core and factors are kept: ``float32`` or ``bfloat16``.
+        structure: ``dense`` random arrays (the paper); ``hadamard_factor``: factors of more than 64
+            rows, as that of a whole side, are fast random orthogonal transforms, of which only the
+            signs are kept; ``hadamard``: the core too. The trained d and the ranks are the same. A
+            transform needs its full rank.
+    """
+
+    tensorizations: tuple[str, ...] = ()
+    num_modes: int = 4
+    side: Literal["out", "in"] = "out"
+    zero_init_mode: int | Literal["longest"] = 1
+    init: Literal["normal", "uniform", "identity"] = "normal"
+    gain: float = 16.0
+    sharing: Literal["shape", "module", "none"] = "shape"
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    structure: Structure = "dense"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        shapes = [Tensorization.parse(text).shape for text in self.tensorizations]
+        for shape in shapes:
+            if shapes.count(shape) > 1:
+                raise ValueError(
+                    f"two tensorizations for kernels {shape} among {self.tensorizations}; keep one"
+                )
+        check_at_least(1, num_modes=self.num_modes)
+        if self.zero_init_mode == 0:
+            raise ValueError(
+                "zero_init_mode 0; the vectors d are counted from 1, or from the end by -1"
+            )
+        check_above_zero(gain=self.gain)
+        if self.structure != "dense" and self.init == "identity":
+            raise ValueError(
+                f"structure {self.structure!r} with init 'identity', which makes all factors "
+                "identities; set one of them to its default"
+            )
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when a listed scheme fits no kernel, or a kernel has none."""
+        shapes = {layer.kernel_shape for layer in layers}
+        for text in self.tensorizations:
+            if Tensorization.parse(text).shape not in shapes:
+                raise ValueError(
+                    f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
+                    f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
+                    "to one of these"
+                )
+        for shape in shapes:
+            self.tensorization(shape)
+
+    def tensorization(self, kernel_shape: tuple[int, ...]) -> Tensorization:
+        """The scheme of a kernel (in, out): the listed one of that shape, or the proposed one.
+
+        Raises:
+            ValueError: when ``zero_init_mode`` is above the order of the scheme, or ``structure``
+                does not fit it.
+        """
+        listed = (Tensorization.parse(text) for text in self.tensorizations)
+        scheme = next((scheme for scheme in listed if scheme.shape == kernel_shape), None)
+        scheme = scheme or propose(kernel_shape[0], kernel_shape[1], self.num_modes, self.side)
+        if self.zero_init_mode != "longest" and abs(self.zero_init_mode) > scheme.order:
+            raise ValueError(
+                f"zero_init_mode {self.zero_init_mode}, but {scheme} has {scheme.order} vectors d; "
+                "choose one of them"
+            )
+        random_network.check_structure(scheme, self.structure)
+        return scheme
+
+    def frozen_set(self, layer: TargetLayer) -> str | None:
+        """By the kernel's shape, by module and shape, or none."""
+        shape = "x".join(map(str, layer.kernel_shape))
+        names = {"shape": shape, "module": f"{layer.name}:{shape}", "none": None}
+        return names[self.sharing]
+
+    def init_frozen(self, key: Any, kernel: Any, layer: TargetLayer) -> dict[str, Any]:
+        """Core and factors."""
+        del layer
+        return init_frozen(key, self.tensorization(kernel.shape), self)
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
+        """One vector a mode."""
+        del key, frozen, layer
+        return init_d(self.tensorization(kernel.shape), self)
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The network, contracted."""
+        del layer
+        return delta_w(frozen, d, self.tensorization(kernel.shape), jax.lax.Precision.HIGHEST)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """Through the network, on the side of the activations."""
+        del layer
+        network = _cast(frozen, x.dtype)
+        y_TJ = contraction.through(
+            x.reshape(-1, x.shape[-1]),
+            network["core"],
+            network["factors"],
+            d,
+            self.tensorization(kernel.shape).split,
+            _precision(x.dtype),
+        )
+        return y_TJ.reshape(*x.shape[:-1], -1)
+
+    def apply(
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+    ) -> Array:
+        """By the route that the cost model finds the fastest."""
+        x_TJ = x.reshape(-1, x.shape[-1])
+        route = self._route(layer, len(x_TJ))
+        if route == "through":
+            return super().apply(frozen, d, kernel, x, layer, dropout)
+        network = _cast(frozen, x.dtype)
+        if route == "build":
+            y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
+        else:
+            core, factors = network["core"], network["factors"]
+            y_TJ = projection.product(x_TJ, kernel, core, factors, d, _precision(x.dtype))
+        return y_TJ.reshape(*x.shape[:-1], -1)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """Theorem 1."""
+        return self.tensorization(layer.kernel_shape).max_rank
+
+    def materializes(self, layer: TargetLayer, tokens: int) -> bool:
+        """Whether one of the routes that make W + ΔW is the fastest."""
+        return self._route(layer, tokens) != "through"
+
+    def materialize(
+        self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer, dtype: Any
+    ) -> Array:
+        """W + ΔW under the name that rematerialisation keeps."""
+        del layer
+
+        @jax.checkpoint  # all but the last matmul is recomputed in a fraction of its time
+        def update(d: Any) -> Array:
+            scheme = self.tensorization(kernel.shape)
+            return delta_w(_cast(frozen, dtype), d, scheme, _precision(dtype))
+
+        return checkpoint_name(add_update(kernel, update(d)), contraction.MATERIALIZED)
+
+    def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
+        network = cost_model.Network(self.tensorization(layer.kernel_shape), self.structure)
+        # Layers of one shape in one module mostly read one input, such as q, k and v, or gate and
+        # up. Two is low for the former, and high for q beside o.
+        readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
+        return cost_model.route(network, tokens, cost_model.device(), readers)
+
+
+TeraConfig = TeRA
+
+
+@dataclasses.dataclass(frozen=True)
+class TeRAIden(TeRA):
+    """TeRA_iden (Section 5.4): all factors are identities."""
+
+    init: Literal["normal", "uniform", "identity"] = "identity"
+
+
+@dataclasses.dataclass(frozen=True)
+class TeRAUnique(TeRA):
+    """TeRA_unique (Appendix J): each kernel has a frozen network of its own."""
+
+    sharing: Literal["shape", "module", "none"] = "none"
+
+
+def init_frozen(key: Key[Array, ""], tensorization: Tensorization, config: TeRA) -> dict[str, Any]:
     """The frozen random network of one kernel shape.
 
     Args:
         key: a Threefry key (:func:`tera_jax.random.seed_key`).
         tensorization: its modes and ranks.
-        config: distribution, gain and type.
+        config: distribution, gain, type and structure.
 
     Returns:
-        ``core`` (R_1..R_N), or the signs of a fast one (:func:`tera_jax.network.core.draw`), and
-        ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of the transform A^(i). It
-        is orthogonal, so that its entries have Kaiming's mean square.
+        ``core`` and ``factors``, see :func:`tera_jax.network.random_network.draw`.
 
     Raises:
-        ValueError: when ``config.wide`` or ``config.core`` does not fit the scheme.
+        ValueError: when ``config.structure`` does not fit the scheme.
     """
-    draw = random.uniform if config.init == "uniform" else random.normal
     dtype = jnp.dtype(config.dtype)
-
-    def kaiming(address: int, shape: tuple[int, ...], fan_in: int, gain: float = 1.0) -> Array:
-        std = gain / math.sqrt(fan_in)
-        return draw(jax.random.fold_in(key, address), shape, std, dtype)
-
-    factors = []
-    fast = config.transforms(tensorization)
-    sizes = zip(tensorization.ranks, tensorization.modes, fast, strict=True)
-    for i, (rank, mode, is_transform) in enumerate(sizes, 1):
-        if is_transform:
-            factors.append(hadamard.signs(jax.random.fold_in(key, i), mode, dtype))
-        elif config.init == "identity":
-            factors.append(jnp.eye(rank, mode, dtype=dtype))
-        else:
-            # x @ delta_w sums over I_i on the input side and over R_i on the output side.
-            factors.append(kaiming(i, (rank, mode), mode if i <= tensorization.split else rank))
-    in_rank, out_rank = tensorization.core_shape
-    if config.core == "fast":
-        config.check_core(tensorization)
-        std = config.gain / math.sqrt(in_rank)
-        core: Any = cores.draw(jax.random.fold_in(key, 0), in_rank, out_rank, std, dtype)
-    else:
-        core = kaiming(0, tensorization.ranks, in_rank, config.gain)
-    return {"core": core, "factors": factors}
+    return random_network.draw(
+        key, tensorization, config.init, config.gain, dtype, config.structure
+    )
 
 
-def init_d(tensorization: Tensorization, config: TeraConfig) -> list[Float[Array, " _"]]:
-    """d^(1)..d^(N), float32: all ones but the one that ``config.zero`` names, which is zero."""
-    d = [jnp.ones(rank, jnp.float32) for rank in tensorization.ranks]
-    zero = config.zero - 1 if config.zero > 0 else config.zero
-    d[zero] = jnp.zeros_like(d[zero])
+def init_d(tensorization: Tensorization, config: TeRA) -> list[Float[Array, " _"]]:
+    """d^(1)..d^(N), float32: all ones but the one of ``config.zero_init_mode``, which is zero."""
+    ranks, zero = tensorization.ranks, config.zero_init_mode
+    d = [jnp.ones(rank, jnp.float32) for rank in ranks]
+    if zero == "longest":
+        zero = ranks.index(max(ranks)) + 1
+    index = zero - 1 if zero > 0 else zero
+    d[index] = jnp.zeros_like(d[index])
     return d
 
 
@@ -89,7 +261,7 @@ def delta_w(
         frozen: from :func:`init_frozen`.
         d: N vectors (R_i).
         tensorization: the scheme of both.
-        precision: of the products, as in ``jax.lax.dot_general``.
+        precision: of the matmuls, as in ``jax.lax.dot_general``.
 
     Returns:
         (in, out) in the type of the frozen network.
@@ -117,100 +289,10 @@ def delta_w(
     return unfold(tensor, tensorization.split)
 
 
-def method(config: TeraConfig, sites: tuple[Site, ...]) -> Method:
-    """TeRA as a row of the methods' table.
-
-    Raises:
-        ValueError: when a listed tensorization fits no kernel, ``zero`` is above an order, or
-            ``wide`` or ``core`` does not fit a scheme.
-    """
-    shapes = {site.kernel_shape for site in sites}
-    for text in config.tensorizations:
-        if Tensorization.parse(text).shape not in shapes:
-            raise ValueError(
-                f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
-                f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
-                "to one of these"
-            )
-    for shape in shapes:
-        config.tensorization(shape)
-
-    def scheme(kernel: Any) -> Tensorization:
-        return config.tensorization(kernel.shape)
-
-    def frozen_set(site: Site) -> str | None:
-        shape = "x".join(map(str, site.kernel_shape))
-        names = {"shape": shape, "module": f"{site.name}:{shape}", "none": None}
-        return names[config.sharing]
-
-    def init_frozen_(key: Key[Array, ""], kernel: Any) -> Any:
-        return init_frozen(key, scheme(kernel), config)
-
-    def init_d_(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del key, frozen  # the ones and the zero need neither
-        return init_d(scheme(kernel), config)
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        return numerics.added(kernel, delta_w(frozen, d, scheme(kernel), jax.lax.Precision.HIGHEST))
-
-    def build(frozen: Any, d: Any, kernel: Array, dtype: Any) -> Array:
-        @jax.checkpoint  # all but the last product is made again in a fraction of its time
-        def update(d: Any) -> Array:
-            return delta_w(_cast(frozen, dtype), d, scheme(kernel), _precision(dtype))
-
-        return checkpoint_name(numerics.added(kernel, update(d)), contraction.BUILT)
-
-    readers = {
-        shape: cost_model.readers([site.path for site in sites if site.kernel_shape == shape])
-        if config.sharing == "shape"
-        else 1
-        for shape in shapes
-    }
-
-    def route(kernel_shape: tuple[int, int], tokens: int) -> cost_model.Route:
-        network = config.network(kernel_shape)
-        return cost_model.route(network, tokens, cost_model.device(), readers[kernel_shape])
-
-    def builds(kernel_shape: tuple[int, int], tokens: int) -> bool:
-        return route(kernel_shape, tokens) != "through"
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del dropout  # TeRA has none
-        x_TJ, precision = x.reshape(-1, x.shape[-1]), _precision(x.dtype)
-        network = _cast(frozen, x.dtype)
-        core, factors = network["core"], network["factors"]
-        taken = route((kernel.shape[0], kernel.shape[1]), len(x_TJ))
-        if taken == "build":
-            y_TJ = lora.linear(x_TJ, build(network, d, kernel, x.dtype))
-        elif taken == "project":
-            y_TJ = projection.product(x_TJ, kernel, core, factors, d, precision)
-        else:
-            split = scheme(kernel).split
-            y_TJ = contraction.through(x_TJ, core, factors, d, split, precision)
-            y_TJ += lora.linear(x_TJ, kernel)
-        return y_TJ.reshape(*x.shape[:-1], -1)
-
-    def max_rank(site: Site) -> int:  # Theorem 1
-        return config.tensorization(site.kernel_shape).max_rank
-
-    return Method(
-        config.seed,
-        True,
-        frozen_set,
-        init_frozen_,
-        init_d_,
-        merge,
-        apply,
-        max_rank,
-        builds,
-        build,
-    )
-
-
 def _cast(frozen: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
 
 
 def _precision(dtype: Any) -> jax.lax.Precision | None:
-    """float32 gets float32 products also where the backend would take fewer bits."""
+    """float32 gets float32 matmuls also where the backend would take fewer bits."""
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

@@ -5,31 +5,38 @@ Adaptation", NeurIPS 2025, and the constants of its published implementation.
 """
 
 import dataclasses
-import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods import lora
-from tera_jax.methods.base import Method, NotMergeableError, Site
-from tera_jax.ops import numerics
+from tera_jax.methods.base import (
+    NotMergeableError,
+    TargetLayer,
+    check_above_zero,
+    drop,
+    linear,
+)
+from tera_jax.methods.low_rank import LowRank, init_factors
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
-class TopLoraConfig(lora.LowRankConfig):
+class TopLoRA(LowRank):
     """TopLoRA: y = x W + s (drop(x) A * exp(RMSNorm(x Theta))) B.
 
     Attributes:
         rank: R, of A, B and Theta.
-        alpha: numerator of the scale s = alpha / rank.
         dropout: probability with which an entry of the input of A is zeroed in training. Theta
             reads all of x.
+        alpha: numerator of the scale s = alpha / rank.
         eps: added to the mean square in RMSNorm. By default float32's, which is what torch's
             ``RMSNorm`` takes when it is given none. Sums are taken in float32 for every narrower
             type, so that the function does not change with the type of x.
     """
+
+    mergeable: ClassVar[bool] = False
 
     alpha: float = 16.0
     dropout: float = 0.05
@@ -37,8 +44,47 @@ class TopLoraConfig(lora.LowRankConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.eps < math.inf:
-            raise ValueError(f"eps {self.eps}; it must be finite and above 0")
+        check_above_zero(eps=self.eps)
+
+    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+        """A and Theta random alike, B zero, the norm's factors one."""
+        del frozen, layer
+        a_key, theta_key = jax.random.split(key)
+        return {
+            **init_factors(a_key, kernel, self.rank),
+            "theta": init_factors(theta_key, kernel, self.rank)["a"],
+            "norm": jnp.ones(self.rank, jnp.float32),
+        }
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """Raises :class:`NotMergeableError`."""
+        raise NotMergeableError(
+            "TopLoRA's update depends on the token, A diag(exp(RMSNorm(x Theta))) B, so no kernel "
+            "holds it; serve base and adapter together"
+        )
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product s (x A * gate(x)) B."""
+        del frozen, kernel, layer
+        return self._gated(d, x, x)
+
+    def apply(
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+    ) -> Array:
+        """Only A reads the dropped x."""
+        del frozen, layer
+        return linear(x, kernel) + self._gated(d, drop(dropout, self.dropout, x), x)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """For one token, that of A B."""
+        del layer
+        return self.rank
+
+    def _gated(self, d: Any, dropped: Array, x: Array) -> Array:
+        hidden = jnp.einsum("...i,ir->...r", dropped, d["a"].astype(x.dtype))
+        weights = gate(x, d["theta"], d["norm"], self.eps)
+        hidden = (self.scale * hidden.astype(weights.dtype) * weights).astype(x.dtype)
+        return jnp.einsum("...r,ro->...o", hidden, d["b"].astype(x.dtype))
 
 
 def gate(
@@ -58,44 +104,7 @@ def gate(
     Returns:
         In float32, or float64 when x is.
     """
-    wide = numerics.accumulator(x.dtype)
-    logits = jnp.einsum("...i,ir->...r", x, theta_IR.astype(x.dtype)).astype(wide)
+    dtype = acc_dtype(x.dtype)
+    logits = jnp.einsum("...i,ir->...r", x, theta_IR.astype(x.dtype)).astype(dtype)
     normed = logits * jax.lax.rsqrt(jnp.mean(jnp.square(logits), axis=-1, keepdims=True) + eps)
-    return jnp.exp(normed * norm_R.astype(wide).reshape((1,) * (x.ndim - 1) + (-1,)))
-
-
-def method(config: TopLoraConfig, sites: tuple[Site, ...]) -> Method:
-    """TopLoRA as a row of the methods' table.
-
-    Raises:
-        ValueError: when the rank is above that of a kernel.
-    """
-    config.check_sites(sites)
-
-    def init_d(key: Key[Array, ""], kernel: Array, frozen: Any) -> Any:
-        del frozen  # TopLoRA has none
-        a_key, theta_key = jax.random.split(key)
-        return {
-            **lora.init_d(a_key, kernel, config.rank),
-            "theta": lora.init_d(theta_key, kernel, config.rank)["a"],  # drawn like A
-            "norm": jnp.ones(config.rank, jnp.float32),
-        }
-
-    def merge(frozen: Any, d: Any, kernel: Array) -> Array:
-        raise NotMergeableError(
-            "TopLoRA's update depends on the token, A diag(exp(RMSNorm(x Theta))) B, so no kernel "
-            "holds it; serve base and adapter together"
-        )
-
-    def apply(frozen: Any, d: Any, kernel: Array, x: Array, dropout: Any) -> Array:
-        del frozen
-        dropped = lora.drop(dropout, config.dropout, x)
-        hidden = jnp.einsum("...i,ir->...r", dropped, d["a"].astype(x.dtype))
-        weights = gate(x, d["theta"], d["norm"], config.eps)
-        hidden = (config.scale * hidden.astype(weights.dtype) * weights).astype(x.dtype)
-        low_rank = jnp.einsum("...r,ro->...o", hidden, d["b"].astype(x.dtype))
-        return lora.linear(x, kernel) + low_rank
-
-    return Method(
-        0, True, lambda site: None, lora.no_frozen, init_d, merge, apply, lambda _: config.rank
-    )
+    return jnp.exp(normed * norm_R.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,)))

@@ -26,9 +26,9 @@ from tera_jax.network.contraction_order import turns
 from tera_jax.network.core import Core
 from tera_jax.network.factors import Factor, joined, sizes
 from tera_jax.ops import two_sided_matmul
-from tera_jax.ops.numerics import accumulator
+from tera_jax.ops.numerics import acc_dtype
 
-BUILT = "built_kernel"
+MATERIALIZED = "materialized_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
 FUSED: bool | None = None
 """Whether two narrow groups beside a wide factor take the kernel of
@@ -123,7 +123,7 @@ def _by_kernel(tensor: Array, grouped: Sequence[Factor]) -> Array:
 
 def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:
     """``tensor x_axis diag(d)``."""
-    wide = accumulator(tensor.dtype)
+    wide = acc_dtype(tensor.dtype)
     scale = d_R.astype(wide).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
     return (tensor.astype(wide) * scale).astype(tensor.dtype)
 

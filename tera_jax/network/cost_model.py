@@ -7,6 +7,7 @@ import jax
 
 from tera_jax.network import hadamard, structured
 from tera_jax.network.contraction_order import NARROW, ends_with_input, pairs, turns
+from tera_jax.network.random_network import Structure
 from tera_jax.network.tensorization import Tensorization
 
 
@@ -47,9 +48,17 @@ class Network(NamedTuple):
     """The scheme of a network, and what of it is a transform."""
 
     scheme: Tensorization
-    fast: bool = False
-    """Whether the factors of more than ``NARROW`` rows are transforms."""
-    fast_core: bool = False
+    structure: Structure = "dense"
+
+    @property
+    def fast(self) -> bool:
+        """Whether the factors of more than ``NARROW`` rows are transforms."""
+        return self.structure != "dense"
+
+    @property
+    def fast_core(self) -> bool:
+        """Whether the core is one."""
+        return self.structure == "hadamard"
 
     @property
     def projects(self) -> bool:
@@ -58,7 +67,7 @@ class Network(NamedTuple):
 
     def is_structured(self, tokens: int) -> bool:
         """Whether :mod:`tera_jax.network.structured` has its kernels for it and so many rows."""
-        if not (self.fast and self.fast_core and self.projects):
+        if not (self.fast_core and self.projects):
             return False
         scheme = self.scheme
         outward = pairs(scheme.out_ranks, scheme.out_modes)
@@ -77,7 +86,7 @@ def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Rou
         network: its sizes.
         tokens: rows of the batch.
         rates: of the device.
-        readers: layers that share this input and this network (:func:`readers`).
+        readers: layers that share this input and this network.
     """
     scheme, fast = network.scheme, network.fast
     (j1, j2), (r1, r2) = scheme.shape, scheme.core_shape
@@ -101,15 +110,6 @@ def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Rou
         seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
     # Of equal ones the last: a projected product rounds no gradient of the kernel's size.
     return min(reversed(seconds), key=seconds.__getitem__)
-
-
-def readers(paths: Sequence[tuple[str, ...]]) -> int:
-    """How many of some layers to expect to read one input: 2 where any stand in one module, else 1.
-
-    Layers of one shape in one module mostly do, such as q, k and v, or gate and up. The estimate is
-    low for the former and high for q beside o.
-    """
-    return 2 if len({path[:-1] for path in paths}) < len(paths) else 1
 
 
 def _core_seconds(rows: int, network: Network, rates: Device) -> float:

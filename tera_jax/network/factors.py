@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.network.contraction_order import NARROW, groups
-from tera_jax.ops.numerics import accumulator
+from tera_jax.ops.numerics import acc_dtype
 
 
 class Factor(NamedTuple):
@@ -46,6 +46,6 @@ def joined(
 def _one(factors: Sequence[Array], d: Sequence[Array]) -> Factor:
     if sizes(factors[0])[0] > NARROW:
         return Factor(factors[0], d[0])
-    wide = accumulator(factors[0].dtype)
+    wide = acc_dtype(factors[0].dtype)
     matrix = functools.reduce(jnp.kron, [factor.astype(wide) for factor in factors])
     return Factor(matrix, functools.reduce(jnp.kron, [vector.astype(wide) for vector in d]))

@@ -23,12 +23,12 @@ from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, structured
-from tera_jax.network.contraction import BUILT, but_first, network, through, wide_product
+from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
 from tera_jax.network.contraction_order import ends_with_input, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
 from tera_jax.ops import two_sided_matmul
-from tera_jax.ops.numerics import added
+from tera_jax.ops.numerics import add_update
 
 FUSED: bool | None = None
 """Whether a fast transform of the batch takes one pass by a kernel, and with a fast core W + dW and
@@ -88,7 +88,7 @@ def _forward(
     precision: Any, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
 ) -> tuple[Array, Any]:
     update_JO = wide_product(inner_RO, 0, wide, precision)
-    adapted_JO = checkpoint_name(added(kernel_JO, update_JO), BUILT)
+    adapted_JO = checkpoint_name(add_update(kernel_JO, update_JO), MATERIALIZED)
     y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
     return y_TO, (x_TJ, adapted_JO, wide)
 
@@ -147,8 +147,8 @@ def _by_rows_forward(
         adapted_JO = structured.adapted(kernel_JO, *parts, jax.default_backend() != "gpu")
     else:
         update_JO = network(core, factors, d, precision).reshape(kernel_JO.shape)
-        adapted_JO = added(kernel_JO, update_JO)
-    adapted_JO = checkpoint_name(adapted_JO, BUILT)
+        adapted_JO = add_update(kernel_JO, update_JO)
+    adapted_JO = checkpoint_name(adapted_JO, MATERIALIZED)
     y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
     return y_TO, (x_TJ, adapted_JO, core, factors, d)
 

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def accumulator(dtype: jax.typing.DTypeLike) -> Any:
+def acc_dtype(dtype: jax.typing.DTypeLike) -> Any:
     """The type in which sums of ``dtype`` are taken: float64 for itself, else float32."""
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
-def added(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
+def add_update(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
     """Summed in float32 and rounded once to the type of the kernel.
 
     An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
@@ -20,5 +20,5 @@ def added(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Arr
     """
     if kernel.dtype == update.dtype:
         return kernel + update
-    wide = accumulator(kernel.dtype)
+    wide = acc_dtype(kernel.dtype)
     return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)

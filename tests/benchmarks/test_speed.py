@@ -29,7 +29,7 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         Case("lora", 2, 16, targets=ALL),
         Case("tera", 2, 16, loop=True),
         Case("tera", 2, 16, fused=True, fields=(("tensorizations", ("64|16x4",)),)),
-        Case("tera", 2, 16, fields=(("core", "fast"),)),
+        Case("tera", 2, 16, fields=(("structure", "hadamard"),)),
     ]
     found = [bench.measure(case) for case in cases]
     check(found)

@@ -332,7 +332,7 @@ def make_config(directory: Path, model: Path, examples: Path) -> Config:
     config = default("tera")
     config.model.update(path=str(model), dtype="float32", remat="none")
     config.data.update(path=str(examples), validation_rows=16, max_prompt=40, max_response=8)
-    config.method.parts = 2
+    config.method.num_modes = 2
     config.optim.update(learning_rate=3e-2, warmup_steps=5)
     config.loop.update(batch_size=BATCH, steps=STEPS, eval_every=STEPS // 2, log_every=1)
     config.loop.checkpoint_every = EVERY

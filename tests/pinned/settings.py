@@ -16,9 +16,8 @@ from configs import quickstart
 from tera_jax.adapters.factory import make
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.llama import load_pretrained
-from tera_jax.methods import Site
-from tera_jax.methods.tera import init_frozen
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods import TargetLayer
+from tera_jax.methods.tera import TeRA, init_frozen
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
 from train import data
@@ -27,12 +26,6 @@ from train.data import records
 from train.training import run as runs
 from train.training.loop import to_device
 from train.training.step import make_train_step
-
-_STRUCTURES = {
-    "dense": {"wide": "dense", "core": "dense"},
-    "hadamard_factor": {"wide": "fast", "core": "dense"},
-    "hadamard": {"wide": "fast", "core": "fast"},
-}
 
 
 def digest(tree: Any) -> str:
@@ -45,18 +38,18 @@ def digest(tree: Any) -> str:
     return result.hexdigest()
 
 
-def _tera(settings: dict[str, Any]) -> TeraConfig:
-    return TeraConfig(
+def _tera(settings: dict[str, Any]) -> TeRA:
+    return TeRA(
         tensorizations=(settings["tensorization"],),
-        parts=4,
+        num_modes=4,
         side="out",
-        zero=settings["first_zero"],
+        zero_init_mode=settings["first_zero"],
         init=settings["init"],
         gain=settings["gain"],
         sharing=settings["sharing"],
         seed=settings["seed"],
         dtype=settings["dtype"],
-        **_STRUCTURES[settings["structure"]],
+        structure=settings["structure"],
     )
 
 
@@ -71,7 +64,8 @@ def frozen_collection(settings: dict[str, Any]) -> Any:
     """The ``frozen`` collection of an adapter on a stack of layers."""
     shape = tuple(settings["kernel_shape"])
     sites = tuple(
-        Site(tuple(path.split("/")), shape, tuple(settings["stack"])) for path in settings["layers"]
+        TargetLayer(tuple(path.split("/")), shape, tuple(settings["stack"]))
+        for path in settings["layers"]
     )
     adapter = make("tera", _tera(settings), sites)
     params: dict[str, Any] = {}
@@ -99,7 +93,7 @@ def first_losses(settings: dict[str, Any]) -> list[float]:
     config.optim.warmup_steps = settings["warmup_steps"]
     config.model.dtype = settings["dtype"]
     config.method.init = settings["init"]
-    config.method.zero = settings["first_zero"]
+    config.method.zero_init_mode = settings["first_zero"]
     config.method.gain = settings["gain"]
     config.method.seed = settings["frozen_seed"]
     config.method.tensorizations = tuple(settings["tensorizations"])

@@ -16,7 +16,7 @@ from tera_jax.adapters.quantized_merge import merge_quantized
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.io.adapter_files import load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
-from tera_jax.methods import METHODS, NotMergeableError
+from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.quantize import KINDS, NF4, QuantizedKernel, quantize_kernel
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
 from tests import parts
@@ -24,7 +24,7 @@ from tests import parts
 BLOCK = 8
 CONFIG = LlamaConfig.from_hf(parts.SMALL)
 SETTINGS = {
-    "tera": {"parts": 2},
+    "tera": {"num_modes": 2},
     "lora": {"rank": 4},
     "dora": {"rank": 4},
     "pissa": {"rank": 4},
@@ -154,7 +154,7 @@ def made(name, kind="nf4", dtype=jnp.float32):
     """The model, an adapter, perturbed variables on a quantised base, and tokens."""
     model, params = base(dtype)
     params = quantize.quantize(params, kind, BLOCK)
-    config = METHODS[name].config(**SETTINGS[name])
+    config = TABLE[name](**SETTINGS[name])
     adapter = adapt(
         model,
         jnp.ones((1, 2), jnp.int32),
@@ -261,7 +261,7 @@ def test_merging_into_the_quantised_base_reports_its_error(kind):
     adapter, _, v, _ = made("tera", kind)
     params, error = jax.jit(functools.partial(merge_quantized, adapter))(v)
     exact = jax.jit(adapter.merge)(v)  # float32 here
-    assert set(error.kernels) == {site.name for site in adapter.sites}
+    assert set(error.kernels) == {site.name for site in adapter.layers}
     lost = whole = 0.0
     for name, found in error.kernels.items():
         kept, expected = params["layers"], exact["layers"]
@@ -294,8 +294,8 @@ def test_merging_into_a_base_that_is_not_quantised_is_refused():
 def test_nothing_is_built_ahead_on_a_quantised_base():
     adapter, _, v, _ = made("tera")
     plain = {**v, "params": quantize.dequantize(v["params"])}
-    assert leaves(jax.eval_shape(lambda v: adapter.build(v, 2**20), plain))
-    assert adapter.build(v, 2**20) == {}
+    assert leaves(jax.eval_shape(lambda v: adapter.materialize(v, 2**20), plain))
+    assert adapter.materialize(v, 2**20) == {}
 
 
 def test_a_sharded_base_equals_one_device():

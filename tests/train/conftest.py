@@ -46,7 +46,7 @@ def fields(tiny_llama, records_path) -> dict:
             "max_prompt": 40,
             "max_response": 8,
         },
-        "method": {"parts": 2},
+        "method": {"num_modes": 2},
         "optim": {"learning_rate": 3e-2, "warmup_steps": 5},
     }
 

@@ -52,7 +52,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
     text = runs.describe(run)
     trained = sum(
         site.stack[0] * run.config.method.settings.tensorization(site.kernel_shape).num_trainable
-        for site in run.adapter.sites
+        for site in run.adapter.layers
     )
     assert f"{trained:,} trained" in text
     assert "tera on q_proj, v_proj" in text

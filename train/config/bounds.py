@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from tera_jax.methods import METHODS
+from tera_jax.methods.base import FullMethod
 
 from .. import tasks
 
@@ -67,7 +67,7 @@ def check(config: "Config") -> None:
         )
     if config.model.block < 2 or config.model.block % 2:
         raise ValueError(f"config.model.block is {config.model.block}; it must be even, at least 2")
-    if config.model.quantize != "none" and METHODS[config.method.name].adapts == "all":
+    if config.model.quantize != "none" and isinstance(config.method.settings, FullMethod):
         raise ValueError(
             f"config.method.name {config.method.name!r} trains the base's own weights, which "
             f"config.model.quantize {config.model.quantize!r} does not keep; set it to 'none', or "

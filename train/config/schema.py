@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from tera_jax import sharding
 from tera_jax.llama.decode.config import Decoding
-from tera_jax.methods import METHODS, entry
+from tera_jax.methods import TABLE, method_class
 from tera_jax.quantize import BLOCK
 
 from . import bounds, typed
@@ -211,12 +211,13 @@ def default(method: str = "tera") -> ml_collections.ConfigDict:
     Raises:
         ValueError: for an unknown method.
     """
-    settings = typed.fields(entry(method).config)
+    row = method_class(method)
+    settings = typed.fields(row)
     return ml_collections.ConfigDict(
         {
             "model": typed.fields(ModelConfig),
             "data": typed.fields(DataConfig),
-            "method": {"name": method, "targets": ("q_proj", "v_proj"), **settings},
+            "method": {"name": method, "targets": row.default_targets, **settings},
             "optim": typed.fields(OptimConfig),
             "loop": typed.fields(LoopConfig),
             "evaluate": typed.fields(EvaluateConfig),
@@ -250,13 +251,13 @@ def parse(config: Mapping[str, Any]) -> Config:
     name, targets = method.pop("name", None), method.pop("targets", None)
     if isinstance(tree.get("mesh"), str):
         tree["mesh"] = sharding.parse_mesh(tree["mesh"])
-    if name not in METHODS:
-        raise ValueError(f"config.method.name {name!r}; choose one of {sorted(METHODS)}")
+    if name not in TABLE:
+        raise ValueError(f"config.method.name {name!r}; choose one of {sorted(TABLE)}")
     hint = tuple[str, ...]
     parsed = MethodConfig(
         name=name,
         targets=typed.checked(hint, targets, "config.method.targets"),
-        settings=typed.build(METHODS[name].config, method, "config.method"),
+        settings=typed.build(TABLE[name], method, "config.method"),
     )
     result = typed.build(Config, tree, "config", method=parsed)
     bounds.check(result)

@@ -1,13 +1,17 @@
 """Dataclasses from dictionaries of plain values, each checked against its annotation."""
 
+import ast
+import contextlib
 import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ml_collections.config_dict import placeholder
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_dict import FieldReference, placeholder
 
 
 def fields(cls: Any) -> dict[str, Any]:
@@ -16,9 +20,11 @@ def fields(cls: Any) -> dict[str, Any]:
     for field in dataclasses.fields(cls):
         hint = typing.get_type_hints(cls)[field.name]
         value = None if field.default is dataclasses.MISSING else field.default
-        if value is None:
-            (kind,) = [h for h in typing.get_args(hint) or (hint,) if h is not types.NoneType]
-            value = placeholder(kind)
+        kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
+        if len(kinds) > 1:  # a number or a word
+            value = FieldReference(value, field_type=object)
+        elif value is None:
+            value = placeholder(kinds[0])
         result[field.name] = value
     return result
 
@@ -60,11 +66,16 @@ def checked(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return build(hint, value, where)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
+    if _is_union(hint):
+        if value is None and types.NoneType in args:
             return None
-        (hint,) = [arg for arg in args if arg is not types.NoneType]
-        return checked(hint, value, where)
+        kinds = [kind for kind in args if kind is not types.NoneType]
+        if len(kinds) == 1:
+            return checked(kinds[0], value, where)
+        for kind in kinds:
+            with contextlib.suppress(ValueError):
+                return checked(kind, value, where)
+        raise ValueError(f"{where} is {value!r}; it must be {_described(kinds)}")
     if value is None:
         raise ValueError(f"{where} is not set; pass --{where}=...")
     if origin is Literal:
@@ -79,3 +90,36 @@ def checked(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where} is {value!r}, a {type(value).__name__}; it must be {hint}")
     return value
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (types.UnionType, typing.Union)
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the type alone."""
+    return typing.get_args(hint) if _is_union(hint) else (hint,)
+
+
+def _described(kinds: Sequence[Any]) -> str:
+    """``an int or 'longest'``."""
+    words = [
+        " or ".join(map(repr, typing.get_args(kind)))
+        if typing.get_origin(kind) is Literal
+        else f"an {kind.__name__}"
+        for kind in kinds
+    ]
+    return " or ".join(words)
+
+
+class _NumberOrWord(flags.ArgumentParser):
+    """Of flags for fields that take either."""
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return ast.literal_eval(argument) if isinstance(argument, str) else argument
+        except (ValueError, SyntaxError):
+            return argument
+
+
+config_flags.register_flag_parser_for_type(object, _NumberOrWord())

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import jax
 
 from tera_jax.llama.model import REMAT
-from tera_jax.methods import METHODS, entry
+from tera_jax.methods import TABLE
+from tera_jax.methods.base import LinearMethod
 
 from . import plan
 from .paper import PRINTED, Printed
@@ -45,7 +46,7 @@ def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[s
 
     Args:
         model: a name of :data:`train.params.shapes.MODELS`, or a directory with a ``config.json``.
-        method: a row of ``METHODS``.
+        method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
         targets: patterns of layers.
 
@@ -56,20 +57,17 @@ def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[s
     Raises:
         ValueError: for an unknown model, method, setting or target.
     """
-    row = entry(method)
     _, adapter, params, _, d = parts(model, method, settings, targets)
     base, trained = _size(params), _size(d)
-    whole = row.adapts == "all"
     ranks = {}
-    if row.adapts == "kernels":
-        configured = row.method(adapter.config, adapter.sites)
-        ranks = {site.name: configured.max_rank(site) for site in adapter.sites}
+    if isinstance(adapter.method, LinearMethod):
+        ranks = {layer.name: adapter.method.max_rank(layer) for layer in adapter.layers}
     return Count(
         model,
         method,
         base,
         trained,
-        100.0 if whole else 100 * trained / (base + trained),
+        100.0 if adapter.trains_all else 100 * trained / (base + trained),
         4 * trained,
         2 * trained,
         ranks,
@@ -150,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="llama-2-7b", help="a name, or a directory")
-    parser.add_argument("--method", default="tera", help=", ".join(sorted(METHODS)))
+    parser.add_argument("--method", default="tera", help=", ".join(sorted(TABLE)))
     parser.add_argument(
         "--set", type=_setting, nargs="*", default=[], help="fields of the method, as rank=32"
     )

@@ -24,7 +24,7 @@ class Printed(NamedTuple):
         row: model and method as printed.
         percent: as printed, with its digits.
         model: a name of :data:`train.params.shapes.MODELS`.
-        method: a row of ``METHODS``.
+        method: a row of ``tera_jax.methods.TABLE``.
         settings: of the method's configuration, where they are not its defaults.
         targets: the adapted layers.
         exception: why the printed digits are not met, where they are known not to be.

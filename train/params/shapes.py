@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.factory import make
-from tera_jax.adapters.targets import choose, embeddings, linear_layers
+from tera_jax.adapters.factory import select
+from tera_jax.adapters.targets import ModelLayers, model_layers
 from tera_jax.llama import Llama, LlamaConfig
-from tera_jax.methods import Site, entry
+from tera_jax.methods import method_class
 
 from ..config.typed import build
 
@@ -117,26 +117,23 @@ def parts(model: str, method: str, settings: Mapping[str, Any], targets: Sequenc
 
     Args:
         model: a name of :data:`MODELS`, or a directory with a ``config.json``.
-        method: a row of ``METHODS``.
+        method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
         targets: patterns of layers.
 
     Raises:
         ValueError: for an unknown model, method, setting or target.
     """
-    row = entry(method)
-    config, params, linear, embedding = _base(model)
-    sites: tuple[Site, ...] = {"kernels": linear, "embedding": embedding, "all": ()}[row.adapts]
-    if row.adapts == "kernels":
-        sites = choose(linear, targets)
-    adapter = make(method, build(row.config, settings, f"settings of {method}"), sites)
+    config, params, layers = _base(model)
+    configured = build(method_class(method), settings, f"settings of {method}")
+    adapter = select(method, configured, layers, targets)
     frozen = jax.eval_shape(adapter.init_frozen, params)
     d = jax.eval_shape(adapter.init_d, params, frozen)
     return Parts(config, adapter, params, frozen, d)
 
 
 @functools.cache
-def _base(model: str) -> tuple[LlamaConfig, Any, tuple[Site, ...], tuple[Site, ...]]:
+def _base(model: str) -> tuple[LlamaConfig, Any, ModelLayers]:
     if model in MODELS:
         tree = MODELS[model]
     elif (Path(model) / "config.json").is_file():
@@ -147,4 +144,4 @@ def _base(model: str) -> tuple[LlamaConfig, Any, tuple[Site, ...], tuple[Site, .
         )
     llama = Llama(LlamaConfig.from_hf(tree), dtype=jnp.bfloat16)
     params = jax.eval_shape(llama.init, jax.random.key(0), _TOKENS)["params"]
-    return llama.config, params, linear_layers(llama, _TOKENS), embeddings(llama, _TOKENS)
+    return llama.config, params, model_layers(llama, _TOKENS)

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from tera_jax import sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama, stacking
-from tera_jax.methods import METHODS
 
 from ..data import Batch
 
@@ -57,7 +56,7 @@ def state_shardings(
 ) -> State:
     """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
     everywhere = sharding.replicated(mesh)
-    if METHODS[adapter.name].adapts != "all":
+    if not adapter.trains_all:
         return jax.tree.map(lambda _: everywhere, state)
     d = sharding.parameter_shardings(state.d, mesh)
     opt = optax.tree.map_params(
@@ -95,24 +94,24 @@ def make_train_step(
             unrolls them a list (:mod:`tera_jax.llama.stacking`).
         state: real or abstract, for its layout.
         seed: of the dropout of methods that have one.
-        accumulate: parts of a batch that are computed one after the other. What a method builds
-            of ``d`` is built once for all of them, and its gradient taken back once.
+        accumulate: parts of a batch that are computed one after the other. The kernels that a
+            method materializes are made once for all of them, and their gradient taken back once.
     """
 
     def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         base = {"params": stacking.stacked(params), "frozen": frozen}
 
-        def nll(d: Any, built: Any, part: Batch, key: Any) -> Array:
-            return loss_sum(model, adapter, {**base, "d": d}, part, key, built).nll
+        def nll(d: Any, materialized: Any, part: Batch, key: Any) -> Array:
+            return loss_sum(model, adapter, {**base, "d": d}, part, key, materialized).nll
 
-        def build(d: Any) -> Any:
-            return adapter.build({**base, "d": d}, batch.tokens_BL.size // accumulate)
+        def materialize(d: Any) -> Any:
+            return adapter.materialize({**base, "d": d}, batch.tokens_BL.size // accumulate)
 
         if accumulate == 1:
             loss, grads = jax.value_and_grad(nll)(state.d, {}, batch, key)
         else:
-            loss, grads = _accumulated(nll, build, state.d, _parts(batch, accumulate), key)
+            loss, grads = _accumulated(nll, materialize, state.d, _parts(batch, accumulate), key)
         count = jnp.maximum(jnp.sum(batch.weight_BT), 1)
         grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
@@ -140,23 +139,23 @@ def _parts(batch: Batch, count: int) -> Batch:
 
 
 def _accumulated(
-    nll: Callable[..., Array], build: Callable[[Any], Any], d: Any, parts: Batch, key: Any
+    nll: Callable[..., Array], materialize: Callable[[Any], Any], d: Any, parts: Batch, key: Any
 ) -> tuple[Array, Any]:
-    """The sum over the parts of ``nll(d, build(d), part, key)``, and its gradient.
+    """The sum over the parts of ``nll(d, materialize(d), part, key)``, and its gradient.
 
-    The gradient of what is built is summed in float32 and taken back to ``d`` at the end.
+    The gradient of what is materialized is summed in float32 and taken back to ``d`` at the end.
     """
-    built, pull = jax.vjp(build, d)
+    materialized, pull = jax.vjp(materialize, d)
 
     def add(total: Any, part_key: tuple[Batch, Any]) -> tuple[Any, None]:
-        found = jax.value_and_grad(nll, argnums=(0, 1))(d, built, *part_key)
+        found = jax.value_and_grad(nll, argnums=(0, 1))(d, materialized, *part_key)
         with jax.numpy_dtype_promotion("standard"):
             return jax.tree.map(jnp.add, total, found), None
 
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (d, built))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), (d, materialized))
     keys = jax.random.split(key, len(parts.tokens_BL))
     (loss, (direct, cotangent)), _ = jax.lax.scan(add, (jnp.float32(0), zeros), (parts, keys))
-    cotangent = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), cotangent, built)
+    cotangent = jax.tree.map(lambda total, leaf: total.astype(leaf.dtype), cotangent, materialized)
     (through,) = pull(cotangent)
     return loss, jax.tree.map(jnp.add, direct, through)
 
@@ -188,13 +187,13 @@ def loss_sum(
     variables: Any,
     batch: Batch,
     dropout: Any = None,
-    built: Any = None,
+    materialized: Any = None,
 ) -> LossSum:
     """Negative log-likelihood of the batch's targets under the adapted model.
 
     Logits are computed at the target positions only, a limited number of them at a time, and so is
-    the last layer where the layers are unrolled. ``dropout`` is a key, or None for none; ``built``
-    is from :meth:`Adapter.build`.
+    the last layer where the layers are unrolled. ``dropout`` is a key, or None for none;
+    ``materialized`` is from :meth:`Adapter.materialize`.
     """
     rngs = None if dropout is None else {"dropout": dropout}
     picked = _are_picked(batch)
@@ -206,9 +205,9 @@ def loss_sum(
         index_BT=jnp.asarray(batch.index_BT) if picked else None,
         method="hidden",
         rngs=rngs,
-        built=built,
+        materialized=materialized,
     )
-    nll = _nll_of(model, adapter, variables, built)
+    nll = _nll_of(model, adapter, variables, materialized)
     target, weight = (batch.target_BT, batch.weight_BT) if picked else _spread(batch)
     rows, targets = target.shape
     size = chunk_size(rows, targets, model.config.vocab_size)
@@ -238,19 +237,20 @@ def _spread(batch: Batch) -> tuple[Array, Array]:
 
 
 def _nll_of(
-    model: Llama, adapter: Adapter, variables: Any, built: Any
+    model: Llama, adapter: Adapter, variables: Any, materialized: Any
 ) -> Callable[[Array, Array, Array], Float[Array, ""]]:
     """(states, targets, weights) -> the weighted sum of the targets' negative log-likelihoods.
 
     No logits are kept for the backward pass. Where the head is frozen the gradient of the hidden
     states is taken with the loss, of the logits that are there; else the logits are made again.
     """
-    trained = METHODS[adapter.name].adapts == "all"
-    trained |= any(site.path[0] == "lm_head" for site in adapter.sites)
+    trained = adapter.adapts("lm_head")
 
     def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
         if trained:
-            logits_BCV = adapter.apply(model, variables, state_BCD, method="logits", built=built)
+            logits_BCV = adapter.apply(
+                model, variables, state_BCD, method="logits", materialized=materialized
+            )
         else:
             logits_BCV = model.apply({"params": variables["params"]}, state_BCD, method="logits")
         nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get, put
 from tera_jax.io.peft.files import ARRAYS, CONFIG
 from tera_jax.llama.checkpoint import names
-from tera_jax.methods import METHODS, Site
+from tera_jax.methods import TargetLayer, method_class
+from tera_jax.methods.base import LinearMethod
 from tera_jax.trees import SHARED
 
 _PREFIX = "base_model.model."
@@ -58,8 +59,8 @@ def load(
     if extra:
         raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that {name} does not have")
     modules = {match[1] for match in matches.values()}
-    sites = _sites(path, modules, params)
-    adapter = make(name, METHODS[name].config(**settings), sites)
+    targets = _target_layers(path, modules, params)
+    adapter = make(name, method_class(name)(**settings), targets)
     frozen = (
         _projections(path, arrays, adapter)
         if name == "vera"
@@ -67,13 +68,13 @@ def load(
     )
     shapes = jax.eval_shape(adapter.init_d, params, frozen)
     d: dict[str, Any] = {}
-    for site in sites:
-        like = get(shapes, (*site.path, name))
+    for target in targets:
+        like = get(shapes, (*target.path, name))
         put(
             d,
-            (*site.path, name),
+            (*target.path, name),
             {
-                leaf.ours: _stacked(path, arrays, site, leaf, like[leaf.ours].shape)
+                leaf.ours: _stacked(path, arrays, target, leaf, like[leaf.ours].shape)
                 for leaf in LEAVES[name]
             },
         )
@@ -121,16 +122,16 @@ def _settings(path: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any
     raise ValueError(f"{path / CONFIG} is of type {kind!r}; read are LORA, HIRA, VERA and prompts")
 
 
-def _sites(path: Path, modules: set[str], params: Any) -> tuple[Site, ...]:
+def _target_layers(path: Path, modules: set[str], params: Any) -> tuple[TargetLayer, ...]:
     """The layers of the Llama whose modules, for all layers of the stack, PEFT names."""
-    sites: list[Site] = []
+    targets: list[TargetLayer] = []
     known: set[str] = set()
     for name in names.TABLE.values():
-        *site_path, leaf = name.path.split("/")
+        *module_path, leaf = name.path.split("/")
         stacked = name.hf.removesuffix(".weight").format(0) in modules
         if leaf != "kernel" or not stacked:
             continue
-        kernel = get(params, (*site_path, "kernel"))
+        kernel = get(params, (*module_path, "kernel"))
         stack = kernel.shape[:-2]
         theirs = {
             name.hf.removesuffix(".weight").format(i) for i in range(stack[0] if stack else 1)
@@ -141,33 +142,37 @@ def _sites(path: Path, modules: set[str], params: Any) -> tuple[Site, ...]:
                 "covers all layers of the base, and this base may be another"
             )
         known |= theirs
-        sites.append(Site(tuple(site_path), kernel.shape[-2:], stack))
-    if modules - known or not sites:
+        targets.append(TargetLayer(tuple(module_path), kernel.shape[-2:], stack))
+    if modules - known or not targets:
         raise ValueError(
             f"{path / ARRAYS} adapts {sorted(modules - known)[:3]}, which this base does not have"
         )
-    return tuple(sorted(sites, key=lambda site: site.path))
+    return tuple(sorted(targets, key=lambda target: target.path))
 
 
-def _key(site: Site, layer: int, leaf: _Leaf) -> str:
-    module = names.TABLE[f"{site.name}/kernel"].hf.removesuffix(".weight")
+def _key(target: TargetLayer, layer: int, leaf: _Leaf) -> str:
+    module = names.TABLE[f"{target.name}/kernel"].hf.removesuffix(".weight")
     return f"{_PREFIX}{module.format(layer)}.{leaf.theirs}"
 
 
 def _stacked(
-    path: Path, arrays: Mapping[str, np.ndarray], site: Site, leaf: _Leaf, shape: tuple[int, ...]
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    target: TargetLayer,
+    leaf: _Leaf,
+    shape: tuple[int, ...],
 ) -> jax.Array:
     layers = []
-    for layer in range(site.stack[0] if site.stack else 1):
-        key = _key(site, layer, leaf)
+    for layer in range(target.stack[0] if target.stack else 1):
+        key = _key(target, layer, leaf)
         if key not in arrays:
             raise ValueError(f"{path / ARRAYS} lacks the array {key}; save the adapter again")
         layers.append(arrays[key].T if leaf.transposed else arrays[key])
-        one = shape[len(site.stack) :]
+        one = shape[len(target.stack) :]
         if layers[-1].shape != one:
             raise ValueError(
                 f"{key} in {path / ARRAYS} has shape {arrays[key].shape}, which does not fit the "
-                f"rank and the kernel {site.kernel_shape} of this base"
+                f"rank and the kernel {target.kernel_shape} of this base"
             )
     stacked = np.stack(layers).astype(np.float32)
     return jnp.asarray(stacked.reshape(shape))
@@ -183,8 +188,8 @@ def _projections(path: Path, arrays: Mapping[str, np.ndarray], adapter: Adapter)
         ours: jnp.asarray(arrays[theirs].T.astype(np.float32))
         for ours, theirs in _PROJECTIONS.items()
     }
-    method = METHODS["vera"].method(adapter.config, adapter.sites)
-    return {SHARED: {method.frozen_set(adapter.sites[0]): shared}}
+    method = cast(LinearMethod, adapter.method)
+    return {SHARED: {method.frozen_set(adapter.layers[0]): shared}}
 
 
 def _require_pissa_base(path: Path, adapter: Adapter, d: Any, frozen: Any) -> None:
@@ -195,12 +200,12 @@ def _require_pissa_base(path: Path, adapter: Adapter, d: Any, frozen: Any) -> No
         right = jnp.einsum("...ro,...so->...rs", x["b"], y["b"])
         return jnp.sum(left * right, axis=(-2, -1))
 
-    for site in adapter.sites:
-        found, start = (get(tree, (*site.path, "pissa")) for tree in (d, frozen))
+    for target in adapter.layers:
+        found, start = (get(tree, (*target.path, "pissa")) for tree in (d, frozen))
         moved = inner(found, found) - 2 * inner(found, start) + inner(start, start)
         if jnp.any(moved > inner(start, start)):
             raise ValueError(
-                f"A and B of {site.name!r} in {path} are not near the principal part of this "
+                f"A and B of {target.name!r} in {path} are not near the principal part of this "
                 "base's kernels: the base was changed already (PiSSA's residual?), or is another"
             )
 
@@ -209,10 +214,10 @@ def files(
     adapter: Adapter, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`.save` writes: the configuration and the arrays by PEFT's names."""
-    name, settings = adapter.name, adapter.config
+    name, settings = adapter.name, cast(Any, adapter.method)
     config: dict[str, Any] = {
         "r": settings.rank,
-        "target_modules": sorted({site.path[-1] for site in adapter.sites}),
+        "target_modules": sorted({target.path[-1] for target in adapter.layers}),
     }
     if name in ("lora", "dora", "pissa"):
         twice = 2 if name == "pissa" else 1
@@ -233,16 +238,16 @@ def files(
             "save_projection": True,
         }
     arrays: dict[str, np.ndarray] = {}
-    for site in adapter.sites:
-        d = {k: np.asarray(v) for k, v in get(variables["d"], (*site.path, name)).items()}
+    for target in adapter.layers:
+        d = {k: np.asarray(v) for k, v in get(variables["d"], (*target.path, name)).items()}
         if name == "pissa":  # s (A B - A0 B0) = s [A A0] [B; -B0]
-            start = get(variables["frozen"], (*site.path, name))
+            start = get(variables["frozen"], (*target.path, name))
             d["a"] = np.concatenate([d["a"], np.asarray(start["a"])], axis=-1)
             d["b"] = np.concatenate([d["b"], -np.asarray(start["b"])], axis=-2)
         for leaf in LEAVES[name]:
-            layers = d[leaf.ours] if site.stack else d[leaf.ours][None]
+            layers = d[leaf.ours] if target.stack else d[leaf.ours][None]
             for layer, array in enumerate(layers):
-                arrays[_key(site, layer, leaf)] = array.T if leaf.transposed else array
+                arrays[_key(target, layer, leaf)] = array.T if leaf.transposed else array
     if name == "vera":
         (shared,) = variables["frozen"][SHARED].values()
         arrays |= {theirs: np.asarray(shared[ours]).T for ours, theirs in _PROJECTIONS.items()}

@@ -11,8 +11,8 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get
 from tera_jax.io.peft.files import ARRAYS
-from tera_jax.methods import METHODS, Site
-from tera_jax.methods.prompt import encode
+from tera_jax.methods import TargetLayer
+from tera_jax.methods.prompt import PromptTuning, encode
 
 PROMPT = "prompt_embeddings"
 """The name of the one array, by which such an adapter is known."""
@@ -30,9 +30,8 @@ def load(
     expected = (config["num_virtual_tokens"], embedding_VD.shape[1])
     if prompt_PD.shape != expected:
         raise ValueError(f"{PROMPT} in {path} has shape {prompt_PD.shape}, not {expected}")
-    site = Site(("embed_tokens",), embedding_VD.shape)
-    settings = METHODS["prompt"].config(num_virtual_tokens=expected[0])
-    adapter = make("prompt", settings, (site,))
+    layer = TargetLayer(("embed_tokens",), embedding_VD.shape)
+    adapter = make("prompt", PromptTuning(num_virtual_tokens=expected[0]), (layer,))
     d = {"embed_tokens": {"prompt": {"embedding": jnp.asarray(prompt_PD)}}}
     return adapter, {"params": params, "frozen": {}, "d": d}
 
@@ -41,8 +40,8 @@ def files(
     adapter: Adapter, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`.save` writes: the configuration and the arrays by PEFT's names."""
-    (site,) = adapter.sites
-    d = get(variables["d"], (*site.path, adapter.name))
+    (layer,) = adapter.layers
+    d = get(variables["d"], (*layer.path, adapter.name))
     prompt_PD = np.asarray(d["embedding"] if adapter.name == "prompt" else encode(d))
     config = {
         "num_virtual_tokens": prompt_PD.shape[0],

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from tera_jax.adapters.interceptor import multiply
+from tera_jax.adapters.interceptor import calls, multiply
 
 _ROWS = 512
 """The fewest rows for which it is worth taking a kernel apart."""
@@ -28,19 +28,12 @@ def product(x_TI: Float[Array, "T I"], kernel_IO: Float[Array, "I O"]) -> Float[
     return jnp.einsum("tj,jo->to", x_TJ, kernel_JO, preferred_element_type=jnp.float32)
 
 
-def interceptor(next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
-    """Under which every ``nn.Dense`` in float32 takes :func:`product` for many rows.
-
-    For inference, and under ``jax_default_matmul_precision="highest"``: else XLA has faster ways.
-    """
-    module = context.module
-    if not isinstance(module, nn.Dense) or context.method_name != "__call__":
-        return next_fun(*args, **kwargs)
-    (x,) = args or kwargs.values()
+def _body(module: Any, dense: Any, x: Array) -> Array:
     kernel: Array = module.get_variable("params", "kernel")
     few = x.size // x.shape[-1] < _ROWS
     if module.dot_general is not None or few or {x.dtype, kernel.dtype} != {_FLOAT32}:
-        return next_fun(*args, **kwargs)
+        result: Array = dense(x)
+        return result
 
     def apply(kernel: Array, x: Array, dropout: Any) -> Array:
         del dropout  # none at inference
@@ -48,6 +41,12 @@ def interceptor(next_fun: Any, args: tuple[Any, ...], kwargs: dict[str, Any], co
 
     return multiply(module, lambda kernel: kernel, apply, x)
 
+
+interceptor = calls(lambda module: isinstance(module, nn.Dense), _body)
+"""Under which every ``nn.Dense`` in float32 takes :func:`product` for many rows.
+
+For inference, and under ``jax_default_matmul_precision="highest"``: else XLA has faster ways.
+"""
 
 _FLOAT32 = jnp.dtype(jnp.float32)
 

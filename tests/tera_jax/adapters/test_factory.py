@@ -10,7 +10,7 @@ import pytest
 
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig
-from tera_jax.methods import METHODS, NotMergeableError
+from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
 from tests.parts import SMALL, perturbed, value_and_grad
 
@@ -25,9 +25,9 @@ SETTINGS = {
     "pissa": {"rank": 4},
     "prompt": {"num_virtual_tokens": 4},
     "quanta": {"axes": (4, 4, 2)},
-    "tera": {"parts": 2},
-    "tera_iden": {"parts": 2},
-    "tera_unique": {"parts": 2},
+    "tera": {"num_modes": 2},
+    "tera_iden": {"num_modes": 2},
+    "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4, "dropout": 0.0},
     "vera": {"rank": 8},
 }
@@ -44,7 +44,7 @@ def made(name, remat="none"):
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
     )
-    config = METHODS[name].config(**SETTINGS[name])
+    config = TABLE[name](**SETTINGS[name])
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
     variables, tokens_BL = perturbed(adapter, params, random)
     return adapter, model, variables, tokens_BL
@@ -61,7 +61,7 @@ def reference(name):
     return jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TABLE)
 def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
     adapter, model, v, tokens_BL = made(name, "full")
     found = jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
@@ -69,7 +69,7 @@ def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TABLE)
 def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
     """Unrolled, the last layer's queries and MLP are adapted at these places alone."""
     adapter, model, v, tokens_BL = made(name)
@@ -94,7 +94,7 @@ def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
     assert any(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TABLE)
 def test_a_sharded_step_equals_one_device(name):
     adapter, model, v, tokens_BL = made(name)
     mesh = make_mesh(2, 2, 2)
@@ -113,7 +113,7 @@ def test_a_sharded_step_equals_one_device(name):
     assert_same(found, reference(name))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TABLE)
 def test_merged_weights_do_what_the_adapted_model_does(name):
     adapter, model, v, tokens_BL = made(name)
     assert adapter.mergeable == (name not in NOT_MERGEABLE)
@@ -128,7 +128,7 @@ def test_merged_weights_do_what_the_adapted_model_does(name):
     assert np.abs(adapted - base).max() > 1e-2 * np.ptp(base)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TABLE)
 def test_an_adapter_survives_the_round_trip(name, tmp_path):
     adapter, _, v, _ = made(name)
     save_adapter(tmp_path / "a", adapter, v, "base")
@@ -142,7 +142,7 @@ def test_an_adapter_survives_the_round_trip(name, tmp_path):
 @pytest.mark.parametrize("name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora"])
 def test_dropout_needs_a_key_and_changes_with_it(name):
     adapter, model, v, tokens_BL = made(name)
-    config = METHODS[name].config(**{**SETTINGS[name], "dropout": 0.5})
+    config = TABLE[name](**{**SETTINGS[name], "dropout": 0.5})
     dropping = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
 
     @jax.jit
@@ -161,7 +161,7 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
 def test_the_last_layer_drops_at_some_places_too():
     model = Llama(dataclasses.replace(CONFIG, num_layers=1), unroll=True)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    config = METHODS["lora"].config(rank=4, dropout=0.5)
+    config = TABLE["lora"](rank=4, dropout=0.5)
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="lora", config=config)
     variables, tokens_BL = perturbed(adapter, params, np.random.default_rng(0))
     index_BT = jnp.asarray(np.tile(np.arange(4, dtype=np.int32), (8, 1)))

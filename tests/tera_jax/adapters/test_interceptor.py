@@ -9,8 +9,8 @@ import pytest
 
 from tera_jax import trees
 from tera_jax.adapters.factory import adapt
-from tera_jax.adapters.targets import linear_layers
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.adapters.targets import model_layers
+from tera_jax.methods.tera import TeRA
 
 
 class Layer(nn.Module):
@@ -69,9 +69,7 @@ def frozen_of(config, targets):
 @pytest.mark.parametrize("targets", [("q_proj",), EVERY])
 def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
     model = Tower()
-    adapter = adapt(
-        model, X, config=TeraConfig(parts=2, gain=1.0, sharing=sharing), targets=targets
-    )
+    adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0, sharing=sharing), targets=targets)
     v = variables(model, adapter)
     base = {"params": v["params"]}
     adapted = jax.jit(lambda v, x: adapter.apply(model, v, x))(v, X)
@@ -90,7 +88,7 @@ def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_at_step_0_the_adapted_model_is_the_base_exactly(dtype):
     model = Tower(dtype=dtype)
-    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
+    adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0), targets=EVERY)
     v = variables(model, adapter, perturbed=False)
     x = X.astype(dtype)
     expected = jax.jit(model.apply)({"params": v["params"]}, x)
@@ -103,7 +101,7 @@ def test_gradients_reach_every_d_and_are_the_same_without_scan_and_remat_of_the_
     grads = []
     for remat in (True, False):
         model = Tower(remat=remat)
-        adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
+        adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0), targets=EVERY)
         v = variables(model, adapter)
 
         def loss(d, model=model, adapter=adapter, v=v):
@@ -117,7 +115,7 @@ def test_gradients_reach_every_d_and_are_the_same_without_scan_and_remat_of_the_
 
 def test_gradient_equals_finite_differences():
     model = Tower()
-    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=EVERY)
+    adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0), targets=EVERY)
     with jax.enable_x64(True):
         v = jax.tree.map(lambda a: a.astype(jnp.float64), variables(model, adapter))
         x = X.astype(jnp.float64)
@@ -132,7 +130,7 @@ def test_gradient_equals_finite_differences():
 
 def test_sharing_decides_how_many_networks_there_are():
     def networks(sharing):
-        config = TeraConfig(parts=2, gain=1.0, sharing=sharing)
+        config = TeRA(num_modes=2, gain=1.0, sharing=sharing)
         frozen = frozen_of(config, EVERY)
         cores = [
             leaf
@@ -147,7 +145,7 @@ def test_sharing_decides_how_many_networks_there_are():
 
 
 def test_unshared_networks_all_differ():
-    config = TeraConfig(parts=2, gain=1.0, sharing="none")
+    config = TeRA(num_modes=2, gain=1.0, sharing="none")
     frozen = frozen_of(config, EVERY)
     layers = frozen["layers"]
     cores = [layers[name]["tera"]["core"][i] for name in ("q_proj", "v_proj") for i in range(3)]
@@ -155,13 +153,13 @@ def test_unshared_networks_all_differ():
 
 
 def test_a_set_does_not_depend_on_the_other_targets():
-    alone = frozen_of(TeraConfig(parts=2, gain=1.0), ["head"])
-    among = frozen_of(TeraConfig(parts=2, gain=1.0), EVERY)
+    alone = frozen_of(TeRA(num_modes=2, gain=1.0), ["head"])
+    among = frozen_of(TeRA(num_modes=2, gain=1.0), EVERY)
     assert jnp.array_equal(alone["shared"]["8x6"]["core"], among["shared"]["8x6"]["core"])
 
 
 def test_linear_layers_are_found_with_their_stack():
-    found = {site.name: (site.kernel_shape, site.stack) for site in linear_layers(Tower(), X)}
+    found = {site.name: (site.kernel_shape, site.stack) for site in model_layers(Tower(), X).linear}
     assert found == {
         "head": ((8, 6), ()),
         "layers/q_proj": ((8, 8), (3,)),
@@ -179,8 +177,8 @@ def test_linear_layers_are_found_with_their_stack():
     ],
 )
 def test_targets_are_patterns_of_paths(targets, expected):
-    adapter = adapt(Tower(), X, config=TeraConfig(parts=2, gain=1.0), targets=targets)
-    assert [site.name for site in adapter.sites] == expected
+    adapter = adapt(Tower(), X, config=TeRA(num_modes=2, gain=1.0), targets=targets)
+    assert [site.name for site in adapter.layers] == expected
 
 
 def test_an_unknown_target_is_refused_with_the_list_of_layers():
@@ -194,17 +192,17 @@ def test_an_unknown_method_or_a_foreign_configuration_is_refused():
     with pytest.raises(ValueError, match="method 'lora-x'; choose one of"):
         adapt(Tower(), X, method="lora-x")
     with pytest.raises(ValueError, match="takes"):
-        adapt(Tower(), X, config={"parts": 2})
+        adapt(Tower(), X, config={"num_modes": 2})
 
 
 def test_a_tensorization_that_fits_no_kernel_is_refused():
     with pytest.raises(ValueError, match=r"'9\|2x4' folds a kernel \(9, 8\), but .*\[\(8, 8\)\]"):
-        adapt(Tower(), X, config=TeraConfig(tensorizations=("9|2x4",)))
+        adapt(Tower(), X, config=TeRA(tensorizations=("9|2x4",)))
 
 
 def test_a_scan_that_does_not_carry_the_collections_is_named():
     model = Tower(lifted=("params",))
-    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0))
+    adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0))
     with pytest.raises(ValueError, match=r"'layers/[qv]_proj' does not see .*collection 'd'"):
         adapter.apply(model, variables(model, adapter), X)
 
@@ -217,7 +215,7 @@ def test_a_layer_with_its_own_product_keeps_it():
 
     model = nn.Dense(6, dtype=jnp.bfloat16, dot_general=wide, use_bias=False)
     model = nn.Sequential([model])
-    adapter = adapt(model, X, config=TeraConfig(parts=2, gain=1.0), targets=["layers_0"])
+    adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0), targets=["layers_0"])
     v = variables(model, adapter)
     y = adapter.apply(model, v, X)
     assert y.dtype == jnp.float32

@@ -11,15 +11,15 @@ from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.adapters.factory import make
 from tera_jax.disk import _flatten, write_checked
 from tera_jax.io.orbax import load_orbax, save_orbax
-from tera_jax.methods import Site
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods import TargetLayer
+from tera_jax.methods.tera import TeRA
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8)), jnp.float32)
 MODEL = nn.Sequential([nn.Dense(12), nn.tanh, nn.Dense(6)])
 
 
 def made(sharing="shape", **fields):
-    config = TeraConfig(parts=2, sharing=sharing, **fields)
+    config = TeRA(num_modes=2, sharing=sharing, **fields)
     adapter = adapt(MODEL, X, config=config, targets=["layers_0", "layers_2"])
     params = MODEL.init(jax.random.key(0), X)["params"]
     frozen = adapter.init_frozen(params)
@@ -42,7 +42,7 @@ def rewrite(path, change):
 @pytest.mark.parametrize("sharing", ["shape", "none"])
 @pytest.mark.parametrize("with_frozen", [False, True])
 def test_an_adapter_survives_the_round_trip_exactly(tmp_path, sharing, with_frozen):
-    adapter, variables = made(sharing, zero=2, seed=5, dtype="bfloat16")
+    adapter, variables = made(sharing, zero_init_mode=2, seed=5, dtype="bfloat16")
     save_adapter(tmp_path / "a", adapter, variables, "base/name", with_frozen)
     loaded, found = load_adapter(tmp_path / "a", variables["params"])
     assert loaded == adapter
@@ -71,9 +71,10 @@ def test_bfloat16_rounds_d_once_and_halves_the_file(tmp_path):
 def test_the_adapter_of_a_7b_model(tmp_path):
     """Llama-2-7B's q and v under 4096|8x8x8x8: 1.06 MB in float32, below 1 MB in bfloat16."""
     sites = tuple(
-        Site(("layers", "self_attn", name), (4096, 4096), (32,)) for name in ("q_proj", "v_proj")
+        TargetLayer(("layers", "self_attn", name), (4096, 4096), (32,))
+        for name in ("q_proj", "v_proj")
     )
-    adapter = make("tera", TeraConfig(), sites)
+    adapter = make("tera", TeRA(), sites)
     params = params_of(sites)
     d = jax.eval_shape(adapter.init_d, params, jax.eval_shape(adapter.init_frozen, params))
     assert sum(leaf.size for leaf in jax.tree.leaves(d)) == 264_192

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tera_jax import adapt, load_adapter
 from tera_jax.io.adapter_files import save_peft
 from tera_jax.llama import load_pretrained
-from tera_jax.methods import METHODS
+from tera_jax.methods import TABLE
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (3, 9))
 TARGETS = ["q_proj", "v_proj"]
@@ -119,7 +119,7 @@ def trained(base, name):
         model,
         jnp.ones((1, 2), jnp.int32),
         method=name,
-        config=METHODS[name].config(**SETTINGS[name]),
+        config=TABLE[name](**SETTINGS[name]),
         targets=TARGETS,
     )
     frozen = adapter.init_frozen(params)

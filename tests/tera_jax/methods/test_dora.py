@@ -5,16 +5,17 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods import dora, lora
-from tera_jax.methods.base import Site
-from tera_jax.methods.dora import DoraConfig
+from tera_jax.methods import base, dora
+from tera_jax.methods.base import TargetLayer
+from tera_jax.methods.dora import DoRA
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]
 KEY = jax.random.key(0)
 
 
 def build(shape, **fields):
-    return dora.method(DoraConfig(**{"rank": 3, "alpha": 7.0, **fields}), (Site(("w",), shape),))
+    return on_layer(DoRA(**{"rank": 3, "alpha": 7.0, **fields}), (TargetLayer(("w",), shape),))
 
 
 def numbers(shape, seed=0):
@@ -101,7 +102,7 @@ def test_dropout_equals_peft_on_the_same_mask():
     kernel, x = numbers(shape), numbers((3, 24), 1)
     d = random_d(shape)
     layer, _ = peft_linear(kernel, d, lora_dropout=0.3)
-    dropped = np.asarray(lora.drop(KEY, 0.3, jnp.asarray(x)))
+    dropped = np.asarray(base.drop(KEY, 0.3, jnp.asarray(x)))
     layer.lora_dropout["default"].forward = lambda _: torch.tensor(dropped)
     ours = jax.jit(build(shape, dropout=0.3).apply)({}, d, kernel, x, KEY)
     assert relative(ours, layer(torch.tensor(x))) <= 1e-5
@@ -144,4 +145,4 @@ def test_a_column_of_zeros_stays_zero_and_its_gradients_finite():
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        DoraConfig(**fields)
+        DoRA(**fields)

@@ -7,8 +7,9 @@ import torch
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import Site, hira, lora
-from tera_jax.methods.hira import HiraConfig
+from tera_jax.methods import TargetLayer, base
+from tera_jax.methods.hira import HiRA
+from tests.tera_jax.methods.one_layer import on_layer
 
 
 def relative(a, b):
@@ -24,7 +25,7 @@ def test_outputs_gradients_and_merged_kernels_are_those_of_peft(rank, shape):
     kernel = jnp.asarray(base["q"].weight.detach().numpy().T)
     config = peft.HiraConfig(r=rank, target_modules=["q"])
     layer = peft.get_peft_model(base, config).base_model.model["q"]
-    method = hira.method(HiraConfig(rank=rank), (Site(("q",), shape),))
+    method = on_layer(HiRA(rank=rank), (TargetLayer(("q",), shape),))
     trained = {"a": layer.hira_A["default"], "b": layer.hira_B["default"]}
     for parameter in trained.values():
         parameter.data += torch.randn_like(parameter)
@@ -59,12 +60,12 @@ def test_outputs_gradients_and_merged_kernels_are_those_of_peft(rank, shape):
     ],
 )
 def test_the_count_is_the_published_one(v_shape, rank, count):
-    assert HiraConfig().rank == 32
+    assert HiRA().rank == 32
     sites = tuple(
-        Site(("layers", "self_attn", name), shape, (32,))
+        TargetLayer(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = factory.make("hira", HiraConfig(rank=rank), sites)
+    made = factory.make("hira", HiRA(rank=rank), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)
@@ -74,7 +75,7 @@ def test_the_count_is_the_published_one(v_shape, rank, count):
 
 
 def test_a_is_uniform_and_b_zero():
-    method = hira.method(HiraConfig(rank=50), (Site(("q",), (400, 60)),))
+    method = on_layer(HiRA(rank=50), (TargetLayer(("q",), (400, 60)),))
     d = jax.jit(method.init_d)(jax.random.key(0), jnp.zeros((400, 60)), {})
     assert d["a"].shape == (400, 50)
     assert 0.999 / 20 < np.abs(d["a"]).max() <= 1 / 20
@@ -83,7 +84,7 @@ def test_a_is_uniform_and_b_zero():
 
 
 def test_apply_keeps_updates_that_bfloat16_kernels_round_away():
-    method = hira.method(HiraConfig(rank=1), (Site(("q",), (64, 8)),))
+    method = on_layer(HiRA(rank=1), (TargetLayer(("q",), (64, 8)),))
     signs = jnp.tile(jnp.array([1.0, -1.0]), 32)
     d = {"a": 2.0**-6 * signs[:, None], "b": jnp.full((1, 8), 2.0**-6)}
     kernel = jnp.ones((64, 8), jnp.bfloat16)
@@ -94,12 +95,12 @@ def test_apply_keeps_updates_that_bfloat16_kernels_round_away():
 
 @pytest.mark.parametrize("rank", [1, 3])
 def test_dropout_is_for_the_update_alone(rank):
-    method = hira.method(HiraConfig(rank=rank, dropout=0.5), (Site(("q",), (24, 10)),))
+    method = on_layer(HiRA(rank=rank, dropout=0.5), (TargetLayer(("q",), (24, 10)),))
     d = {"a": jnp.ones((24, rank)), "b": jnp.ones((rank, 10))}
     kernel = jax.random.normal(jax.random.key(1), (24, 10))
     x = jax.random.normal(jax.random.key(2), (3, 24))
     key = jax.random.key(3)
-    dropped = lora.drop(key, 0.5, x)
+    dropped = base.drop(key, 0.5, x)
     y = method.apply({}, d, kernel, x, key)
     assert relative(y, x @ kernel + rank * dropped @ kernel) < 1e-5
     assert relative(y, method.apply({}, d, kernel, x, None)) > 0.1
@@ -110,9 +111,9 @@ def test_dropout_is_for_the_update_alone(rank):
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        HiraConfig(**fields)
+        HiRA(**fields)
 
 
 def test_a_rank_above_the_kernels_is_refused():
     with pytest.raises(ValueError, match=r"rank 32 .* \(24, 10\) of q; choose at most 10"):
-        hira.method(HiraConfig(), (Site(("q",), (24, 10)),))
+        on_layer(HiRA(), (TargetLayer(("q",), (24, 10)),))

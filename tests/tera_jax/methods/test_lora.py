@@ -5,15 +5,16 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods import METHODS, lora
-from tera_jax.methods.base import Site
-from tera_jax.methods.lora import LoraConfig
+from tera_jax.methods import TABLE, base
+from tera_jax.methods.base import TargetLayer
+from tera_jax.methods.lora import LoRA
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]  # the first as SmolLM2's v_proj, the second as an MLP's
 
 
 def site(shape):
-    return (Site(("layer",), shape),)
+    return (TargetLayer(("layer",), shape),)
 
 
 def numbers(shape, seed=0):
@@ -37,7 +38,7 @@ def relative(ours, theirs):
 def test_outputs_and_gradients_equal_peft(shape):
     kernel, x, weight = numbers(shape), numbers((2, 5, shape[0]), 1), numbers((2, 5, shape[1]), 2)
     d = {"a": numbers((shape[0], 3), 3), "b": numbers((3, shape[1]), 4)}
-    method = lora.method(LoraConfig(rank=3, alpha=7.0), site(shape))
+    method = on_layer(LoRA(rank=3, alpha=7.0), site(shape))
 
     layer = peft_linear(kernel, r=3, lora_alpha=7)
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
@@ -66,7 +67,7 @@ def test_outputs_and_gradients_equal_peft(shape):
 
 def test_initial_values_are_those_of_peft():
     shape = (400, 8)
-    method = lora.method(LoraConfig(), site(shape))
+    method = on_layer(LoRA(), site(shape))
     d = method.init_d(jax.random.key(0), jnp.zeros(shape), {})
     theirs = peft_linear(numbers(shape))
     for ours, linear in ((d["a"], theirs.lora_A), (d["b"], theirs.lora_B)):
@@ -85,7 +86,7 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
     shape = (24, 8)
     kernel, x = jnp.asarray(numbers(shape)), jnp.asarray(numbers((3, 24), 1))
     d = {"a": jnp.asarray(numbers((24, 3), 3)), "b": jnp.asarray(numbers((3, 8), 4))}
-    apply = jax.jit(lora.method(LoraConfig(rank=3, dropout=0.3), site(shape)).apply)
+    apply = jax.jit(on_layer(LoRA(rank=3, dropout=0.3), site(shape)).apply)
     keys = jax.random.split(jax.random.key(0), 4000)
     ys = jax.vmap(lambda key: apply({}, d, kernel, x, key))(keys)
     full = apply({}, d, kernel, x, None)
@@ -96,15 +97,15 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
     assert jnp.allclose(once, ys[0], rtol=1e-4, atol=1e-4)
     assert not jnp.allclose(ys[0], ys[1])
     unadapted = d | {"b": jnp.zeros((3, 8))}
-    base = jax.jit(lora.linear)(x, kernel)
-    assert jnp.array_equal(apply({}, unadapted, kernel, x, keys[0]), base)
-    without = jax.jit(lora.method(LoraConfig(rank=3), site(shape)).apply)
+    unadapted_y = jax.jit(base.linear)(x, kernel)
+    assert jnp.array_equal(apply({}, unadapted, kernel, x, keys[0]), unadapted_y)
+    without = jax.jit(on_layer(LoRA(rank=3), site(shape)).apply)
     assert jnp.array_equal(without({}, d, kernel, x, keys[0]), full)
 
 
 def test_dropped_entries_are_zero_and_the_rest_is_scaled_up():
     x = jnp.ones((100, 100))
-    dropped = lora.drop(jax.random.key(0), 0.2, x)
+    dropped = base.drop(jax.random.key(0), 0.2, x)
     assert np.allclose(np.unique(dropped), [0, 1.25])
     assert abs(jnp.mean(dropped == 0) - 0.2) < 0.02
 
@@ -118,8 +119,8 @@ def test_the_result_has_the_type_of_x(name, kernel_type, x_type):
     with jax.enable_x64(True):
         kernel = jnp.asarray(numbers((24, 8)), kernel_type)
         x = jnp.asarray(numbers((2, 5, 24), 1), x_type)
-        entry = METHODS[name]
-        method = entry.method(entry.config(rank=3, dropout=0.1), site((24, 8)))
+        entry = TABLE[name]
+        method = on_layer(entry(rank=3, dropout=0.1), site((24, 8)))
         key = jax.random.key(0)
 
         @jax.jit
@@ -149,12 +150,12 @@ def test_the_result_has_the_type_of_x(name, kernel_type, x_type):
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        LoraConfig(**fields)
+        LoRA(**fields)
 
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "dora", "toplora"])
 def test_a_rank_above_that_of_the_kernel_is_refused(name):
-    entry = METHODS[name]
-    entry.method(entry.config(rank=8), site((24, 8)))
+    entry = TABLE[name]
+    on_layer(entry(rank=8), site((24, 8)))
     with pytest.raises(ValueError, match=r"rank 9, but the kernel \(24, 8\) of layer 'layer'"):
-        entry.method(entry.config(rank=9), site((24, 8)))
+        on_layer(entry(rank=9), site((24, 8)))

@@ -8,8 +8,9 @@ import pytest
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import Site, lora, loretta
-from tera_jax.methods.loretta import LorettaConfig
+from tera_jax.methods import TargetLayer, base
+from tera_jax.methods.loretta import LoRETTA
+from tests.tera_jax.methods.one_layer import on_layer
 
 CASES = [  # (in, out), settings
     ((24, 8), {"rank": 4}),
@@ -38,8 +39,8 @@ def entries(cores):
 
 @pytest.mark.parametrize(("shape", "settings"), CASES)
 def test_output_and_merged_kernel_are_those_of_the_definition(shape, settings):
-    config = LorettaConfig(**settings)
-    method = loretta.method(config, (Site(("q",), shape),))
+    config = LoRETTA(**settings)
+    method = on_layer(config, (TargetLayer(("q",), shape),))
     random = np.random.default_rng(0)
     x, kernel = random.standard_normal((2, 3, shape[0])), random.standard_normal(shape)
     with jax.enable_x64(True):
@@ -58,8 +59,8 @@ def test_output_and_merged_kernel_are_those_of_the_definition(shape, settings):
 @pytest.mark.parametrize(("name", "features"), [("a", 32), ("b", 16)])
 def test_entries_start_with_the_published_standard_deviation(name, features):
     """Of A and B sqrt(1 / (features + r)): the variance of a core times the paths it adds."""
-    config = LorettaConfig(rank=8, tt_rank=64)
-    method = loretta.method(config, (Site(("q",), (32, 16)),))
+    config = LoRETTA(rank=8, tt_rank=64)
+    method = on_layer(config, (TargetLayer(("q",), (32, 16)),))
     cores = jax.jit(method.init_d)(KEY, jnp.zeros((32, 16)), {})[name]
     for core in cores:
         share = core.shape[2] * np.var(core)
@@ -67,14 +68,14 @@ def test_entries_start_with_the_published_standard_deviation(name, features):
 
 
 def test_core_shapes():
-    assert LorettaConfig(rank=32).shape(4096) == (16, 16, 16, 8, 4)
-    assert LorettaConfig(rank=32).shape(1024) == (4, 8, 32, 8, 4)
-    assert LorettaConfig().shape(4096) == (8, 8, 8, 8, 8)
-    assert math.prod(LorettaConfig().shape(576)) == 576 * 8
-    assert len(LorettaConfig().shape(576)) == 5
-    assert LorettaConfig(modes=("64x72",)).shape(576) == (64, 72)
-    config = LorettaConfig(rank=2, tt_rank=3, modes=("4x6x1",))
-    method = loretta.method(config, (Site(("q",), (12, 5)),))
+    assert LoRETTA(rank=32).shape(4096) == (16, 16, 16, 8, 4)
+    assert LoRETTA(rank=32).shape(1024) == (4, 8, 32, 8, 4)
+    assert LoRETTA().shape(4096) == (8, 8, 8, 8, 8)
+    assert math.prod(LoRETTA().shape(576)) == 576 * 8
+    assert len(LoRETTA().shape(576)) == 5
+    assert LoRETTA(modes=("64x72",)).shape(576) == (64, 72)
+    config = LoRETTA(rank=2, tt_rank=3, modes=("4x6x1",))
+    method = on_layer(config, (TargetLayer(("q",), (12, 5)),))
     kernel = jax.ShapeDtypeStruct((12, 5), jnp.float32)
     d = jax.eval_shape(lambda key, kernel: method.init_d(key, kernel, {}), KEY, kernel)
     assert [core.shape for core in d["a"]] == [(1, 4, 3), (3, 6, 3), (3, 1, 1)]
@@ -91,19 +92,19 @@ def test_core_shapes():
     ],
 )
 def test_the_rank_of_the_update_is_bounded_by_the_bonds(settings, rank):
-    site = Site(("q",), (16, 24))
-    method = loretta.method(LorettaConfig(rank=8, **settings), (site,))
+    site = TargetLayer(("q",), (16, 24))
+    method = on_layer(LoRETTA(rank=8, **settings), (site,))
     d = jax.jit(method.init_d)(KEY, jnp.zeros((16, 24)), {})
     with jax.enable_x64(True):
         double = jax.tree.map(lambda core: core.astype(jnp.float64), d)
         update = jax.jit(method.merge)({}, double, jnp.zeros((16, 24)))
-    assert np.linalg.matrix_rank(np.asarray(update)) == method.max_rank(site) == rank
+    assert np.linalg.matrix_rank(np.asarray(update)) == method.max_rank == rank
 
 
 def test_at_the_settings_of_teras_tables_the_rank_is_8():
-    method = loretta.method(LorettaConfig(rank=32), ())
-    assert method.max_rank(Site(("q",), (4096, 4096))) == 8
-    assert method.max_rank(Site(("v",), (4096, 1024))) == 8
+    method = on_layer(LoRETTA(rank=32), ())
+    assert method.max_rank(TargetLayer(("q",), (4096, 4096))) == 8
+    assert method.max_rank(TargetLayer(("v",), (4096, 1024))) == 8
 
 
 @pytest.mark.parametrize(
@@ -111,10 +112,10 @@ def test_at_the_settings_of_teras_tables_the_rank_is_8():
 )
 def test_rank_32_has_the_published_count(v_shape, count):
     sites = tuple(
-        Site(("layers", "self_attn", name), shape, (32,))
+        TargetLayer(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = factory.make("loretta", LorettaConfig(rank=32), sites)
+    made = factory.make("loretta", LoRETTA(rank=32), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)
@@ -124,12 +125,12 @@ def test_rank_32_has_the_published_count(v_shape, count):
 
 
 def test_dropout_is_for_the_update_alone():
-    method = loretta.method(LorettaConfig(rank=4, dropout=0.5), (Site(("q",), (24, 10)),))
+    method = on_layer(LoRETTA(rank=4, dropout=0.5), (TargetLayer(("q",), (24, 10)),))
     kernel = jax.random.normal(jax.random.key(1), (24, 10))
     x = jax.random.normal(jax.random.key(2), (3, 24))
     key = jax.random.key(3)
     d = jax.jit(method.init_d)(KEY, kernel, {})
-    update = method.apply({}, d, jnp.zeros_like(kernel), lora.drop(key, 0.5, x), None)
+    update = method.apply({}, d, jnp.zeros_like(kernel), base.drop(key, 0.5, x), None)
     y = method.apply({}, d, kernel, x, key)
     assert relative(y, x @ kernel + update) < 1e-5
     assert relative(y, method.apply({}, d, kernel, x, None)) > 1e-2
@@ -149,7 +150,7 @@ def test_dropout_is_for_the_update_alone():
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        LorettaConfig(**fields)
+        LoRETTA(**fields)
 
 
 @pytest.mark.parametrize(
@@ -161,4 +162,4 @@ def test_bad_settings_are_refused(fields, message):
 )
 def test_settings_that_do_not_fit_a_kernel_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        loretta.method(LorettaConfig(**fields), (Site(("q",), (24, 10)),))
+        on_layer(LoRETTA(**fields), (TargetLayer(("q",), (24, 10)),))

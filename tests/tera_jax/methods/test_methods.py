@@ -8,8 +8,10 @@ import jax.test_util
 import numpy as np
 import pytest
 
-from tera_jax.methods import METHODS, NotMergeableError, Site
+from tera_jax.methods import TABLE, NotMergeableError, TargetLayer
+from tera_jax.methods.base import LinearMethod
 from tera_jax.random import seed_key
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
 FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough for a transform
@@ -21,30 +23,30 @@ SETTINGS = {
     "mora": {"rank": 2},
     "pissa": {"rank": 4},
     "quanta": {"axes": (4, 4, 2)},
-    "tera": {"parts": 2},
-    "tera fast": {"parts": 2, "wide": "fast"},
-    "tera_iden": {"parts": 2},
-    "tera_unique": {"parts": 2},
+    "tera": {"num_modes": 2},
+    "tera fast": {"num_modes": 2, "structure": "hadamard_factor"},
+    "tera_iden": {"num_modes": 2},
+    "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "vera": {"rank": 8},
 }
 NOT_IDENTITY = {"loretta"}  # the published initial values already change the model
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
-KERNEL_METHODS = [name for name, entry in METHODS.items() if entry.adapts == "kernels"]
+KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
 KERNEL_METHODS += ["tera fast"]
 
 
 def site_of(name, shape):
-    return Site(("layer",), (FAST_SHAPES if name.endswith("fast") else SHAPES)[shape])
+    return TargetLayer(("layer",), (FAST_SHAPES if name.endswith("fast") else SHAPES)[shape])
 
 
 @functools.cache
 def made(name, shape, dtype=jnp.float32):
     """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
-    entry = METHODS[name.removesuffix(" fast")]
+    entry = TABLE[name.removesuffix(" fast")]
     site = site_of(name, shape)
-    method = entry.method(entry.config(**SETTINGS[name]), (site,))
+    method = on_layer(entry(**SETTINGS[name]), (site,))
     random = np.random.default_rng(0)
     kernel = jnp.asarray(random.standard_normal(site.kernel_shape) / 6, dtype)
     x = jnp.asarray(random.standard_normal((3, 5, site.kernel_shape[0])), dtype)
@@ -122,7 +124,7 @@ def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name,
         change = np.asarray(merged - kernel)
     tolerance = 1e-9 * np.linalg.norm(change, 2)
     found = np.linalg.matrix_rank(change, tolerance)
-    assert found == method.max_rank(site_of(name, shape))
+    assert found == method.max_rank
 
 
 @pytest.mark.parametrize("name", sorted(set(KERNEL_METHODS) - {"dora"}))

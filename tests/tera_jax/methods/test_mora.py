@@ -5,8 +5,9 @@ import pytest
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import Site, mora
-from tera_jax.methods.mora import MoraConfig
+from tera_jax.methods import TargetLayer
+from tera_jax.methods.mora import MoRA
+from tests.tera_jax.methods.one_layer import on_layer
 
 CASES = [  # type, (in, out), rank, r-hat
     (1, (24, 8), 2, 8),  # whole groups, no repeat
@@ -55,9 +56,9 @@ def reference(x, m, features, kind):
 
 @pytest.mark.parametrize(("kind", "shape", "rank", "side"), CASES)
 def test_output_and_merged_kernel_are_those_of_the_definition(kind, shape, rank, side):
-    config = MoraConfig(rank=rank, type=kind)
+    config = MoRA(rank=rank, type=kind)
     assert config.side(shape) == side
-    method = mora.method(config, (Site(("q",), shape),))
+    method = on_layer(config, (TargetLayer(("q",), shape),))
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 2, shape[0]))
     m, kernel = random.standard_normal((side, side)), random.standard_normal(shape)
@@ -74,7 +75,7 @@ def test_output_and_merged_kernel_are_those_of_the_definition(kind, shape, rank,
 
 @pytest.mark.parametrize("kind", [1, 6])
 def test_m_starts_at_zero(kind):
-    method = mora.method(MoraConfig(rank=2, type=kind), (Site(("q",), (20, 12)),))
+    method = on_layer(MoRA(rank=2, type=kind), (TargetLayer(("q",), (20, 12)),))
     d = method.init_d(jax.random.key(0), jnp.zeros((20, 12)), {})
     assert d["m"].dtype == jnp.float32
     assert np.array_equal(d["m"], np.zeros((8, 8)))
@@ -90,12 +91,12 @@ def test_m_starts_at_zero(kind):
     ],
 )
 def test_the_default_has_the_published_count(v_shape, kind, count):
-    assert MoraConfig() == MoraConfig(rank=32, type=6)
+    assert MoRA() == MoRA(rank=32, type=6)
     sites = tuple(
-        Site(("layers", "self_attn", name), shape, (32,))
+        TargetLayer(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = factory.make("mora", MoraConfig(type=kind), sites)
+    made = factory.make("mora", MoRA(type=kind), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)
@@ -106,7 +107,7 @@ def test_the_default_has_the_published_count(v_shape, kind, count):
 
 def test_rank_0_is_refused():
     with pytest.raises(ValueError, match="rank 0"):
-        MoraConfig(rank=0)
+        MoRA(rank=0)
 
 
 @pytest.mark.parametrize(
@@ -115,9 +116,9 @@ def test_rank_0_is_refused():
 )
 def test_a_square_matrix_above_the_kernel_is_refused(shape, message):
     with pytest.raises(ValueError, match=message):
-        mora.method(MoraConfig(), (Site(("q",), shape),))
+        on_layer(MoRA(), (TargetLayer(("q",), shape),))
 
 
 def test_a_square_matrix_rounded_to_nothing_is_refused():
     with pytest.raises(ValueError, match=r"side 0 .* higher rank"):
-        mora.method(MoraConfig(rank=1), (Site(("q",), (1, 1)),))
+        on_layer(MoRA(rank=1), (TargetLayer(("q",), (1, 1)),))

@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from tera_jax.methods import pissa
-from tera_jax.methods.base import Site
-from tera_jax.methods.pissa import PissaConfig
+from tera_jax.methods.base import TargetLayer
+from tera_jax.methods.pissa import PiSSA
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]
 KEY = jax.random.key(0)
 
 
 def build(shape, **fields):
-    return pissa.method(PissaConfig(**{"rank": 3, "alpha": 7.0, **fields}), (Site(("w",), shape),))
+    return on_layer(PiSSA(**{"rank": 3, "alpha": 7.0, **fields}), (TargetLayer(("w",), shape),))
 
 
 def numbers(shape, seed=0):
@@ -157,7 +158,7 @@ def test_dropout_is_the_identity_on_average_and_drops_the_principal_part_too():
     assert jnp.allclose(once, ys[0], rtol=1e-4, atol=1e-4)
     assert not jnp.allclose(ys[0], ys[1])
     # y = x W_res + s drop(x) A B.
-    seen = pissa.lora.drop(keys[0], 0.3, x)
+    seen = pissa.base.drop(keys[0], 0.3, x)
     residual = kernel - 7 / 3 * frozen["a"] @ frozen["b"]
     assert relative(ys[0], x @ residual + 7 / 3 * seen @ d["a"] @ d["b"]) <= 1e-5
 
@@ -167,4 +168,4 @@ def test_dropout_is_the_identity_on_average_and_drops_the_principal_part_too():
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        PissaConfig(**fields)
+        PiSSA(**fields)

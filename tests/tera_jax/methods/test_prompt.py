@@ -11,13 +11,13 @@ import transformers
 from tera_jax.adapters.factory import adapt
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.methods import NotMergeableError
-from tera_jax.methods.prompt import PromptConfig, PTuningConfig
+from tera_jax.methods.prompt import PromptTuning, PTuning
 from train.params.shapes import MODELS
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, 7))
 CONFIGS = {
-    "prompt": PromptConfig(num_virtual_tokens=5),
-    "p_tuning": PTuningConfig(num_virtual_tokens=5, hidden_size=24),
+    "prompt": PromptTuning(num_virtual_tokens=5),
+    "p_tuning": PTuning(num_virtual_tokens=5, hidden_size=24),
 }
 
 
@@ -123,7 +123,7 @@ def test_nothing_can_be_merged(parts):
 
 def test_a_prompt_may_begin_as_tokens_of_the_vocabulary(base):
     model, params = load_pretrained(base)
-    config = PromptConfig(num_virtual_tokens=3, init="vocabulary")
+    config = PromptTuning(num_virtual_tokens=3, init="vocabulary")
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="prompt", config=config)
     prompt_PD = adapter.init_d(params, {}, seed=3)["embed_tokens"]["prompt"]["embedding"]
     table_VD = params["embed_tokens"]["embedding"]
@@ -143,7 +143,7 @@ def test_counts_on_llama_2_7b():
     assert counts == {"prompt": 81_920, "p_tuning": 50_425_856}
 
 
-@pytest.mark.parametrize("config", [PromptConfig, PTuningConfig])
+@pytest.mark.parametrize("config", [PromptTuning, PTuning])
 def test_a_prompt_of_no_tokens_is_refused(config):
     with pytest.raises(ValueError, match="num_virtual_tokens 0"):
         config(num_virtual_tokens=0)

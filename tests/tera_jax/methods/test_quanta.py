@@ -7,9 +7,10 @@ import pytest
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import Site, quanta
-from tera_jax.methods.quanta import QuantaConfig
+from tera_jax.methods import TargetLayer, quanta
+from tera_jax.methods.quanta import QuanTA
 from tera_jax.random import seed_key
+from tests.tera_jax.methods.one_layer import on_layer
 
 CASES = [  # axes, (in, out)
     ((4, 3, 2), (24, 24)),
@@ -48,7 +49,7 @@ def circuit(x, gates, axes, features):
 
 @pytest.mark.parametrize(("axes", "shape"), CASES)
 def test_output_and_merged_kernel_are_those_of_the_definition(axes, shape):
-    method = quanta.method(QuantaConfig(axes), (Site(("q",), shape),))
+    method = on_layer(QuanTA(axes), (TargetLayer(("q",), shape),))
     random = np.random.default_rng(0)
     frozen = jax.jit(method.init_frozen)(seed_key(0), KERNEL)
     q0 = [np.asarray(gate, np.float64) for gate in frozen]
@@ -73,7 +74,7 @@ def test_output_and_merged_kernel_are_those_of_the_definition(axes, shape):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_at_step_0_the_base_is_left_exactly_as_it_is(dtype):
-    method = quanta.method(QuantaConfig((4, 3, 2)), (Site(("q",), (20, 12)),))
+    method = on_layer(QuanTA((4, 3, 2)), (TargetLayer(("q",), (20, 12)),))
     kernel = KERNEL.astype(dtype)
     frozen = jax.jit(method.init_frozen)(seed_key(0), kernel)
     x = jax.random.normal(jax.random.key(1), (5, 20), dtype)
@@ -84,7 +85,7 @@ def test_at_step_0_the_base_is_left_exactly_as_it_is(dtype):
 
 def test_bfloat16_sees_small_changes_of_the_gates():
     """The change of a gate below bfloat16's resolution of the gate itself, to bfloat16's own."""
-    method = quanta.method(QuantaConfig((4, 3, 2)), (Site(("q",), (20, 12)),))
+    method = on_layer(QuanTA((4, 3, 2)), (TargetLayer(("q",), (20, 12)),))
     frozen = jax.jit(method.init_frozen)(seed_key(0), KERNEL)
     d = jax.tree.map(lambda gate: gate + 1e-4, frozen)
     x = jax.random.normal(jax.random.key(1), (5, 20))
@@ -96,7 +97,7 @@ def test_bfloat16_sees_small_changes_of_the_gates():
 
 
 def test_d_is_a_copy_of_the_frozen_gates_in_memory_of_its_own():
-    method = quanta.method(QuantaConfig((4, 3, 2)), (Site(("q",), (20, 12)),))
+    method = on_layer(QuanTA((4, 3, 2)), (TargetLayer(("q",), (20, 12)),))
     frozen = jax.jit(method.init_frozen)(seed_key(0), KERNEL)
     for init_d in (method.init_d, jax.jit(method.init_d)):
         d = init_d(seed_key(1), KERNEL, frozen)
@@ -107,7 +108,7 @@ def test_d_is_a_copy_of_the_frozen_gates_in_memory_of_its_own():
 
 
 def test_gates_are_kaiming_uniform():
-    config = QuantaConfig()
+    config = QuanTA()
     assert config.pairs == ((-1, -2), (-1, -3), (-1, -4), (-2, -3), (-2, -4), (-3, -4))
     gates = init_frozen(seed_key(0), config)
     sizes = [(8, 4), (8, 4), (16, 4), (8, 8), (16, 8), (16, 8)]
@@ -119,7 +120,7 @@ def test_gates_are_kaiming_uniform():
 
 
 def test_the_initial_circuit_preserves_the_mean_square():
-    config = QuantaConfig((8, 8, 4))
+    config = QuanTA((8, 8, 4))
     gates = init_frozen(seed_key(0), config)
     x = jax.random.normal(jax.random.key(1), (64, 256))
     zeros = [jnp.zeros_like(gate) for gate in gates]
@@ -128,8 +129,8 @@ def test_the_initial_circuit_preserves_the_mean_square():
 
 
 def test_layers_of_a_stack_start_apart_and_regenerate():
-    site = Site(("layers", "q"), (20, 12), (2,))
-    made = factory.make("quanta", QuantaConfig((4, 3, 2)), (site,))
+    site = TargetLayer(("layers", "q"), (20, 12), (2,))
+    made = factory.make("quanta", QuanTA((4, 3, 2)), (site,))
     params = {"layers": {"q": {"kernel": jnp.zeros((2, 20, 12))}}}
     frozen = jax.jit(made.init_frozen)(params)
     d = jax.jit(made.init_d)(params, frozen)
@@ -142,10 +143,10 @@ def test_layers_of_a_stack_start_apart_and_regenerate():
 @pytest.mark.parametrize("v_shape", [(4096, 4096), (4096, 1024)])
 def test_the_default_has_the_published_count(v_shape):
     sites = tuple(
-        Site(("layers", "self_attn", name), shape, (32,))
+        TargetLayer(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = factory.make("quanta", QuantaConfig(), sites)
+    made = factory.make("quanta", QuanTA(), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)
@@ -158,10 +159,10 @@ def test_the_default_has_the_published_count(v_shape):
 @pytest.mark.parametrize("axes", [(), (4,), (4, 1)])
 def test_bad_axes_are_refused(axes):
     with pytest.raises(ValueError, match="axes"):
-        QuantaConfig(axes)
+        QuanTA(axes)
 
 
 @pytest.mark.parametrize("shape", [(25, 12), (12, 25)])
 def test_axes_that_hold_less_than_a_kernel_are_refused(shape):
     with pytest.raises(ValueError, match=r"24 features, but q has a kernel .* at least 25"):
-        quanta.method(QuantaConfig((4, 3, 2)), (Site(("q",), shape),))
+        on_layer(QuanTA((4, 3, 2)), (TargetLayer(("q",), shape),))

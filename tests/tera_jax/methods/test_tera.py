@@ -11,7 +11,7 @@ import pytest
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.fingerprint import fingerprint
 from tera_jax.methods import tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import hadamard
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
@@ -70,17 +70,19 @@ def random_d(scheme, dtype=jnp.float32):
     ("text", "fields"),
     [
         *itertools.product(SCHEMES, [{}, {"init": "uniform"}, {"init": "identity"}]),
-        *itertools.product(FAST, [{"wide": "fast"}, {"wide": "fast", "init": "uniform"}]),
         *itertools.product(
-            [*FAST, *SCHEMES[:4]], [{"core": "fast"}, {"core": "fast", "gain": 3.0}]
+            FAST,
+            [{"structure": "hadamard_factor"}, {"structure": "hadamard_factor", "init": "uniform"}],
         ),
-        *itertools.product(FAST, [{"core": "fast", "wide": "fast"}]),
-        ("36|2x3x4x6", {"core": "fast", "init": "identity"}),
+        *itertools.product(
+            [*FAST, *SCHEMES[:4]],
+            [{"structure": "hadamard"}, {"structure": "hadamard", "gain": 3.0}],
+        ),
     ],
 )
 def test_delta_w_equals_eq_11_element_by_element(text, fields):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig(**fields))
+    frozen = init_frozen(KEY, scheme, TeRA(**fields))
     d = random_d(scheme)
     update = np.asarray(delta_w(frozen, d, scheme), np.float64)
     assert update.shape == scheme.shape
@@ -95,11 +97,12 @@ def test_delta_w_equals_eq_11_element_by_element(text, fields):
 
 
 @pytest.mark.parametrize(
-    ("text", "wide"), [*itertools.product(SCHEMES, ["dense"]), *itertools.product(FAST, ["fast"])]
+    ("text", "structure"),
+    [*itertools.product(SCHEMES, ["dense"]), *itertools.product(FAST, ["hadamard_factor"])],
 )
-def test_delta_w_changes_with_every_d(text, wide):
+def test_delta_w_changes_with_every_d(text, structure):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide))
+    frozen = init_frozen(KEY, scheme, TeRA(structure=structure))
     d = random_d(scheme)
     update = delta_w(frozen, d, scheme)
     for i in range(scheme.order):
@@ -107,10 +110,12 @@ def test_delta_w_changes_with_every_d(text, wide):
         assert not jnp.allclose(delta_w(frozen, other, scheme), update)
 
 
-@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3", "fast")])
-def test_delta_w_in_float64_and_bfloat16(text, wide):
+@pytest.mark.parametrize(
+    ("text", "structure"), [("36|2x3x4x6", "dense"), ("130|2x3", "hadamard_factor")]
+)
+def test_delta_w_in_float64_and_bfloat16(text, structure):
     scheme = Tensorization.parse(text)
-    narrow = init_frozen(KEY, scheme, TeraConfig(dtype="bfloat16", wide=wide))
+    narrow = init_frozen(KEY, scheme, TeRA(dtype="bfloat16", structure=structure))
     d = random_d(scheme)
     with jax.enable_x64(True):
         exact = delta_w(
@@ -129,7 +134,7 @@ def test_delta_w_in_float64_and_bfloat16(text, wide):
 @pytest.mark.parametrize("zero", [1, 2, 5, -1, -5])
 def test_all_d_are_ones_but_one(zero):
     scheme = Tensorization.parse("4096|8x8x8x8")
-    d = tera.init_d(scheme, TeraConfig(zero=zero))
+    d = tera.init_d(scheme, TeRA(zero_init_mode=zero))
     index = zero - 1 if zero > 0 else 5 + zero
     assert [v.shape for v in d] == [(4096,), (8,), (8,), (8,), (8,)]
     assert all(v.dtype == jnp.float32 for v in d)
@@ -139,12 +144,14 @@ def test_all_d_are_ones_but_one(zero):
 
 @pytest.mark.parametrize("zero", [1, 3])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3x4x6", "fast")])
+@pytest.mark.parametrize(
+    ("text", "structure"), [("36|2x3x4x6", "dense"), ("130|2x3x4x6", "hadamard_factor")]
+)
 def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradient(
-    zero, dtype, text, wide
+    zero, dtype, text, structure
 ):
     scheme = Tensorization.parse(text)
-    config = TeraConfig(zero=zero, dtype=jnp.dtype(dtype).name, wide=wide)
+    config = TeRA(zero_init_mode=zero, dtype=jnp.dtype(dtype).name, structure=structure)
     frozen = init_frozen(KEY, scheme, config)
     d = tera.init_d(scheme, config)
     assert jnp.all(delta_w(frozen, d, scheme) == 0)
@@ -153,18 +160,19 @@ def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradie
     assert [bool(jnp.any(g != 0)) for g in grads] == [i == zero - 1 for i in range(5)]
 
 
-@pytest.mark.parametrize("core", ["dense", "fast"])
 @pytest.mark.parametrize(
-    ("text", "wide"),
+    ("text", "structure"),
     [
+        ("64|4x16", "hadamard"),
+        ("130|4x16", "hadamard"),
         ("64|4x16", "dense"),
         ("16x4|64", "dense"),
         ("4x4x4|2x4x8", "dense"),
-        ("130|4x16", "fast"),
-        ("16x4|72", "fast"),
+        ("130|4x16", "hadamard_factor"),
+        ("16x4|72", "hadamard_factor"),
     ],
 )
-def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide, core):
+def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, structure):
     scheme = Tensorization.parse(text)
     x = jax.random.normal(jax.random.key(0), (256, scheme.shape[0]))
     ones = [jnp.ones(rank) for rank in scheme.ranks]
@@ -172,7 +180,7 @@ def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide, c
     @functools.partial(jax.jit, static_argnums=(1, 2))
     def of_all(keys, gain, init):
         def of_one(key):
-            config = TeraConfig(gain=gain, init=init, wide=wide, core=core)
+            config = TeRA(gain=gain, init=init, structure=structure)
             frozen = tera.init_frozen(key, scheme, config)
             return jnp.mean((x @ tera.delta_w(frozen, ones, scheme)) ** 2)
 
@@ -190,7 +198,7 @@ def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, wide, c
 def test_identity_factors_make_a_scaled_core():
     """TeRA_iden: ΔW = diag(e) G diag(f)."""
     scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeraConfig(init="identity"))
+    frozen = init_frozen(KEY, scheme, TeRA(init="identity"))
     d = random_d(scheme)
     matrix = frozen["core"].reshape(6, 8)
     outer = jnp.outer(d[1], d[2]).reshape(8)
@@ -198,9 +206,11 @@ def test_identity_factors_make_a_scaled_core():
     assert jnp.allclose(delta_w(frozen, d, scheme), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("text", "wide"), [("36|2x3x4x6", "dense"), ("130|2x3", "fast")])
-def test_the_frozen_network_regenerates_from_its_seed(text, wide):
-    scheme, config = Tensorization.parse(text), TeraConfig(wide=wide, core=wide)
+@pytest.mark.parametrize(
+    ("text", "structure"), [("36|2x3x4x6", "dense"), ("130|2x3", "hadamard_factor")]
+)
+def test_the_frozen_network_regenerates_from_its_seed(text, structure):
+    scheme, config = Tensorization.parse(text), TeRA(structure=structure)
     drawn = [init_frozen(seed_key(seed, "set"), scheme, config) for seed in (0, 0, 1)]
     for part in (lambda frozen: frozen["factors"][0], lambda frozen: frozen["core"]):
         assert len({fingerprint(part(frozen)) for frozen in drawn}) == 2
@@ -210,8 +220,8 @@ def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
     scheme = Tensorization.parse("130|8x9")
     for dtype in ("float32", "bfloat16"):
         dense, fast = (
-            init_frozen(KEY, scheme, TeraConfig(dtype=dtype, wide=wide))
-            for wide in ("dense", "fast")
+            init_frozen(KEY, scheme, TeRA(dtype=dtype, structure=structure))
+            for structure in ("dense", "hadamard_factor")
         )
         assert [factor.shape for factor in fast["factors"]] == [(130,), (8, 8), (9, 9)]
         assert all(leaf.dtype == jnp.dtype(dtype) for leaf in jax.tree.leaves(fast))
@@ -219,17 +229,21 @@ def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
         assert fingerprint(fast["factors"][1:]) == fingerprint(dense["factors"][1:])
         expected = hadamard.signs(jax.random.fold_in(KEY, 1), 130, dtype)
         assert jnp.array_equal(fast["factors"][0], expected)
-    sides = init_frozen(KEY, Tensorization.parse("130|130"), TeraConfig(wide="fast"))["factors"]
+    sides = init_frozen(KEY, Tensorization.parse("130|130"), TeRA(structure="hadamard_factor"))[
+        "factors"
+    ]
     assert not jnp.array_equal(*sides)
 
 
 @pytest.mark.parametrize("with_frozen", [False, True])
 @pytest.mark.parametrize("sharing", ["shape", "none"])
-@pytest.mark.parametrize("core", ["dense", "fast"])
-def test_an_adapter_with_transforms_survives_the_round_trip(tmp_path, with_frozen, sharing, core):
+@pytest.mark.parametrize("structure", ["hadamard_factor", "hadamard"])
+def test_an_adapter_with_transforms_survives_the_round_trip(
+    tmp_path, with_frozen, sharing, structure
+):
     model, x = nn.Dense(6), jnp.asarray(np.random.default_rng(0).standard_normal((3, 70)))
     x = x.astype(jnp.float32)
-    config = TeraConfig(parts=2, wide="fast", core=core, sharing=sharing, dtype="bfloat16")
+    config = TeRA(num_modes=2, structure=structure, sharing=sharing, dtype="bfloat16")
     adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
     params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
     frozen = adapter.init_frozen(params)
@@ -239,32 +253,36 @@ def test_an_adapter_with_transforms_survives_the_round_trip(tmp_path, with_froze
     loaded, found = load_adapter(tmp_path / "a", params)
     assert loaded == adapter
     last = sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:]
-    assert last == [(70,), (70, 2, 3) if core == "dense" else (70,)]
+    assert last == [(70,), (70, 2, 3) if structure == "hadamard_factor" else (70,)]
     assert all(map(jnp.array_equal, jax.tree.leaves(found), jax.tree.leaves(variables)))
 
 
 def test_num_trainable_is_the_size_of_d():
     for text in SCHEMES:
         scheme = Tensorization.parse(text)
-        assert scheme.num_trainable == sum(v.size for v in tera.init_d(scheme, TeraConfig()))
+        assert scheme.num_trainable == sum(v.size for v in tera.init_d(scheme, TeRA()))
 
 
 @pytest.mark.parametrize(
-    ("text", "wide"),
+    ("text", "structure"),
     [
         ("16|4x4", "dense"),
+        ("16|4x4", "hadamard"),
+        ("16|4:2x4:2", "hadamard"),
+        ("130|8x10", "hadamard"),
+        ("8x10|72", "hadamard"),
+        ("96|8:4x12", "hadamard"),
         ("2x8|16", "dense"),
         ("16:5|4x4", "dense"),
         ("16|4:2x4:2", "dense"),
-        ("130|8x10", "fast"),
-        ("8x10|72", "fast"),
-        ("96|8:4x12", "fast"),
+        ("130|8x10", "hadamard_factor"),
+        ("8x10|72", "hadamard_factor"),
+        ("96|8:4x12", "hadamard_factor"),
     ],
 )
-@pytest.mark.parametrize("core", ["dense", "fast"])
-def test_rank_reaches_the_bound_of_theorem_1(text, wide, core):
+def test_rank_reaches_the_bound_of_theorem_1(text, structure):
     scheme = Tensorization.parse(text)
-    frozen = init_frozen(KEY, scheme, TeraConfig(wide=wide, core=core))
+    frozen = init_frozen(KEY, scheme, TeRA(structure=structure))
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
         update = np.asarray(delta_w(*double, scheme))
@@ -273,7 +291,7 @@ def test_rank_reaches_the_bound_of_theorem_1(text, wide, core):
 
 def test_a_fast_core_of_another_scheme_is_refused():
     scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeraConfig(core="fast"))
+    frozen = init_frozen(KEY, scheme, TeRA(structure="hadamard"))
     frozen["core"][0] = jnp.ones(5)
     with pytest.raises(ValueError, match=r"\(5, 8\).* do not fit tensorization 6\|2x4"):
         tera.delta_w(frozen, random_d(scheme), scheme)
@@ -281,7 +299,7 @@ def test_a_fast_core_of_another_scheme_is_refused():
 
 def test_signs_in_place_of_a_narrow_factor_are_refused():
     scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeraConfig())
+    frozen = init_frozen(KEY, scheme, TeRA())
     frozen["factors"][0] = jnp.ones(6)
     with pytest.raises(ValueError, match=r"do not fit tensorization 6\|2x4"):
         tera.delta_w(frozen, random_d(scheme), scheme)
@@ -289,6 +307,6 @@ def test_signs_in_place_of_a_narrow_factor_are_refused():
 
 def test_arrays_that_do_not_fit_the_scheme_are_refused():
     scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeraConfig())
+    frozen = init_frozen(KEY, scheme, TeRA())
     with pytest.raises(ValueError, match=r"do not fit tensorization 6\|4x2"):
         tera.delta_w(frozen, random_d(scheme), Tensorization.parse("6|4x2"))

@@ -1,7 +1,7 @@
 import pytest
 
 from tera_jax.methods import tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods.tera import TeRA
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
 
@@ -11,22 +11,25 @@ KEY = seed_key(0, "test")
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"zero": 0}, "zero 0"),
+        ({"zero_init_mode": 0}, "zero_init_mode 0"),
         ({"gain": 0.0}, "gain 0.0"),
-        ({"parts": 0}, "parts 0"),
+        ({"num_modes": 0}, "num_modes 0"),
         ({"tensorizations": ("4|4", "2x2|4")}, "two tensorizations"),
         ({"tensorizations": ("4|1",)}, "mode 1"),
-        ({"wide": "fast", "init": "identity"}, "wide 'fast' with init 'identity'.*; set one"),
+        (
+            {"structure": "hadamard_factor", "init": "identity"},
+            "structure 'hadamard_factor' with init 'identity'.*; set one",
+        ),
     ],
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        TeraConfig(**fields)
+        TeRA(**fields)
 
 
 def test_a_zero_beyond_the_order_is_refused():
-    with pytest.raises(ValueError, match=r"zero 4, but 6\|2x4 has 3 vectors"):
-        TeraConfig(tensorizations=("6|2x4",), zero=4).tensorization((6, 8))
+    with pytest.raises(ValueError, match=r"zero_init_mode 4, but 6\|2x4 has 3 vectors"):
+        TeRA(tensorizations=("6|2x4",), zero_init_mode=4).tensorization((6, 8))
 
 
 @pytest.mark.parametrize(
@@ -34,31 +37,31 @@ def test_a_zero_beyond_the_order_is_refused():
     [
         ("96:80|2x4", r"96:80\|2x4 has rank 80 for mode 96; write 96 for 96:80, or"),
         ("2x4|96:8", r"2x4\|96:8 has rank 8 for mode 96"),
-        ("262|2x4", r"262\|2x4: no fast transform .* 131 .*; .* by setting wide to 'dense'"),
+        ("262|2x4", r"262\|2x4: no fast transform .* 131 .*; .* by setting structure to 'dense'"),
     ],
 )
 def test_schemes_without_a_fast_factor_are_refused(text, message):
     scheme = Tensorization.parse(text)
-    config = TeraConfig(tensorizations=(text,), wide="fast")
+    config = TeRA(tensorizations=(text,), structure="hadamard_factor")
     for refused in (
         lambda: config.tensorization(scheme.shape),
         lambda: tera.init_frozen(KEY, scheme, config),
     ):
         with pytest.raises(ValueError, match=message):
             refused()
-    dense = TeraConfig(tensorizations=(text,))
+    dense = TeRA(tensorizations=(text,))
     assert dense.tensorization(scheme.shape) == scheme
 
 
 def test_a_core_without_a_transform_is_refused():
-    message = r"262\|2x4: no fast transform .* 131 .*; .* by setting core to 'dense'"
-    scheme = Tensorization.parse("262|2x4")
-    config = TeraConfig(tensorizations=("262|2x4",), core="fast")
+    message = r"2x131\|.*: no fast transform .*; .* by setting structure to 'hadamard_factor'"
+    scheme = Tensorization.parse("2x131:64|2x4")
+    config = TeRA(tensorizations=("262|2x4",), structure="hadamard")
     for refused in (
         lambda: config.tensorization(scheme.shape),
         lambda: tera.init_frozen(KEY, scheme, config),
     ):
         with pytest.raises(ValueError, match=message):
             refused()
-    few = TeraConfig(tensorizations=("262:6|2x4",), core="fast")
+    few = TeRA(tensorizations=("262:6|2x4",), structure="hadamard")
     assert few.tensorization((262, 8)).core_shape == (6, 8)

@@ -5,17 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.methods import lora, toplora
-from tera_jax.methods.base import NotMergeableError, Site
-from tera_jax.methods.toplora import TopLoraConfig
+from tera_jax.methods import base, toplora
+from tera_jax.methods.base import NotMergeableError, TargetLayer
+from tera_jax.methods.toplora import TopLoRA
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]
 KEY = jax.random.key(0)
 
 
 def build(shape, **fields):
-    config = TopLoraConfig(**{"rank": 3, "alpha": 7.0, "dropout": 0.0, **fields})
-    return toplora.method(config, (Site(("w",), shape),))
+    config = TopLoRA(**{"rank": 3, "alpha": 7.0, "dropout": 0.0, **fields})
+    return on_layer(config, (TargetLayer(("w",), shape),))
 
 
 def numbers(shape, seed=0, scale=1.0):
@@ -132,7 +133,7 @@ def test_dropout_reaches_a_but_not_theta_and_is_the_identity_on_average():
     assert jnp.array_equal(once, apply({}, d, kernel, x, keys[0]))
     assert jnp.allclose(once, ys[0], rtol=1e-4, atol=1e-4)
     weights = toplora.gate(x, d["theta"], d["norm"], 2.0**-23)
-    hidden = (lora.drop(keys[0], 0.3, x) @ d["a"]) * weights
+    hidden = (base.drop(keys[0], 0.3, x) @ d["a"]) * weights
     assert jnp.allclose(ys[0], x @ kernel + 7 / 3 * hidden @ d["b"], rtol=1e-4, atol=1e-4)
 
 
@@ -141,4 +142,4 @@ def test_dropout_reaches_a_but_not_theta_and_is_the_identity_on_average():
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        TopLoraConfig(**fields)
+        TopLoRA(**fields)

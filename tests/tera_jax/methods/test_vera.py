@@ -8,12 +8,13 @@ import torch
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
 from tera_jax.fingerprint import fingerprint
-from tera_jax.methods import Site, lora, vera
-from tera_jax.methods.vera import VeraConfig
+from tera_jax.methods import TargetLayer, base, vera
+from tera_jax.methods.vera import VeRA
 from tera_jax.random import seed_key
+from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = {"q": (24, 10), "v": (16, 20)}  # neither has the largest of both sides
-SITES = tuple(Site((name,), shape) for name, shape in SHAPES.items())
+SITES = tuple(TargetLayer((name,), shape) for name, shape in SHAPES.items())
 
 
 def relative(a, b):
@@ -27,7 +28,7 @@ def test_outputs_gradients_and_merged_kernels_are_those_of_peft():
     kernels = {k: jnp.asarray(base[k].weight.detach().numpy().T) for k in SHAPES}
     model = peft.get_peft_model(base, peft.VeraConfig(r=5, target_modules=["q", "v"])).base_model
     layers = {k: model.model[k] for k in SHAPES}
-    method = vera.method(VeraConfig(rank=5), SITES)
+    method = on_layer(VeRA(rank=5), SITES)
     frozen = {
         "a": jnp.asarray(model.vera_A["default"].numpy().T),
         "b": jnp.asarray(model.vera_B["default"].numpy().T),
@@ -70,10 +71,10 @@ def test_outputs_gradients_and_merged_kernels_are_those_of_peft():
 )
 def test_the_default_has_the_published_count(v_shape, count):
     sites = tuple(
-        Site(("layers", "self_attn", name), shape, (32,))
+        TargetLayer(("layers", "self_attn", name), shape, (32,))
         for name, shape in [("q_proj", (4096, 4096)), ("v_proj", v_shape)]
     )
-    made = factory.make("vera", VeraConfig(), sites)
+    made = factory.make("vera", VeRA(), sites)
     params = {}
     for site in sites:
         shape = (*site.stack, *site.kernel_shape)
@@ -86,7 +87,9 @@ def test_the_default_has_the_published_count(v_shape, count):
 
 
 def test_projections_are_kaiming_uniform_with_the_full_size_fan_in():
-    method = vera.method(VeraConfig(rank=300), (Site(("q",), (200, 40)), Site(("v",), (50, 100))))
+    method = on_layer(
+        VeRA(rank=300), (TargetLayer(("q",), (200, 40)), TargetLayer(("v",), (50, 100)))
+    )
     assert method.regenerates
     arrays = jax.jit(method.init_frozen)(seed_key(0), jnp.zeros((50, 100)))
     for name, shape in {"a": (200, 300), "b": (300, 100)}.items():
@@ -101,18 +104,18 @@ def test_projections_are_kaiming_uniform_with_the_full_size_fan_in():
 
 
 def test_d_starts_at_the_configured_value_and_zero():
-    d = vera.init_d(6, VeraConfig(rank=4, d_initial=0.5))
+    d = vera.init_d(6, VeRA(rank=4, d_initial=0.5))
     assert np.array_equal(d["lambda_d"], np.full(4, 0.5))
     assert np.array_equal(d["lambda_b"], np.zeros(6))
 
 
 def test_dropout_is_for_the_update_alone():
-    method = vera.method(VeraConfig(rank=5, dropout=0.5), SITES)
+    method = on_layer(VeRA(rank=5, dropout=0.5), SITES)
     frozen = jax.jit(method.init_frozen)(seed_key(0), jnp.zeros((24, 10)))
     d = {"lambda_d": jnp.ones(5), "lambda_b": jnp.ones(10)}
     kernel, x = jax.random.normal(seed_key(1), (24, 10)), jax.random.normal(seed_key(2), (3, 24))
     key = jax.random.key(3)
-    dropped = lora.drop(key, 0.5, x)
+    dropped = base.drop(key, 0.5, x)
     update = method.apply(frozen, d, jnp.zeros_like(kernel), dropped, None)
     y = method.apply(frozen, d, kernel, x, key)
     assert relative(y, x @ kernel + update) < 1e-5
@@ -125,4 +128,4 @@ def test_dropout_is_for_the_update_alone():
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        VeraConfig(**fields)
+        VeRA(**fields)

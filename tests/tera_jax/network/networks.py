@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tera_jax.methods import tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import hadamard
 from tera_jax.network.contraction import network
 from tera_jax.network.tensorization import Tensorization
@@ -24,19 +24,19 @@ SCHEMES = [
     "8x24|192 fast",  # of two, on the output side
     "130|72 fast",  # on both, the sizes no powers of two
     "96|65x2:1 fast",  # among narrow factors
-    "96|96 core",  # a fast core between dense factors
-    "24x2|4x5 core",  # of more input ranks than output ranks
-    "80:72|4x32:27 core",  # of fewer, the size no power of two
+    "24x2|4x5 core",  # a fast core of more input ranks than output ranks
+    "60:54|4x32:27 core",  # of fewer, the size no power of two
+    "96|96 fast core",
     "128|8x16 fast core",
     "8x24|192 fast core",
 ]
 
 
 def config_of(text):
-    """``fast`` after a scheme is what ``wide`` is then, and ``core`` says that the core is fast."""
+    """``fast`` after a scheme: its wide factors are transforms; ``core``: these and the core."""
     scheme, *words = text.split()
-    wide, core = ("fast" if word in words else "dense" for word in ("fast", "core"))
-    return TeraConfig(tensorizations=(scheme,), gain=1.0, wide=wide, core=core)
+    structure = "hadamard" if "core" in words else "hadamard_factor" if "fast" in words else "dense"
+    return TeRA(tensorizations=(scheme,), gain=1.0, structure=structure)
 
 
 def scheme_of(text):

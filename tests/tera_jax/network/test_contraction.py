@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from tera_jax.methods import Site, tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods import TargetLayer, tera
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import contraction, cost_model, hadamard, projection
 from tera_jax.network.contraction import through
 from tera_jax.network.contraction_order import ends_with_input
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
+from tests.tera_jax.methods.one_layer import on_layer
 from tests.tera_jax.network.networks import (
     SCHEMES,
     config_of,
@@ -71,7 +72,7 @@ GRADIENTS = [
     "130|4x3 fast",
     "8x3|144 fast",
     "72|66 fast",
-    "72|3x8 core",
+    "72|3x8 fast core",
     "128|4x8 fast core",
 ]
 
@@ -167,7 +168,7 @@ def products_of_a_step(text, tokens, route, monkeypatch):
     monkeypatch.setattr(cost_model, "route", lambda *_: route)
     scheme, core, factors, d, random = example(text)
     kernel = jnp.zeros(scheme.shape)
-    method = tera.method(config_of(text), (Site(("q",), scheme.shape),))
+    method = on_layer(config_of(text), (TargetLayer(("q",), scheme.shape),))
     x = jnp.asarray(random.standard_normal((tokens, scheme.shape[0])), jnp.float32)
     frozen = {"core": core, "factors": factors}
 
@@ -182,7 +183,7 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
     scheme, core, factors, d, random = example(text)
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
     x = jnp.asarray(random.standard_normal((2, 3, scheme.shape[0])), jnp.float32)
-    method = tera.method(config_of(text), (Site(("q",), scheme.shape),))
+    method = on_layer(config_of(text), (TargetLayer(("q",), scheme.shape),))
     frozen = {"core": core, "factors": factors}
     expected = x @ method.merge(frozen, d, kernel)
     for choice in routes(text):
@@ -193,11 +194,11 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
         assert far(result, x @ kernel) > 1e-3
 
 
-@pytest.mark.parametrize("wide", ["dense", "fast"])
-def test_the_kernel_changes_nothing(wide, monkeypatch):
+@pytest.mark.parametrize("structure", ["dense", "hadamard_factor"])
+def test_the_kernel_changes_nothing(structure, monkeypatch):
     scheme = Tensorization.parse("128|4x4x32")
     frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
-        seed_key(0, "kernel"), scheme, TeraConfig(gain=1.0, wide=wide)
+        seed_key(0, "kernel"), scheme, TeRA(gain=1.0, structure=structure)
     )
     _, _, _, d, random = example("128|4x4x32")
     weight = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)

@@ -2,11 +2,12 @@ import itertools
 
 import pytest
 
-from tera_jax.methods import Site, tera
-from tera_jax.methods.tera_config import TeraConfig
+from tera_jax.methods import TargetLayer
+from tera_jax.methods.tera import TeRA
 from tera_jax.network import cost_model
 from tera_jax.network.cost_model import Device, Network
 from tera_jax.network.tensorization import Tensorization
+from tests.tera_jax.methods.one_layer import on_layer
 
 
 def of(text, fast=False, fast_core=False):
@@ -79,28 +80,23 @@ def test_without_one_wide_mode_of_the_input_nothing_is_projected():
         assert {cost_model.route(of(text), 2**k, rates) for k in range(18)} == {"through", "build"}
 
 
-def test_layers_beside_each_other_are_taken_to_share_their_input():
-    attention = ("layers", "self_attn")
-    q, v = (*attention, "q_proj"), (*attention, "v_proj")
-    assert cost_model.readers([q, v]) == 2
-    assert cost_model.readers([q, ("layers", "mlp", "down_proj")]) == 1
-    assert cost_model.readers([q]) == 1
-
-
-def test_a_method_chooses_its_route_by_its_wide_factors_and_its_sites(monkeypatch):
+def test_a_method_chooses_its_route_by_its_structure_and_its_layers(monkeypatch):
     shape, asked = (4096, 4096), []
     monkeypatch.setattr(cost_model, "route", lambda *args: asked.append(args) or "build")
-    pair = tuple(Site(("attn", name), shape) for name in "qv")
-    for fields, sites, expected in (
-        ({}, pair[:1], (False, False, 1)),
-        ({}, pair, (False, False, 2)),
-        ({"wide": "fast"}, pair, (True, False, 2)),
-        ({"core": "fast"}, pair, (False, True, 2)),
-        ({"sharing": "module"}, pair, (False, False, 1)),
+    q, v = (TargetLayer(("attn", name), shape) for name in "qv")
+    for fields, layers, expected in (
+        ({}, (q,), ("dense", 1)),
+        ({}, (q, v), ("dense", 2)),
+        ({}, (q, TargetLayer(("mlp", "down"), shape)), ("dense", 1)),
+        ({}, (q, TargetLayer(("attn", "k"), (4096, 1024))), ("dense", 1)),
+        ({"structure": "hadamard_factor"}, (q, v), ("hadamard_factor", 2)),
+        ({"structure": "hadamard"}, (q, v), ("hadamard", 2)),
+        ({"sharing": "module"}, (q, v), ("dense", 1)),
+        ({"sharing": "none"}, (q, v), ("dense", 1)),
     ):
-        assert tera.method(TeraConfig(**fields), sites).builds(shape, 8)
+        assert on_layer(TeRA(**fields), layers).materializes(8)
         network, tokens, rates, readers = asked.pop()
-        assert (network.fast, network.fast_core, readers) == expected
+        assert (network.structure, readers) == expected
         assert (tokens, rates) == (8, cost_model.device())
 
 

@@ -46,7 +46,7 @@ def held(tree):
 @pytest.mark.parametrize("method", ["tera", "lora", "full"])
 def test_the_plan_is_what_a_device_then_holds(tiny, method, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "REPLICATED_BYTES", 2000)
-    given = parts(tiny, method, {"parts": 2} if method == "tera" else {}, ["q_proj", "v_proj"])
+    given = parts(tiny, method, {"num_modes": 2} if method == "tera" else {}, ["q_proj", "v_proj"])
     planned = plan.plan(given, mesh)
     devices = sharding.make_mesh(**sharding.parse_mesh(mesh))
     model = Llama(given.config, dtype=jnp.bfloat16)
@@ -96,11 +96,11 @@ def test_full_fine_tuning_splits_its_state(tiny):
 
 
 def test_the_step_is_compiled_from_shapes(tiny, capsys):
-    argv = [f"--model={tiny}", "--set", "parts=2", "--compile", "--length=16"]
+    argv = [f"--model={tiny}", "--set", "num_modes=2", "--compile", "--length=16"]
     count.main([*argv, "--mesh=fsdp=8"])
     text = capsys.readouterr().out
     assert "the compiled step on cpu: bytes of each device" in text
-    given = parts(tiny, "tera", {"parts": 2}, ["q_proj", "v_proj"])
+    given = parts(tiny, "tera", {"num_modes": 2}, ["q_proj", "v_proj"])
     memory, gathered = plan.compiled(given, "fsdp=8", length=16)
     assert "gathered at most: 64x128" in text or "gathered at most: 128x64" in text
     assert max(map(math.prod, gathered)) == 64 * 128  # a kernel of one layer

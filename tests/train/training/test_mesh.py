@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tera_jax import adapt, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama, LlamaConfig, stacking
-from tera_jax.methods import METHODS
+from tera_jax.methods import TABLE
 from tera_jax.network import cost_model
 from train.config import OptimConfig
 from train.data import Batch
@@ -27,8 +27,8 @@ MESHES = [
     for fsdp in (1, 2, 4, 8)
     if data * fsdp <= 8
 ]
-SETTINGS = {"tera": {"parts": 2}, "lora": {"rank": 4}, "full": {}}
-STRUCTURED = {"parts": 2, "wide": "fast", "core": "fast"}
+SETTINGS = {"tera": {"num_modes": 2}, "lora": {"rank": 4}, "full": {}}
+STRUCTURED = {"num_modes": 2, "structure": "hadamard"}
 STEPS, ROWS, LENGTH = 20, 8, 12
 CONFIG = LlamaConfig.from_hf(
     {
@@ -74,7 +74,7 @@ def base():
 @functools.cache
 def adapted(method):
     """The adapter, and on the host what it draws and starts from."""
-    config = METHODS[method].config(**SETTINGS[method])
+    config = TABLE[method](**SETTINGS[method])
     adapter = adapt(MODEL, jnp.zeros((1, 4), jnp.int32), method=method, config=config)
     frozen = jax.jit(adapter.init_frozen)(base())
     optimizer_ = optimizer(OptimConfig(learning_rate=1e-2, warmup_steps=2), STEPS)

@@ -144,7 +144,7 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32)))
     adapter = adapt(model, tokens)
-    assert {str(adapter.config.tensorization(site.kernel_shape)) for site in adapter.sites} == {
+    assert {str(adapter.method.tensorization(site.kernel_shape)) for site in adapter.layers} == {
         "4096|8x8x8x8"
     }
     frozen = jax.eval_shape(adapter.init_frozen, params["params"])
@@ -195,10 +195,10 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
     batch = data.collate(examples[:8], run.config.data)
     d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
     variables = run.variables(d)
-    built = run.adapter.build(variables, batch.tokens_BL.size)
-    assert len(jax.tree.leaves(built)) == len(run.adapter.sites)
+    built = run.adapter.materialize(variables, batch.tokens_BL.size)
+    assert len(jax.tree.leaves(built)) == len(run.adapter.layers)
     nlls = [
-        float(steps.loss_sum(run.model, run.adapter, given, batch, built=kernels).nll)
+        float(steps.loss_sum(run.model, run.adapter, given, batch, materialized=kernels).nll)
         for given, kernels in (
             (variables, None),
             (variables, built),

@@ -1,0 +1,94 @@
+"""What the methods with a rank share: its checks, dropout, and the product of two thin matrices."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from tera_jax.methods.base import (
+    LinearMethod,
+    TargetLayer,
+    check_above_zero,
+    check_at_least,
+    check_rank,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RankMethod(LinearMethod):
+    """A method with a rank, whose update reads a dropped-out x.
+
+    Attributes:
+        rank: R.
+        dropout: probability with which an entry of the input of the update is zeroed in training.
+    """
+
+    rank: int = 8
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, rank=self.rank)
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout {self.dropout}; choose a probability of at least 0, below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(RankMethod):
+    """An update s A B, of a rank that every kernel has.
+
+    Attributes:
+        rank: R, of A and B.
+        dropout: probability with which an entry of the input of A is zeroed in training.
+        alpha: numerator of the scale s = alpha / rank.
+    """
+
+    alpha: float = 8.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_above_zero(alpha=self.alpha)
+
+    @property
+    def scale(self) -> float:
+        """The factor s of A B."""
+        return self.alpha / self.rank
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the rank is above that of a kernel."""
+        check_rank(self.rank, layers)
+
+
+def init_factors(key: Key[Array, ""], kernel: Float[Array, "I O"], rank: int) -> dict[str, Array]:
+    """A ``a`` (I, R) and B ``b`` (R, O), float32: A uniform within 1 / sqrt(I), B zero.
+
+    The bound is torch's ``kaiming_uniform_`` with a = sqrt(5).
+    """
+    rows, columns = kernel.shape
+    limit = 1 / math.sqrt(rows)
+    return {
+        "a": jax.random.uniform(key, (rows, rank), jnp.float32, -limit, limit),
+        "b": jnp.zeros((rank, columns), jnp.float32),
+    }
+
+
+def update(
+    a_IR: Float[Array, "I R"], b_RO: Float[Array, "R O"], scale: float, dtype: Any
+) -> Float[Array, "I O"]:
+    """The matrix s A B in ``dtype``, with all of its bits also where matmuls take fewer."""
+    product_IO = jnp.einsum(
+        "ir,ro->io", a_IR.astype(dtype), b_RO.astype(dtype), precision=jax.lax.Precision.HIGHEST
+    )
+    return scale * product_IO
+
+
+def through_factors(
+    x: Float[Array, "*B I"], a_IR: Float[Array, "I R"], b_RO: Float[Array, "R O"], scale: float
+) -> Float[Array, "*B O"]:
+    """The product s (x A) B in the type of x, A and B rounded to it as under autocast in PEFT."""
+    hidden = jnp.einsum("...i,ir->...r", x, a_IR.astype(x.dtype))
+    return jnp.einsum("...r,ro->...o", scale * hidden, b_RO.astype(x.dtype))

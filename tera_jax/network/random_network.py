@@ -1,0 +1,101 @@
+"""The frozen random core and factors of a network, drawn from a key.
+
+They have Kaiming's standard deviation, 1 / sqrt(fan in), the fan in being the axis that x @ ΔW sums
+over: with all d at one the root mean square of x @ ΔW is the gain times that of x.
+"""
+
+import math
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from tera_jax import random
+from tera_jax.network import core as cores
+from tera_jax.network import hadamard
+from tera_jax.network.contraction_order import NARROW
+from tera_jax.network.tensorization import Tensorization
+
+Structure = Literal["dense", "hadamard_factor", "hadamard"]
+"""Which arrays of a network are random orthogonal transforms, of which only signs are kept: none,
+the factors of more than :data:`NARROW` rows (:mod:`tera_jax.network.hadamard`), or these and the
+core (:mod:`tera_jax.network.core`)."""
+
+
+def draw(
+    key: Key[Array, ""],
+    scheme: Tensorization,
+    init: Literal["normal", "uniform", "identity"],
+    gain: float,
+    dtype: Any,
+    structure: Structure = "dense",
+) -> dict[str, Any]:
+    """The frozen network of one kernel shape.
+
+    Args:
+        key: a Threefry key (:func:`tera_jax.random.seed_key`).
+        scheme: its modes and ranks.
+        init: the distribution of the entries; ``identity`` is of the factors alone.
+        gain: of the whole network, in the core.
+        dtype: of the arrays.
+        structure: which arrays are transforms.
+
+    Returns:
+        ``core`` (R_1..R_N), or the signs of a transform (:func:`tera_jax.network.core.draw`), and
+        ``factors``, a list of N arrays: (R_i, I_i), or the signs (I_i) of the transform A^(i). It
+        is orthogonal, so that its entries have Kaiming's mean square.
+
+    Raises:
+        ValueError: when the structure does not fit the scheme.
+    """
+    check_structure(scheme, structure)
+    sample = random.uniform if init == "uniform" else random.normal
+
+    def kaiming(address: int, shape: tuple[int, ...], fan_in: int, gain: float = 1.0) -> Array:
+        std = gain / math.sqrt(fan_in)
+        return sample(jax.random.fold_in(key, address), shape, std, dtype)
+
+    factors = []
+    for i, (rank, mode) in enumerate(zip(scheme.ranks, scheme.modes, strict=True), 1):
+        if is_transform(mode, structure):
+            factors.append(hadamard.signs(jax.random.fold_in(key, i), mode, dtype))
+        elif init == "identity":
+            factors.append(jnp.eye(rank, mode, dtype=dtype))
+        else:
+            # x @ ΔW sums over I_i on the input side and over R_i on the output side.
+            factors.append(kaiming(i, (rank, mode), mode if i <= scheme.split else rank))
+    in_rank, out_rank = scheme.core_shape
+    if structure == "hadamard":
+        std = gain / math.sqrt(in_rank)
+        core: Any = cores.draw(jax.random.fold_in(key, 0), in_rank, out_rank, std, dtype)
+    else:
+        core = kaiming(0, scheme.ranks, in_rank, gain)
+    return {"core": core, "factors": factors}
+
+
+def is_transform(mode: int, structure: Structure) -> bool:
+    """Whether the factor of a mode is a transform."""
+    return structure != "dense" and mode > NARROW
+
+
+def check_structure(scheme: Tensorization, structure: Structure) -> None:
+    """Raise ``ValueError`` when a transform has a rank below its mode, or no transform its size."""
+    for rank, mode in zip(scheme.ranks, scheme.modes, strict=True):
+        if not is_transform(mode, structure):
+            continue
+        if rank < mode:
+            raise ValueError(
+                f"structure {structure!r}, but {scheme} has rank {rank} for mode {mode}; "
+                f"write {mode} for {mode}:{rank}, or set structure to 'dense'"
+            )
+        _check_size(mode, scheme, "dense")
+    if structure == "hadamard":
+        _check_size(max(scheme.core_shape), scheme, "hadamard_factor")
+
+
+def _check_size(size: int, scheme: Tensorization, remedy: Structure) -> None:
+    try:
+        hadamard.stages(size)
+    except ValueError as error:
+        raise ValueError(f"{scheme}: {error} by setting structure to {remedy!r}") from None
