@@ -33,6 +33,7 @@ install_import_hook(
     [
         "tera_jax.tensorize",
         "tera_jax.frozen",
+        "tera_jax.orthogonal",
         "tera_jax.contraction",
         "tera_jax.transform",
         "tera_jax.kernels",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Key
 
-from tera_jax import contraction, cores, cost, frozen, projection, rounding, transform
+from tera_jax import contraction, cores, cost, frozen, orthogonal, projection, rounding, transform
 from tera_jax.factors import sizes
 from tera_jax.methods import lora
 from tera_jax.methods.protocol import Method, Site
@@ -55,7 +55,12 @@ def init_frozen(
             factors.append(jnp.eye(rank, mode, dtype=dtype))
         else:
             # x @ delta_w sums over I_i on the input side and over R_i on the output side.
-            factors.append(kaiming(i, (rank, mode), mode if i <= tensorization.split else rank))
+            fan_in = mode if i <= tensorization.split else rank
+            if config.init == "orthogonal":
+                at, std = jax.random.fold_in(key, i), 1 / math.sqrt(fan_in)
+                factors.append(orthogonal.draw(at, (rank, mode), std, dtype))
+            else:
+                factors.append(kaiming(i, (rank, mode), fan_in))
     in_rank, out_rank = tensorization.core_shape
     if config.core == "fast":
         config.check_core(tensorization)

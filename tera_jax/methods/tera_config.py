@@ -23,8 +23,9 @@ class TeraConfig:
         zero: which d starts at zero, so that the update does: 1..N, or -1..-N from the end. The
             paper does not say which. At step 0 only the gradient of this one is not zero, so it is
             by default d^(1), which belongs to the whole side and is by far the longest.
-        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``, or
-            ``identity`` factors with a normal core (TeRA_iden, Section 5.4).
+        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``; or a normal
+            core with ``orthogonal`` factors of Kaiming's mean square
+            (:mod:`tera_jax.orthogonal`) or with ``identity`` factors (TeRA_iden, Section 5.4).
         gain: of the whole update, in the core. Core and factors have Kaiming's standard deviation,
             1 / sqrt(fan in), the fan in being the axis that x @ delta_w sums over, so that with all
             d at one the root mean square of x @ delta_w is ``gain`` times that of x. It says how
@@ -48,7 +49,7 @@ class TeraConfig:
     parts: int = 4
     side: Literal["out", "in"] = "out"
     zero: int = 1
-    init: Literal["normal", "uniform", "identity"] = "normal"
+    init: Literal["normal", "uniform", "orthogonal", "identity"] = "normal"
     gain: float = 16.0
     sharing: Literal["shape", "module", "none"] = "shape"
     seed: int = 0
@@ -132,7 +133,7 @@ def _check_size(size: int, scheme: Tensorization, field: str) -> None:
 class TeraIdenConfig(TeraConfig):
     """TeRA_iden (Section 5.4): all factors are identities."""
 
-    init: Literal["normal", "uniform", "identity"] = "identity"
+    init: Literal["normal", "uniform", "orthogonal", "identity"] = "identity"
 
 
 @dataclasses.dataclass(frozen=True)
