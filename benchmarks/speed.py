@@ -234,6 +234,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "unrolled": {"loop": False},
     "fast": {"fields": (("wide", "fast"),)},
     "structured": {"fields": (("wide", "fast"), ("core", "fast"))},
+    "orthogonal": {"fields": (("init", "orthogonal"),)},
 }
 
 
@@ -245,7 +246,9 @@ def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
         for option in options:
             if option not in _OPTIONS:
                 raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
-            case = case._replace(**_OPTIONS[option])
+            changes = _OPTIONS[option]
+            fields = case.fields + changes.get("fields", ())
+            case = case._replace(**changes | {"fields": fields})
         yield case
 
 
