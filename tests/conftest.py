@@ -35,6 +35,7 @@ install_import_hook(
         "tera_jax.random",
         "tera_jax.network.contraction",
         "tera_jax.network.hadamard",
+        "tera_jax.network.orthogonal",
         "tera_jax.ops.two_sided_matmul",
         "tera_jax.ops.segment_attention",
         "tera_jax.methods",

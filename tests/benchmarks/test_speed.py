@@ -97,11 +97,13 @@ def test_the_command_prints_a_table(monkeypatch, tmp_path, capsys):
     output = tmp_path / "rows.jsonl"
     argv = f"speed --model=tiny --rows=1 --length=8 --steps=1 --output={output}"
     monkeypatch.setattr(sys, "argv", [*argv.split(), "--cases", "frozen", "tera:build"])
+    sys.argv.append("tera:structured:orthogonal")
     speed.main()
     assert "| tera build | 8 |" in capsys.readouterr().out
     assert [json.loads(line)["name"] for line in output.read_text().splitlines()] == [
         "frozen",
         "tera build",
+        "tera structure=hadamard init=orthogonal",
     ]
 
 
