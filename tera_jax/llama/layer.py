@@ -19,6 +19,7 @@ from tera_jax.llama import packed, rope
 from tera_jax.llama.cache import Slots
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.norm import RMSNorm
+from tera_jax.rounding import accumulator
 
 ROTATED = "rotated"
 """The name under which a rematerialisation policy finds queries and keys with their positions."""
@@ -102,8 +103,9 @@ class Attention(nn.Module):
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
+            wide = accumulator(self.dtype)
             query_BLNH, key_BSKH, value_BSKH = (
-                x.astype(jnp.float32) for x in (query_BLNH, key_BSKH, value_BSKH)
+                x.astype(wide) for x in (query_BLNH, key_BSKH, value_BSKH)
             )
         out_BLNH = _attention(
             query_BLNH,

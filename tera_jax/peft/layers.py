@@ -15,6 +15,7 @@ from tera_jax.frozen import SHARED
 from tera_jax.llama import names
 from tera_jax.methods import METHODS, Site
 from tera_jax.peft.files import ARRAYS, CONFIG
+from tera_jax.rounding import accumulator
 from tera_jax.sites import get, put
 
 _PREFIX = "base_model.model."
@@ -61,7 +62,7 @@ def load(
     sites = _sites(path, modules, params)
     adapter = make(name, METHODS[name].config(**settings), sites)
     frozen = (
-        _projections(path, arrays, adapter)
+        _projections(path, arrays, adapter, params)
         if name == "vera"
         else jax.jit(adapter.init_frozen)(params)
     )
@@ -69,11 +70,12 @@ def load(
     d: dict[str, Any] = {}
     for site in sites:
         like = get(shapes, (*site.path, name))
+        dtype = accumulator(get(params, (*site.path, "kernel")).dtype)
         put(
             d,
             (*site.path, name),
             {
-                leaf.ours: _stacked(path, arrays, site, leaf, like[leaf.ours].shape)
+                leaf.ours: _stacked(path, arrays, site, leaf, like[leaf.ours].shape, dtype)
                 for leaf in LEAVES[name]
             },
         )
@@ -155,7 +157,12 @@ def _key(site: Site, layer: int, leaf: _Leaf) -> str:
 
 
 def _stacked(
-    path: Path, arrays: Mapping[str, np.ndarray], site: Site, leaf: _Leaf, shape: tuple[int, ...]
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    site: Site,
+    leaf: _Leaf,
+    shape: tuple[int, ...],
+    dtype: Any,
 ) -> jax.Array:
     layers = []
     for layer in range(site.stack[0] if site.stack else 1):
@@ -169,20 +176,19 @@ def _stacked(
                 f"{key} in {path / ARRAYS} has shape {arrays[key].shape}, which does not fit the "
                 f"rank and the kernel {site.kernel_shape} of this base"
             )
-    stacked = np.stack(layers).astype(np.float32)
-    return jnp.asarray(stacked.reshape(shape))
+    return jnp.asarray(np.stack(layers).reshape(shape), dtype)
 
 
-def _projections(path: Path, arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, Any]:
+def _projections(
+    path: Path, arrays: Mapping[str, np.ndarray], adapter: Adapter, params: Any
+) -> dict[str, Any]:
     if not set(_PROJECTIONS.values()) <= set(arrays):
         raise ValueError(
             f"{path / ARRAYS} lacks VeRA's projections, which come from torch's generator; save "
             "it in PEFT with save_projection=True"
         )
-    shared = {
-        ours: jnp.asarray(arrays[theirs].T.astype(np.float32))
-        for ours, theirs in _PROJECTIONS.items()
-    }
+    dtype = accumulator(get(params, (*adapter.sites[0].path, "kernel")).dtype)
+    shared = {ours: jnp.asarray(arrays[theirs].T, dtype) for ours, theirs in _PROJECTIONS.items()}
     method = METHODS["vera"].method(adapter.config, adapter.sites)
     return {SHARED: {method.frozen_set(adapter.sites[0]): shared}}
 

@@ -12,6 +12,7 @@ from tera_jax.adapter import Adapter
 from tera_jax.methods import METHODS, Site
 from tera_jax.methods.prompt import encode
 from tera_jax.peft.files import ARRAYS
+from tera_jax.rounding import accumulator
 from tera_jax.sites import get
 
 PROMPT = "prompt_embeddings"
@@ -25,7 +26,7 @@ def load(
     extra = set(arrays) - {PROMPT}
     if extra:
         raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that a prompt does not have")
-    prompt_PD = arrays[PROMPT].astype(np.float32)
+    prompt_PD = arrays[PROMPT]
     embedding_VD = params["embed_tokens"]["embedding"]
     expected = (config["num_virtual_tokens"], embedding_VD.shape[1])
     if prompt_PD.shape != expected:
@@ -33,7 +34,8 @@ def load(
     site = Site(("embed_tokens",), embedding_VD.shape)
     settings = METHODS["prompt"].config(num_virtual_tokens=expected[0])
     adapter = make("prompt", settings, (site,))
-    d = {"embed_tokens": {"prompt": {"embedding": jnp.asarray(prompt_PD)}}}
+    prompt = jnp.asarray(prompt_PD, accumulator(embedding_VD.dtype))
+    d = {"embed_tokens": {"prompt": {"embedding": prompt}}}
     return adapter, {"params": params, "frozen": {}, "d": d}
 
 
