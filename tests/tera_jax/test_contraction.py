@@ -13,6 +13,7 @@ from tera_jax.grouping import ends_with_input
 from tera_jax.methods import Site, tera
 from tera_jax.methods.tera_config import TeraConfig
 from tera_jax.tensorize import Tensorization
+from tests.margins import within
 from tests.tera_jax.networks import (
     SCHEMES,
     config_of,
@@ -55,11 +56,11 @@ def test_both_routes_equal_the_float64_reference(text, dtype, bound):
     core, factors = jax.tree.map(lambda a: a.astype(dtype), (core, factors))
     exact = reference(core, factors, d, scheme)
     update = jax.jit(unfolded, static_argnums=3)(core, factors, d, scheme)
-    assert far(update, exact) < bound
+    within(far(update, exact), bound)
     x = jnp.asarray(random.standard_normal((5, scheme.shape[0])), dtype)
     y = jax.jit(through, static_argnums=4)(x, core, factors, d, scheme.split)
     assert y.dtype == update.dtype == jnp.dtype(dtype)
-    assert far(y, np.asarray(x, np.float64) @ exact) < bound
+    within(far(y, np.asarray(x, np.float64) @ exact), bound)
 
 
 GRADIENTS = [
@@ -111,7 +112,7 @@ def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, bound
         exact.append(reference_gradients(core, factors, d, scheme, weight))
     for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
         error = np.concatenate(mine) - np.concatenate(right)
-        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+        within(np.linalg.norm(error), bound * np.linalg.norm(np.concatenate(right)))
 
 
 def products(function, *args):
@@ -189,7 +190,7 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
         monkeypatch.setattr(cost, "route", lambda *_, choice=choice: choice)
         result = method.apply(frozen, d, kernel, x, None)
         assert result.shape == expected.shape
-        assert far(result, expected) < 1e-5
+        within(far(result, expected), 1e-5)
         assert far(result, x @ kernel) > 1e-3
 
 
@@ -212,4 +213,4 @@ def test_the_kernel_changes_nothing(wide, monkeypatch):
         assert ("pallas_call" in str(jax.make_jaxpr(loss)(d))) == fused
         results.append(jax.value_and_grad(loss)(d))
     for mine, expected in zip(*map(jax.tree.leaves, results), strict=True):
-        assert far(mine, expected) < 1e-5
+        within(far(mine, expected), 1e-5)

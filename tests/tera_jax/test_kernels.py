@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tera_jax.kernels import fits, sandwich, two_sided
+from tests.margins import within
 
 SIZES = [(32, 64, 64, 64, 64), (16, 16, 32, 32, 16), (32, 32, 16, 16, 64)]
 
@@ -42,7 +43,7 @@ def test_value_and_gradients_equal_float64(sizes, dtype, bound):
     gradients = pull(ct)
     for mine, exact in zip((value, *gradients), reference(core, d, left, right, ct), strict=True):
         error = np.asarray(mine, np.float64) - exact
-        assert np.linalg.norm(error) < bound * np.linalg.norm(exact)
+        within(np.linalg.norm(error), bound * np.linalg.norm(exact))
     assert all(gradient.dtype == jnp.float32 for gradient in gradients)
 
 
@@ -65,7 +66,7 @@ def test_a_sandwich_equals_float64(sizes, dtype, bound):
         "rab,ab,ax,by->rxy", *(np.asarray(each, np.float64) for each in (core, scale, left, right))
     )
     assert found.dtype == dtype
-    assert np.linalg.norm(np.asarray(found, np.float64) - exact) < bound * np.linalg.norm(exact)
+    within(np.linalg.norm(np.asarray(found, np.float64) - exact), bound * np.linalg.norm(exact))
 
 
 def test_it_lowers_for_a_gpu():

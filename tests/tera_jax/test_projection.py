@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from tera_jax import projection
+from tests.margins import within
 from tests.tera_jax.networks import example, far, unfolded
 
 
@@ -63,9 +64,9 @@ def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(tex
     ct = jnp.asarray(random.standard_normal((40, 128)), jnp.float32)
     expected, pull = jax.vjp(plain, x, kernel, d)
     value, mine = jax.vjp(projected, x, kernel, d)
-    assert far(value, expected) < 1e-5
+    within(far(value, expected), 1e-5)
     for found, right in zip(*map(jax.tree.leaves, (mine(ct), pull(ct))), strict=True):
-        assert far(found, right) < 1e-5
+        within(far(found, right), 1e-5)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, core, factors))
     value, pull = jax.vjp(lambda *a: projection.product(*a, *half[1:], d), half[0], kernel)
     assert value.dtype == jnp.bfloat16
@@ -98,4 +99,4 @@ def test_the_kernels_change_nothing(text, calls, monkeypatch):
         return jax.value_and_grad(loss, argnums=(0, 1))(d, x)
 
     for mine, expected in zip(*map(jax.tree.leaves, (results(True), results(False))), strict=True):
-        assert far(mine, expected) < 1e-5
+        within(far(mine, expected), 1e-5)

@@ -6,6 +6,7 @@ import pytest
 from tera_jax import structured, transform
 from tera_jax.frozen import seed_key
 from tera_jax.structured import Network, Trained
+from tests.margins import within
 from tests.tera_jax.networks import far
 
 SIZES = [
@@ -65,10 +66,10 @@ def test_the_adapted_kernel_equals_float64(sizes, dtype, bound):
     exact = update(network, trained)
     alone = structured.adapted(jnp.zeros_like(kernel), network, trained, interpret=True)
     assert alone.dtype == kernel.dtype
-    assert far(alone, exact) < bound
+    within(far(alone, exact), bound)
     added = structured.adapted(kernel.astype(dtype), network, trained, interpret=True)
     assert added.dtype == jnp.dtype(dtype)
-    assert far(added, np.asarray(kernel.astype(dtype), np.float64) + exact) < bound
+    within(far(added, np.asarray(kernel.astype(dtype), np.float64) + exact), bound)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -83,7 +84,7 @@ def test_the_gradients_equal_float64(sizes, dtype, bound):
     for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
         assert all(each.dtype == jnp.float32 for each in mine)
         error = np.concatenate(mine) - np.concatenate(right)
-        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+        within(np.linalg.norm(error), bound * np.linalg.norm(np.concatenate(right)))
 
 
 def test_both_change_with_every_argument():
@@ -107,7 +108,7 @@ def test_every_token_counts_however_many_a_program_takes(tokens):
 
     few = tokens // 8 * 3
     for whole, *parts in zip(of(0, tokens), of(0, few), of(few, tokens), strict=True):
-        assert far(sum(parts), whole) < 1e-5
+        within(far(sum(parts), whole), 1e-5)
 
 
 def test_they_lower_for_a_gpu():

@@ -10,6 +10,7 @@ from tera_jax.frozen import fingerprint, seed_key
 from tera_jax.methods import Site, lora, vera
 from tera_jax.methods.vera import VeraConfig
 from tera_jax.sites import put
+from tests.margins import within
 
 SHAPES = {"q": (24, 10), "v": (16, 20)}  # neither has the largest of both sides
 SITES = tuple(Site((name,), shape) for name, shape in SHAPES.items())
@@ -55,13 +56,13 @@ def test_outputs_gradients_and_merged_kernels_are_those_of_peft():
 
         arrays = d, kernels[name], jnp.asarray(x.numpy()), jnp.asarray(weight.numpy())
         grads, ours = jax.grad(loss, has_aux=True)(*arrays)
-        assert relative(ours, y.detach()) < 1e-5
+        within(relative(ours, y.detach()), 1e-5)
         assert relative(ours, x.numpy() @ np.asarray(kernels[name])) > 0.1
         for key, parameter in trained.items():
-            assert relative(grads[key], parameter.grad) < 1e-5
+            within(relative(grads[key], parameter.grad), 1e-5)
         layer.merge()
         merged = method.merge(frozen, d, kernels[name])
-        assert relative(merged.T, layer.get_base_layer().weight.detach()) < 1e-5
+        within(relative(merged.T, layer.get_base_layer().weight.detach()), 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,8 @@ def test_projections_are_kaiming_uniform_with_the_full_size_fan_in():
         bound = np.sqrt(6 / shape[0])
         assert arrays[name].shape == shape
         assert 0.999 * bound < np.abs(arrays[name]).max() < bound
-        assert abs(np.std(arrays[name]) / (bound / np.sqrt(3)) - 1) < 0.01
-        assert abs(np.mean(arrays[name])) < 0.02 * bound
+        within(abs(np.std(arrays[name]) / (bound / np.sqrt(3)) - 1), 0.01)
+        within(abs(np.mean(arrays[name])), 0.02 * bound)
     assert len({method.frozen_set(site) for site in SITES}) == 1
     other = jax.jit(method.init_frozen)(seed_key(1), jnp.zeros((50, 100)))
     assert fingerprint(other) != fingerprint(arrays)
@@ -114,7 +115,7 @@ def test_dropout_is_for_the_update_alone():
     dropped = lora.drop(key, 0.5, x)
     update = method.apply(frozen, d, jnp.zeros_like(kernel), dropped, None)
     y = method.apply(frozen, d, kernel, x, key)
-    assert relative(y, x @ kernel + update) < 1e-5
+    within(relative(y, x @ kernel + update), 1e-5)
     assert relative(y, method.apply(frozen, d, kernel, x, None)) > 0.1
 
 
