@@ -56,9 +56,9 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.getoption("margins") and not hasattr(config, "workerinput"):  # not in each of xdist
         terminalreporter.section("margins")
         for row in margins.table():
-            terminalreporter.line(
-                f"{row.margin:9.3g} = {row.limit:.3g} / {row.observed:.3g}  {row.line}  {row.test}"
-            )
+            sizes = f"{row.margin:9.3g} = {row.limit:.3g} / {row.observed:.3g}"
+            draws = "  (draws)" if row.of_draws else ""
+            terminalreporter.line(f"{sizes}  {row.line}  {row.test}{draws}")
 
 
 def pytest_unconfigure():

@@ -6,12 +6,14 @@ Comparisons that hold are recorded: one that does not fails its test, or is mean
 
 import functools
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,22 +28,41 @@ class Comparison(NamedTuple):
     line: str
     observed: float
     limit: float
+    of_draws: bool = False
 
     @property
     def margin(self) -> float:
         return self.limit / self.observed if self.observed else np.inf
 
 
-def within(observed: Any, limit: Any) -> None:
-    """Assert that an error is at most its limit."""
+def within(observed: Any, limit: Any, of_draws: bool = False) -> None:
+    """Assert that an error is at most its limit.
+
+    Args:
+        observed: the error.
+        limit: of it.
+        of_draws: it is by how much an estimate from random draws misses. Fixed keys draw the same
+            on every processor, so that such a margin says nothing of rounding.
+    """
     observed, limit = float(observed), float(limit)
     assert observed <= limit, f"{observed:.3g} is above {limit:.3g}"
-    _record(observed, limit)
+    _record(observed, limit, of_draws)
 
 
 def close(found: Any, expected: Any, rtol: float = 1e-5, atol: float = 1e-8) -> None:
     """Assert that ``allclose`` holds, with its defaults."""
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
+
+
+def roundings(dtype: Any, count: int) -> float:
+    """The relative error that ``count`` roundings to a type, one after the other, may leave.
+
+    One is off by half the spacing of numbers at most, u, and by u / √3 in the root mean square. The
+    squares of independent ones add up, and the limit is six times the root of that sum. A sum is
+    rounded as often as it has terms.
+    """
+    unit = float(jnp.finfo(dtype).eps) / 2
+    return 6 * unit * math.sqrt(count / 3)
 
 
 def start(file: str | None) -> None:
@@ -102,12 +123,12 @@ def _recorded(assert_allclose: Any) -> Any:
     return wrapped
 
 
-def _record(observed: float, limit: float) -> None:
+def _record(observed: float, limit: float, of_draws: bool = False) -> None:
     """Not where the limit is zero: what must be equal has no margin."""
     if _VARIABLE not in os.environ or limit == 0:
         return
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" (", 1)[0]
-    row = Comparison(test, _line(), float(observed), float(limit))
+    row = Comparison(test, _line(), float(observed), float(limit), of_draws)
     with open(f"{os.environ[_VARIABLE]}.{os.getpid()}", "a") as part:
         part.write(json.dumps(row) + "\n")
 

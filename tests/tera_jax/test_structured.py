@@ -6,7 +6,7 @@ import pytest
 from tera_jax import structured, transform
 from tera_jax.frozen import seed_key
 from tera_jax.structured import Network, Trained
-from tests.margins import within
+from tests.margins import roundings, within
 from tests.tera_jax.networks import far
 
 SIZES = [
@@ -73,9 +73,13 @@ def test_the_adapted_kernel_equals_float64(sizes, dtype, bound):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_the_gradients_equal_float64(sizes, dtype, bound):
-    """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradients_equal_float64(sizes, dtype):
+    """Over four draws: a gradient of few entries may by chance be a small sum of large terms.
+
+    Three modes and the tokens are each rounded twice.
+    """
+    bound = max(1e-5, roundings(dtype, 8))
     found, exact = [], []
     for seed in range(4):
         network, trained, _, x_TJ, ct_TO = arguments(sizes, dtype, seed=seed)

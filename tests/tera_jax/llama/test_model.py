@@ -9,7 +9,7 @@ import torch
 
 from tera_jax.llama import Cache, Llama, LlamaConfig, init_cache, load_pretrained
 from tera_jax.sharding import make_mesh, parameter_shardings, rows
-from tests.margins import within
+from tests.margins import roundings, within
 
 TOLERANCE = 2e-4  # of the range of the logits
 
@@ -210,7 +210,9 @@ def test_bfloat16_keeps_float32_where_it_matters(qwen3, tokens_BL, apply):
     expected = kernel(jax.jit(jax.grad(partial(loss, model)))(params))
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error > 1e-4
-    within(error, 0.05)
+    # A layer rounds two norms, seven products, the heads' positions, norms and sums, and the gate,
+    # there and back.
+    within(error, roundings("bfloat16", 2 * 16 * model.config.num_layers))
     # Parameters keep the dtype they are stored in.
     mixed = Llama(model.config, dtype=jnp.bfloat16, param_dtype=jnp.float32)
     leaf = jax.eval_shape(mixed.init, jax.random.key(0), tokens_BL)["params"]["norm"]["scale"]

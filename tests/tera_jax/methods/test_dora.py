@@ -85,11 +85,12 @@ def test_outputs_and_gradients_equal_peft(shape):
     assert relative(merged, kernel) > 1e-2
 
 
+@pytest.mark.usefixtures("in_float64")
 def test_initial_values_are_those_of_peft():
-    kernel = numbers((400, 8))
+    kernel = numbers((400, 8)).astype(np.float64)
     _, arrays = peft_linear(kernel)
     d = build((400, 8)).init_d(KEY, jnp.asarray(kernel), {})
-    within(relative(d["m"], arrays["m"]), 1e-6)
+    within(relative(d["m"], arrays["m"]), 1e-6)  # rounded once, to float32
     assert d["m"].dtype == jnp.float32
     bound = 1 / np.sqrt(400)
     assert 0.98 * bound < np.abs(d["a"]).max() <= bound
@@ -117,7 +118,7 @@ def test_dropout_is_the_identity_on_average():
     ys = jax.vmap(lambda key: apply({}, d, kernel, x, key))(keys)
     full = apply({}, d, kernel, x, None)
     error = jnp.abs(ys.mean(0) - full) / (ys.std(0) / np.sqrt(len(keys)))
-    within(error.max(), 4.5)
+    within(error.max(), 4.5, of_draws=True)
     once = apply({}, d, kernel, x, keys[0])
     assert jnp.array_equal(once, apply({}, d, kernel, x, keys[0]))
     close(once, ys[0], rtol=1e-4, atol=1e-4)
