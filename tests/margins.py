@@ -111,7 +111,7 @@ def _recorded(assert_allclose: Any) -> Any:
         actual: Any, desired: Any, rtol: float = 1e-7, atol: float = 0, **rest: Any
     ) -> None:
         assert_allclose(actual, desired, rtol=rtol, atol=atol, **rest)
-        found, expected = (np.asarray(x, np.float64) for x in (actual, desired))
+        found, expected = (_finite(x) for x in (actual, desired))
         errors, limits = np.broadcast_arrays(
             np.abs(found - expected), atol + rtol * np.abs(expected)
         )
@@ -121,6 +121,11 @@ def _recorded(assert_allclose: Any) -> Any:
             _record(errors.flat[worst], limits.flat[worst])
 
     return wrapped
+
+
+def _finite(x: Any) -> np.ndarray:
+    """In float64. What is no number equals the like in the other array, which is asserted."""
+    return np.nan_to_num(np.asarray(x, np.float64), posinf=0, neginf=0)
 
 
 def _record(observed: float, limit: float, of_draws: bool = False) -> None:
