@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tera_jax.ops import two_sided_matmul
+from tera_jax.ops.numerics import acc_dtype
 
 FUSED: bool | None = None
 """Whether the backward pass takes the kernel. None: on one GPU. Elsewhere it is interpreted, which
@@ -27,7 +28,7 @@ _LEAST = 256
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
+    """``x / sqrt(mean(x²) + eps) * scale`` in float32 at least, returned in ``dtype``."""
 
     eps: float
     dtype: DTypeLike
@@ -49,9 +50,9 @@ def normed(
     x: Float[Array, "*B D"], scale_D: Float[Array, " D"], eps: float, dtype: Any
 ) -> Float[Array, "*B D"]:
     """RMSNorm by its definition, over the last axis."""
-    x = x.astype(jnp.float32)
+    x = x.astype(acc_dtype(x.dtype))
     x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
-    scale = scale_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale_D.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return (x * scale).astype(dtype)
 
 
