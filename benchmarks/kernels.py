@@ -14,7 +14,6 @@ import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +24,7 @@ from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import contraction, cost_model, hadamard, structured
 from tera_jax.network.tensorization import Tensorization
-from tera_jax.ops import rms_norm
+from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.numerics import add_update
 from tera_jax.random import seed_key
 
@@ -115,7 +114,7 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         return jax.vjp(through, d)[1](ct_TO)
 
     def inner(d: Any, dense: Any, fused: bool) -> Any:
-        with mock.patch.object(contraction, "FUSED", fused):
+        with dispatch.forced(fused):
             return contraction.but_first(dense["core"], dense["factors"], d)
 
     def inner_back(d: Any, dense: Any, ct_RO: Any, fused: bool) -> Any:
@@ -225,7 +224,7 @@ def main() -> None:
                 "of the input, a power of two, two groups of the output's such as "
                 "4096|8x8x8x8 or 256|16x16, and a multiple of 32 tokens"
             )
-    for line in table(scheme, args.tokens, interpret=jax.default_backend() != "gpu"):
+    for line in table(scheme, args.tokens, interpret=dispatch.interpret()):
         print(line, flush=True)
 
 

@@ -32,6 +32,7 @@ from benchmarks.variants import CHOICES, METHODS, PLAIN, Variant
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
+from tera_jax.ops import dispatch
 from train import data
 from train.config import parse
 from train.data import records
@@ -179,7 +180,7 @@ class Trainer:
             *losses,
             self.trained,
             seconds,
-            jax.devices()[0].device_kind,
+            dispatch.device_kind(),
         )
 
     def losses(self, d: Any, run: Run) -> tuple[float, float]:
@@ -194,7 +195,7 @@ class Trainer:
         """The base: an adapter before its first step."""
         run = self._run
         d = self._init(run.params, run.frozen, 0, jnp.float32(1.0)).d
-        device = jax.devices()[0].device_kind
+        device = dispatch.device_kind()
         return Result("base", self._task.name, 0.0, 0, *self.losses(d, run), 0, 0.0, device)
 
 

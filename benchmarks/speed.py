@@ -37,7 +37,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 
 from benchmarks.batches import Real, for_peft, read_records
@@ -45,6 +44,7 @@ from benchmarks.steps import FROZEN, TINY, Bench, Case, Found, matmul_rate, rand
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.network import cost_model
+from tera_jax.ops import dispatch
 from tera_jax.quantize import BLOCK, KINDS
 from train.data import Batch
 from train.params.shapes import MODELS
@@ -191,7 +191,7 @@ def main() -> None:
         fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
         names = args.anchors or ANCHORS
         anchors = [keep(row) for row in run_anchors(names, shape, fed, args.steps)]
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = dispatch.on_gpu()
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     rate = matmul_rate(8192 if on_gpu else 512, dtype)
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)

@@ -24,7 +24,8 @@ from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.llama import Llama, stacking
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.methods import Method, NotMergeableError, TargetLayer
-from tera_jax.network import contraction, cost_model
+from tera_jax.network import cost_model
+from tera_jax.ops import dispatch
 from train.config import parse
 from train.data import Batch, num_tokens
 from train.params.shapes import MODELS
@@ -56,7 +57,7 @@ class Case(NamedTuple):
     fields: tuple[tuple[str, Any], ...] = ()
     route: str = ""  # of TeRA, as cost_model.Route; by its own choice
     ahead: bool = False  # kernels built before the layers
-    fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
+    fused: bool | None = None  # Pallas kernels everywhere or nowhere; None where they are used
     loop: bool | None = None  # over the layers; None as train.main has it on a GPU
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
@@ -228,7 +229,7 @@ class Bench:
         adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.set_mesh(self._mesh))
-            stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
+            stack.enter_context(dispatch.forced(case.fused))
             if case.route:
                 route = mock.patch.object(cost_model, "route")
                 stack.enter_context(route).return_value = case.route

@@ -18,7 +18,7 @@ from tera_jax import sharding
 from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Slots
-from tera_jax.ops import segment_attention, two_sided_matmul
+from tera_jax.ops import dispatch, segment_attention
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
@@ -92,8 +92,8 @@ class Attention(nn.Module):
         window = None if window is None or window >= length or not causal else window
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
-            jax.default_backend() == "gpu"
-            and two_sided_matmul.is_half(self.dtype)
+            dispatch.on_gpu()
+            and dispatch.is_half(self.dtype)
             # What cuDNN's flash attention asks for on every GPU that has it.
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0

@@ -13,6 +13,7 @@ import numpy as np
 
 from tera_jax import sharding
 from tera_jax.llama import stacking
+from tera_jax.ops import dispatch
 
 from .. import data
 from . import distributed, stops
@@ -108,7 +109,7 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 def _unrolls(run: Run) -> bool:
     model = run.config.model
-    pays = jax.default_backend() == "gpu" and stacking.unrolling_pays(model.remat)
+    pays = dispatch.on_gpu() and stacking.unrolling_pays(model.remat)
     return pays if model.unroll is None else model.unroll
 
 

@@ -19,6 +19,7 @@ from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
 from tera_jax.llama.decode import float32_matmul
+from tera_jax.ops import dispatch
 
 from ..config import Config, to_dict
 from . import distributed
@@ -187,7 +188,7 @@ def _merged(model: Llama) -> Callable[..., Any]:
 def _exact() -> bool:
     """Whether float32 products are to be those of float32, on a GPU."""
     asked = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
-    return asked and jax.default_backend() == "gpu"
+    return asked and dispatch.on_gpu()
 
 
 def describe(run: Run) -> str:
@@ -199,7 +200,7 @@ def describe(run: Run) -> str:
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
-        f"mesh {shape} on {jax.devices()[0].device_kind}\n"
+        f"mesh {shape} on {dispatch.device_kind()}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
         f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
     )

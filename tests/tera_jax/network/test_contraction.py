@@ -8,10 +8,11 @@ from jax.interpreters import partial_eval
 
 from tera_jax.methods import TargetLayer, tera
 from tera_jax.methods.tera import TeRA
-from tera_jax.network import contraction, cost_model, hadamard, projection
+from tera_jax.network import cost_model, hadamard, projection
 from tera_jax.network.contraction import through
 from tera_jax.network.contraction_order import ends_with_input
 from tera_jax.network.tensorization import Tensorization
+from tera_jax.ops import dispatch
 from tera_jax.random import seed_key
 from tests.margins import roundings, within
 from tests.tera_jax.methods.one_layer import on_layer
@@ -202,7 +203,7 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
 
 
 @pytest.mark.parametrize("structure", ["dense", "hadamard_factor"])
-def test_the_kernel_changes_nothing(structure, monkeypatch):
+def test_the_kernel_changes_nothing(structure):
     scheme = Tensorization.parse("128|4x4x32")
     frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
         seed_key(0, "kernel"), scheme, TeRA(gain=1.0, structure=structure)
@@ -210,14 +211,13 @@ def test_the_kernel_changes_nothing(structure, monkeypatch):
     _, _, _, d, random = example("128|4x4x32")
     weight = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
+    def loss(d):
+        return jnp.sum(weight * unfolded(frozen["core"], frozen["factors"], d, scheme))
+
     results = []
-    for fused in (False, True):
-        monkeypatch.setattr(contraction, "FUSED", fused)
-
-        def loss(d):  # another function each time, as JAX keeps the traces of one
-            return jnp.sum(weight * unfolded(frozen["core"], frozen["factors"], d, scheme))
-
-        assert ("pallas_call" in str(jax.make_jaxpr(loss)(d))) == fused
-        results.append(jax.value_and_grad(loss)(d))
+    for kernels in (False, True):
+        with dispatch.forced(kernels):
+            assert ("pallas_call" in str(jax.make_jaxpr(loss)(d))) == kernels
+            results.append(jax.value_and_grad(loss)(d))
     for mine, expected in zip(*map(jax.tree.leaves, results), strict=True):
         within(far(mine, expected), 1e-5)

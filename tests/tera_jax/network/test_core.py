@@ -18,7 +18,7 @@ def test_a_fast_core_is_its_definition_written_out_and_multiplied_with(shape):
     core = cores.draw(KEY, *shape, 0.5, jnp.float32)
     assert cores.is_fast(core)
     exact = dense_core(core, shape)
-    within(far(jax.jit(core.formed)(core), exact), 1e-6)
+    within(far(jax.jit(cores.formed)(core), exact), 1e-6)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((5, shape[0])), jnp.float32)
     within(far(cores.product(x, core), np.asarray(x, np.float64) @ exact), 1e-5)
 
