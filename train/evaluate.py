@@ -245,7 +245,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {key: getattr(args, key) for key in ("batch_size", "rows", "wordnet", "encoder")}
     chosen = {key: value for key, value in given.items() if value is not None}
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, **chosen))
-    config = parse(to_dict(config))  # for its checks
     if args.tasks:
         files = questions.find(args.data, args.tasks)
         rows = config.evaluate.rows
