@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks import batches, speed, steps
+from benchmarks.cases import ALL, FROZEN, Case
 from benchmarks.speed import check, table
-from benchmarks.steps import ALL, FROZEN, Case, Found
+from benchmarks.steps import Found
 from train import data
 
 
