@@ -124,4 +124,4 @@ def test_a_variant_may_name_its_targets(base, task):
     assert variant.name == "lora rank=4 targets=v_proj+o_proj"
     for each, targets in ((variant, {"v_proj", "o_proj"}), (LORA, {"q_proj", "v_proj"})):
         run = methods.make_run(base, each, task, seed=0)
-        assert {site.path[-1] for site in run.adapter.sites} == targets
+        assert {site.path[-1] for site in run.adapter.layers} == targets
