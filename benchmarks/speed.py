@@ -235,6 +235,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "unrolled": {"loop": False},
     "fast": {"fields": (("structure", "hadamard_factor"),)},
     "structured": {"fields": (("structure", "hadamard"),)},
+    "orthogonal": {"fields": (("init", "orthogonal"),)},
 }
 
 
@@ -246,7 +247,9 @@ def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
         for option in options:
             if option not in _OPTIONS:
                 raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
-            case = case._replace(**_OPTIONS[option])
+            changes = _OPTIONS[option]
+            fields = case.fields + changes.get("fields", ())
+            case = case._replace(**changes | {"fields": fields})
         yield case
 
 

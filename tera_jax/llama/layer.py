@@ -19,6 +19,7 @@ from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Slots
 from tera_jax.ops import dispatch, segment_attention
+from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
 ROTATED = "rotated"
@@ -103,8 +104,9 @@ class Attention(nn.Module):
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
+            wide = acc_dtype(self.dtype)
             query_BLNH, key_BSKH, value_BSKH = (
-                x.astype(jnp.float32) for x in (query_BLNH, key_BSKH, value_BSKH)
+                x.astype(wide) for x in (query_BLNH, key_BSKH, value_BSKH)
             )
         out_BLNH = _attention(
             query_BLNH,

@@ -18,13 +18,14 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tera_jax.ops import dispatch
+from tera_jax.ops.numerics import acc_dtype
 
 _LEAST = 256
 """The narrowest part of a row that is worth a kernel."""
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
+    """``x / sqrt(mean(x²) + eps) * scale`` in float32 at least, returned in ``dtype``."""
 
     eps: float
     dtype: DTypeLike
@@ -46,9 +47,9 @@ def normed(
     x: Float[Array, "*B D"], scale_D: Float[Array, " D"], eps: float, dtype: Any
 ) -> Float[Array, "*B D"]:
     """RMSNorm by its definition, over the last axis."""
-    x = x.astype(jnp.float32)
+    x = x.astype(acc_dtype(x.dtype))
     x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
-    scale = scale_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale_D.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return (x * scale).astype(dtype)
 
 

@@ -14,6 +14,7 @@ from tera_jax.network.contraction_order import ends_with_input
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import dispatch
 from tera_jax.random import seed_key
+from tests.margins import roundings, within
 from tests.tera_jax.methods.one_layer import on_layer
 from tests.tera_jax.network.networks import (
     SCHEMES,
@@ -50,18 +51,24 @@ def reference_gradients(core, factors, d, scheme, weight):
     return found
 
 
+def limit(text, dtype):
+    """float32 has its sums beside the roundings: of each mode twice, and of both ends."""
+    return max(1e-5, roundings(dtype, 2 * scheme_of(text).order + 2))
+
+
 @pytest.mark.parametrize("text", SCHEMES)
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_both_routes_equal_the_float64_reference(text, dtype, bound):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_both_routes_equal_the_float64_reference(text, dtype):
+    bound = limit(text, dtype)
     scheme, core, factors, d, random = example(text)
     core, factors = jax.tree.map(lambda a: a.astype(dtype), (core, factors))
     exact = reference(core, factors, d, scheme)
     update = jax.jit(unfolded, static_argnums=3)(core, factors, d, scheme)
-    assert far(update, exact) < bound
+    within(far(update, exact), bound)
     x = jnp.asarray(random.standard_normal((5, scheme.shape[0])), dtype)
     y = jax.jit(through, static_argnums=4)(x, core, factors, d, scheme.split)
     assert y.dtype == update.dtype == jnp.dtype(dtype)
-    assert far(y, np.asarray(x, np.float64) @ exact) < bound
+    within(far(y, np.asarray(x, np.float64) @ exact), bound)
 
 
 GRADIENTS = [
@@ -87,8 +94,8 @@ def routes(text):
 @pytest.mark.parametrize(
     ("text", "route"), [(text, route) for text in GRADIENTS for route in routes(text)]
 )
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, bound, route):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, route):
     """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
     scheme = scheme_of(text)
 
@@ -113,7 +120,7 @@ def test_the_gradient_of_every_d_equals_the_float64_reference(text, dtype, bound
         exact.append(reference_gradients(core, factors, d, scheme, weight))
     for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
         error = np.concatenate(mine) - np.concatenate(right)
-        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+        within(np.linalg.norm(error), limit(text, dtype) * np.linalg.norm(np.concatenate(right)))
 
 
 def products(function, *args):
@@ -191,7 +198,7 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
         monkeypatch.setattr(cost_model, "route", lambda *_, choice=choice: choice)
         result = method.apply(frozen, d, kernel, x, None)
         assert result.shape == expected.shape
-        assert far(result, expected) < 1e-5
+        within(far(result, expected), 1e-5)
         assert far(result, x @ kernel) > 1e-3
 
 
@@ -213,4 +220,4 @@ def test_the_kernel_changes_nothing(structure):
             assert ("pallas_call" in str(jax.make_jaxpr(loss)(d))) == kernels
             results.append(jax.value_and_grad(loss)(d))
     for mine, expected in zip(*map(jax.tree.leaves, results), strict=True):
-        assert far(mine, expected) < 1e-5
+        within(far(mine, expected), 1e-5)

@@ -4,12 +4,16 @@ import pytest
 
 from tera_jax.network import projection
 from tera_jax.ops import dispatch
+from tests.margins import within
 from tests.tera_jax.network.networks import example, far, unfolded
 
 
-@pytest.mark.parametrize(("text", "one"), [("128|8x16", 128), ("192|8x24 fast", 12 + 16)])
+@pytest.mark.parametrize(("text", "one"), [("128|8x16", 128), ("192|8x24 fast", 12 + 16 + 0.5)])
 def test_layers_of_one_input_and_network_share_its_projection(text, one):
-    """XLA finds that they are the same. ``one`` is the multiply-adds of one of its entries."""
+    """XLA finds that they are the same.
+
+    ``one`` is the multiply-adds of one of its entries: the product with a sign is half of one.
+    """
     scheme, core, factors, d, random = example(text)
     width = scheme.shape[0]
     x = jnp.asarray(random.standard_normal((256, width)), jnp.float32)
@@ -64,9 +68,9 @@ def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(tex
     ct = jnp.asarray(random.standard_normal((40, 128)), jnp.float32)
     expected, pull = jax.vjp(plain, x, kernel, d)
     value, mine = jax.vjp(projected, x, kernel, d)
-    assert far(value, expected) < 1e-5
+    within(far(value, expected), 1e-5)
     for found, right in zip(*map(jax.tree.leaves, (mine(ct), pull(ct))), strict=True):
-        assert far(found, right) < 1e-5
+        within(far(found, right), 1e-5)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, core, factors))
     value, pull = jax.vjp(lambda *a: projection.product(*a, *half[1:], d), half[0], kernel)
     assert value.dtype == jnp.bfloat16
@@ -89,7 +93,8 @@ def test_the_kernels_change_nothing(text, calls):
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
     def loss(d, x):
-        return jnp.sum(jnp.sin(projection.product(x, kernel, core, factors, d)))
+        y = projection.product(x, kernel, core, factors, d)
+        return jnp.sum(jnp.sin(y / 16))  # of unit size: the sine sees no rounding of turns
 
     def results(kernels):
         with dispatch.forced(kernels):
@@ -98,4 +103,4 @@ def test_the_kernels_change_nothing(text, calls):
             return jax.value_and_grad(loss, argnums=(0, 1))(d, x)
 
     for mine, expected in zip(*map(jax.tree.leaves, (results(True), results(False))), strict=True):
-        assert far(mine, expected) < 1e-5
+        within(far(mine, expected), 1e-5)

@@ -5,6 +5,7 @@ import pytest
 
 from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.rms_norm import RMSNorm, gradient, normed
+from tests.margins import roundings, within
 
 
 def arguments(rows, width, dtype, seed=0):
@@ -26,13 +27,14 @@ def reference(x, ct_x, ct_y, scale, eps):
 
 
 @pytest.mark.parametrize("width", [256, 768, 1024])
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("bfloat16", 4e-3)])
-def test_the_gradient_equals_float64(width, dtype, bound):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_equals_float64(width, dtype):
+    bound = max(1e-6, roundings(dtype, 1))  # float32 has its sums too
     args = arguments(5, width, dtype)
     found = gradient(*args, 0.1, interpret=True)
     exact = reference(*args, 0.1)
     assert found.dtype == dtype
-    assert np.linalg.norm(np.asarray(found, np.float64) - exact) < bound * np.linalg.norm(exact)
+    within(np.linalg.norm(np.asarray(found, np.float64) - exact), bound * np.linalg.norm(exact))
 
 
 def test_it_changes_with_every_argument():
