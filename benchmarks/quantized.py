@@ -7,12 +7,14 @@ The loss is in nats a target token, over the last ``--rows`` of the shuffled rec
 """
 
 import argparse
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from tera_jax import quantize
+from tera_jax.llama.sharding import parameter_shardings
 from train import data
 from train.config import Config, default, parse
 from train.data import records
@@ -44,9 +46,10 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
 
     whole = jax.tree.leaves(run.params)[0].dtype.itemsize * 8
     yield Row(config.model.dtype, 0, whole, loss(run.params))
+    layout = functools.partial(parameter_shardings, mesh=run.mesh)
     for kind in kinds:
         for block in blocks:
-            params = quantize.quantize(run.params, kind, block, run.mesh)
+            params = quantize.quantize(run.params, kind, block, layout)
             leaves = jax.tree.leaves(params, is_leaf=quantize.is_quantized)
             kernels = [leaf for leaf in leaves if quantize.is_quantized(leaf)]
             size = sum(array.nbytes for array in jax.tree.leaves(kernels))

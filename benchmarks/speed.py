@@ -40,7 +40,8 @@ from typing import Any, get_args
 import jax.numpy as jnp
 
 from benchmarks.batches import Real, for_peft, read_records
-from benchmarks.steps import FROZEN, TINY, Bench, Case, Found, matmul_rate, random_batch
+from benchmarks.cases import FROZEN, Case
+from benchmarks.steps import TINY, Bench, Found, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.network import cost_model
@@ -109,9 +110,10 @@ def run_anchors(
     names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
 ) -> Iterator[Found]:
     """Those of PEFT, compiled or ``:eager``, on batches of one record a row."""
-    from benchmarks import anchors  # before JAX takes memory, and only where torch is installed
+    # before JAX takes memory, and only where torch is installed
+    from benchmarks import anchors, torch_llamas
 
-    config = anchors.llama(
+    config = torch_llamas.llama(
         shape["hidden_size"],
         shape["intermediate_size"],
         shape["num_hidden_layers"],

@@ -1,7 +1,8 @@
 """From a model and the name of a method to an adapter."""
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -87,8 +88,8 @@ def adapt(
 
     Raises:
         ValueError: for an unknown method, a target that names no linear layer (the error lists
-            those there are), a configuration that does not fit the kernels, or a field of the
-            method among the keyword arguments.
+            those there are), a configuration that does not fit the kernels, a keyword argument that
+            is no input of the model, or inputs that the model does not take.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dense(6)])
@@ -97,10 +98,26 @@ def adapt(
         (8, 6)
     """
     row = method_class(method)
-    fields = [name for name in kwargs if name in {field.name for field in dataclasses.fields(row)}]
-    if fields:
-        given = ", ".join(f"{name}={kwargs[name]!r}" for name in fields)
-        raise ValueError(
-            f"{', '.join(fields)} belongs to the method; pass config={row.__name__}({given})"
-        )
+    _require_inputs(model, row, kwargs)
     return select(method, config, model_layers(model, *args, **kwargs), targets)
+
+
+def _require_inputs(model: nn.Module, row: type[Method], given: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a keyword that is no input of the model."""
+    fields = [field.name for field in dataclasses.fields(row)]
+    mine = [name for name in given if name in fields]
+    if mine:
+        settings = ", ".join(f"{name}={given[name]!r}" for name in mine)
+        raise ValueError(
+            f"{', '.join(mine)} belongs to the method; pass config={row.__name__}({settings})"
+        )
+    inputs = inspect.signature(type(model).__call__).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in inputs.values()):
+        return
+    for name in given:
+        if name not in inputs:
+            raise ValueError(
+                f"unknown keyword {name!r}: it is neither an input of {type(model).__name__} "
+                f"({', '.join(list(inputs)[1:])}) nor a field of {row.__name__} "
+                f"({', '.join(fields) or 'it has none'})"
+            )

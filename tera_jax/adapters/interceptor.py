@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 from tera_jax import quantize
 from tera_jax.adapters.targets import is_linear
 from tera_jax.methods.base import LinearMethod, PromptMethod, TargetLayer, linear
+from tera_jax.ops.embedding import require_token_ids
 
 Interceptor = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
@@ -76,20 +77,44 @@ def kernels(
         own_d: Any = _visible(module, "d", name, optional=bool(shared_d))
         d = with_shared(own_d, shared_d)
         own = _visible(module, "frozen", name, optional=True)
-        frozen, near = (own, own) if key is None else (shared[key], rounded[key])
+        frozen, near = own, own
+        if key is not None:
+            frozen, near = shared_set(shared, key), rounded[key]
         return multiply(
             module,
             lambda kernel: method.merge(frozen, d, kernel, layer),
             lambda kernel, x, dropout: method.apply(near, d, kernel, x, layer, dropout),
             x,
+            lambda bias_O: method.merge_bias(frozen, d, bias_O, layer),
         )
 
     return calls(lambda module: module.path in by_path, body)
 
 
+def shared_set(shared: Mapping[str, Any], name: str) -> Any:
+    """The frozen arrays of a set.
+
+    Raises:
+        ValueError: when they are not there.
+    """
+    if name not in shared:
+        raise ValueError(
+            f"the collection frozen lacks the shared set {name!r}; pass adapter.init_frozen(params)"
+        )
+    return shared[name]
+
+
 def with_shared(own: Any, shared_d: Mapping[str, Any]) -> Any:
-    """A layer's trainable arrays, with those that all layers read beside them."""
-    return {**own, **shared_d} if shared_d else own
+    """A layer's trainable arrays, with those that all layers read beside them.
+
+    Raises:
+        ValueError: when two have one name.
+    """
+    if not shared_d:
+        return own
+    if both := set(own) & set(shared_d):
+        raise ValueError(f"{sorted(both)} are both a layer's own d and shared; rename one of each")
+    return {**own, **shared_d}
 
 
 def _is_quantized(module: nn.Module) -> bool:
@@ -115,6 +140,7 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
 
     def body(module: nn.Module, embed: Callable[..., Any], tokens_BL: Array) -> Array:
         prompt_PD = method.prompt(_visible(module, "d", name))
+        require_token_ids(tokens_BL, layer.kernel_shape[0] + len(prompt_PD))
         index_BL = tokens_BL - layer.kernel_shape[0]
         known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
         virtual_BLD = prompt_PD.astype(known_BLD.dtype)[jnp.maximum(index_BL, 0)]
@@ -124,7 +150,11 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
 
 
 def _narrowed(array: Array, dtype: Any) -> Array:
-    return array.astype(dtype) if array.dtype.itemsize > jnp.dtype(dtype).itemsize else array
+    """In a narrower type, unless it holds integers, as indices are."""
+    narrows = jnp.issubdtype(array.dtype, jnp.floating) and (
+        array.dtype.itemsize > jnp.dtype(dtype).itemsize
+    )
+    return array.astype(dtype) if narrows else array
 
 
 def multiply(
@@ -132,6 +162,7 @@ def multiply(
     merge: Callable[[Array], Array],
     apply: Callable[[Array, Array, Any], Array],
     inputs: Float[Array, "..."],
+    merge_bias: Callable[[Array], Array] = lambda bias_O: bias_O,
 ) -> Float[Array, "..."]:
     """``module(inputs)`` of a linear layer, with an adapted kernel in the place of its own.
 
@@ -142,9 +173,12 @@ def multiply(
         merge: kernel -> adapted kernel.
         apply: (kernel, x, dropout) -> x times the adapted kernel.
         inputs: of the layer.
+        merge_bias: bias -> adapted bias.
     """
     bias = module.get_variable("params", "bias") if module.use_bias else None
     kernel = quantize.dequantize(module.get_variable("params", "kernel"))
+    if bias is not None:
+        bias = merge_bias(bias.reshape(-1)).reshape(bias.shape)
     # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
     x, _, bias = promote_dtype(inputs, kernel, bias, dtype=module.dtype)
     features = kernel.shape[1:]

@@ -1,7 +1,7 @@
 """The adapter of methods that change the kernels of linear layers, one layer at a time."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import flax.linen as nn
 import jax
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 
 from tera_jax import quantize
 from tera_jax.adapters import interceptor
-from tera_jax.adapters.base import Adapter, Variables
+from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.stack import over_stack, stack_keys
-from tera_jax.adapters.targets import ModelLayers, choose, get, put
+from tera_jax.adapters.targets import ModelLayers, choose, get, parameter, put, trainable
 from tera_jax.methods.base import LinearMethod, TargetLayer
 from tera_jax.random import seed_key
 from tera_jax.trees import SHARED
@@ -92,13 +92,16 @@ class LinearAdapter(Adapter):
         """Of the layers whose kernel the method would make; see :class:`LinearMethod`.
 
         None of a quantised base: they would be the copy of its kernels that it is to do without.
+        None where the method changes the bias, which is read beside the kernel.
         """
+        require_collections(variables)
         params = variables["params"]
         layers = [
             layer
             for layer in self.layers
             if self._method.materializes(layer, tokens)
-            and not quantize.is_quantized(get(params, (*layer.path, "kernel")))
+            and not self._method.changes_bias
+            and not quantize.is_quantized(parameter(params, layer, "kernel"))
         ]
 
         def make(frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Any:
@@ -109,7 +112,17 @@ class LinearAdapter(Adapter):
     def _merge(self, variables: Variables) -> Any:
         """Layer after layer of a stack, so that one layer's ΔW stands in memory at a time."""
         made = self._kernels(variables, self.layers, self._method.merge)
-        return quantize.dequantize(_with_kernels(variables["params"], made, self.layers))
+        params = _with_kernels(variables["params"], made, self.layers)
+        return quantize.dequantize(self.with_biases(params, variables))
+
+    def with_biases(self, params: dict[str, Any], variables: Variables) -> dict[str, Any]:
+        """``params`` with the adapted biases, if the method changes any."""
+        for layer in self.layers if self._method.changes_bias else ():
+            if "bias" in get(params, layer.path):
+                biases = self.over_layers(self._method.merge_bias, variables, layer, "bias")
+                shape = parameter(params, layer, "bias").shape
+                put(params, (*layer.path, "bias"), biases.reshape(shape))
+        return params
 
     def _kernels(
         self, variables: Variables, layers: Sequence[TargetLayer], make: Callable[..., Any]
@@ -121,17 +134,21 @@ class LinearAdapter(Adapter):
 
         made: dict[str, Any] = {}
         for layer in layers:
-            shape = get(variables["params"], (*layer.path, "kernel")).shape
+            shape = parameter(variables["params"], layer, "kernel").shape
             kernels = self.over_layers(plain, variables, layer).reshape(shape)
             put(made, (*layer.path, "kernel"), kernels)
         return made
 
     def over_layers(
-        self, make: Callable[..., Any], variables: Variables, layer: TargetLayer
+        self,
+        make: Callable[..., Any],
+        variables: Variables,
+        layer: TargetLayer,
+        leaf: Literal["kernel", "bias"] = "kernel",
     ) -> Any:
         """``make(frozen, d, kernel, layer)`` of a stack's layers, one at a time, stacked.
 
-        The kernel is as ``params`` have it, (in, out) and perhaps quantised.
+        The kernel is as ``params`` have it, (in, out) and perhaps quantised; a bias is (out,).
         """
         shared, own = self._frozen(variables["frozen"], layer)
         shared_d = variables["d"].get(SHARED, {}).get(self.name, {})
@@ -141,13 +158,15 @@ class LinearAdapter(Adapter):
             return make(frozen, interceptor.with_shared(d, shared_d), kernel, layer)
 
         d = _below(variables["d"], (*layer.path, self.name))
-        return over_stack(one, layer)(d, _matrices(variables["params"], layer), own)
+        if not shared_d:
+            d = trainable(variables["d"], layer, self.name)
+        return over_stack(one, layer)(d, _matrices(variables["params"], layer, leaf), own)
 
     def _frozen(self, frozen: Variables, layer: TargetLayer) -> tuple[Any, Any]:
         """The set that the layer shares, or else its own arrays, stacked like the kernel."""
         name = self._method.frozen_set(layer)
         if name is not None:
-            return frozen[SHARED][name], {}
+            return interceptor.shared_set(frozen.get(SHARED, {}), name), {}
         return None, _below(frozen, (*layer.path, self.name))
 
     @property
@@ -178,9 +197,9 @@ def _with_kernels(
     return result
 
 
-def _matrices(params: Variables, layer: TargetLayer) -> Any:
-    """The kernels as (stack..., in, out)."""
-    kernel = get(params, (*layer.path, "kernel"))
-    if quantize.is_quantized(kernel):
-        return kernel
-    return kernel.reshape(*layer.stack, *layer.kernel_shape)
+def _matrices(params: Variables, layer: TargetLayer, leaf: str = "kernel") -> Any:
+    """The kernels as (stack..., in, out), or the biases as (stack..., out)."""
+    array = parameter(params, layer, leaf)
+    if quantize.is_quantized(array):
+        return array
+    return array.reshape(*layer.stack, *layer.kernel_shape[-1 if leaf == "bias" else 0 :])

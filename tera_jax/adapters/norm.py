@@ -9,7 +9,7 @@ import jax
 from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter, Variables
 from tera_jax.adapters.stack import over_stack, stack_keys
-from tera_jax.adapters.targets import ModelLayers, choose, get, put
+from tera_jax.adapters.targets import ModelLayers, choose, parameter, put, trainable
 from tera_jax.methods.base import NormMethod, TargetLayer
 from tera_jax.quantize import dequantize
 from tera_jax.random import seed_key
@@ -43,7 +43,7 @@ class NormAdapter(Adapter):
                 return self._method.init_d(key, scale_D, layer)
 
             keys = stack_keys(seed_key(seed, layer.name), layer)
-            scale = get(params, (*layer.path, self.parameter))
+            scale = parameter(params, layer, self.parameter)
             put(d, (*layer.path, self.name), over_stack(init, layer)(keys, scale))
         return d
 
@@ -66,8 +66,8 @@ class NormAdapter(Adapter):
             def merge(d: Any, scale_D: Any, layer: TargetLayer = layer) -> Any:
                 return self._method.merge(d, scale_D, layer)
 
-            d = get(variables["d"], (*layer.path, self.name))
-            scale = get(variables["params"], (*layer.path, self.parameter))
+            d = trainable(variables["d"], layer, self.name)
+            scale = parameter(variables["params"], layer, self.parameter)
             put(params, (*layer.path, self.parameter), over_stack(merge, layer)(d, scale))
         return params
 

@@ -8,7 +8,7 @@ import jax
 
 from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter, Variables
-from tera_jax.adapters.targets import ModelLayers, get, put
+from tera_jax.adapters.targets import ModelLayers, parameter, put
 from tera_jax.methods.base import NotMergeableError, PromptMethod, TargetLayer
 from tera_jax.random import seed_key
 
@@ -46,7 +46,7 @@ class PromptAdapter(Adapter):
         del frozen
         (layer,) = self.layers
         d: dict[str, Any] = {}
-        embedding_VD = get(params, (*layer.path, self.parameter))
+        embedding_VD = parameter(params, layer, self.parameter)
         made = self._method.init_d(seed_key(seed, layer.name), embedding_VD)
         put(d, (*layer.path, self.name), made)
         return d

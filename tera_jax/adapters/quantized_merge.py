@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import quantize
-from tera_jax.adapters.base import Adapter, Variables
+from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.linear import LinearAdapter
-from tera_jax.adapters.targets import get, put
+from tera_jax.adapters.targets import parameter, put
 from tera_jax.methods.base import LinearMethod, NotMergeableError, TargetLayer
 
 
@@ -41,7 +41,7 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
 
     Raises:
         NotMergeableError: when no weights do what the adapted model does.
-        ValueError: when an adapted kernel is not quantised.
+        ValueError: when an adapted kernel is not quantised, or a collection is missing.
 
     Example:
         >>> params, error = jax.jit(functools.partial(merge_quantized, adapter))(variables)
@@ -49,11 +49,12 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
     """
     if not isinstance(adapter, LinearAdapter):
         raise NotMergeableError(f"{adapter.name} changes no kernel of the base")
+    require_collections(variables)
     params, method = variables["params"], cast(LinearMethod, adapter.method)
     result = jax.tree.map(lambda leaf: leaf, dict(params))
     squares: dict[str, tuple[jax.Array, jax.Array]] = {}
     for layer in adapter.layers:
-        base = get(params, (*layer.path, "kernel"))
+        base = parameter(params, layer, "kernel")
         if not quantize.is_quantized(base):
             raise ValueError(
                 f"the kernel of {layer.name!r} is not quantised; merge() gives plain weights"
@@ -71,4 +72,6 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
         squares[layer.name] = (sums[0], sums[1])
     kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
     lost, whole = (sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True))
-    return result, MergeError(kernels, jnp.sqrt(jnp.asarray(lost / whole)))
+    return adapter.with_biases(result, variables), MergeError(
+        kernels, jnp.sqrt(jnp.asarray(lost / whole))
+    )

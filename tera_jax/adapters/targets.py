@@ -1,6 +1,5 @@
 """The layers of a linen model that methods can adapt: found by tracing it, chosen by patterns."""
 
-import fnmatch
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -45,7 +44,7 @@ def model_layers(model: nn.Module, *args: Any, **kwargs: Any) -> ModelLayers:
         **kwargs: of ``model``'s ``__call__``.
 
     Raises:
-        ValueError: when it is no linen model.
+        ValueError: when it is no linen model, or does not take the inputs.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
@@ -66,10 +65,16 @@ def model_layers(model: nn.Module, *args: Any, **kwargs: Any) -> ModelLayers:
                 others[module.path] = f"{'/'.join(module.path)} ({type(module).__name__})"
         return result
 
-    with nn.intercept_methods(record):
-        params = jax.eval_shape(
-            lambda *args: model.init(jax.random.key(0), *args, **kwargs), *args
-        ).get("params", {})
+    def init(*args: Any) -> Any:
+        return model.init(jax.random.key(0), *args, **kwargs)
+
+    try:
+        with nn.intercept_methods(record):
+            params = jax.eval_shape(init, *args).get("params", {})
+    except (TypeError, IndexError) as error:  # a wrong number of inputs, or of their axes
+        raise ValueError(
+            f"{type(model).__name__} does not take these example inputs: {error}"
+        ) from error
     linear, norm, embedding = (_stacked(shapes[leaf], params, leaf) for leaf in _LEAVES)
     return ModelLayers(linear, norm, embedding, tuple(others[path] for path in sorted(others)))
 
@@ -117,7 +122,7 @@ def choose(
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     for target in targets:
-        if not any(_matches(layer, target) for layer in layers):
+        if not any(layer.matches(target) for layer in layers):
             names = ", ".join(layer.name for layer in layers) or "none"
             left_out = f"; not adapted are {', '.join(found.others)}" if found.others else ""
             raise ValueError(
@@ -125,7 +130,7 @@ def choose(
             )
     if not targets:
         raise ValueError(f"no targets; name at least one {kind}")
-    return tuple(layer for layer in layers if any(_matches(layer, target) for target in targets))
+    return tuple(layer for layer in layers if any(map(layer.matches, targets)))
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -149,5 +154,39 @@ def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _matches(layer: TargetLayer, target: str) -> bool:
-    return fnmatch.fnmatchcase(f"/{layer.name}", f"*/{target}")
+def parameter(params: Mapping[str, Any], layer: TargetLayer, leaf: str) -> Any:
+    """A layer's kernel, scale or embedding, stacked.
+
+    Raises:
+        ValueError: when ``params`` has none.
+    """
+    node: Any = params
+    for name in (*layer.path, leaf):
+        if isinstance(node, list):
+            raise ValueError(
+                "the layers of params are a list; pass tera_jax.llama.stacking.stacked(params)"
+            )
+        node = node.get(name) if isinstance(node, Mapping) else None
+    if node is None:
+        found = ", ".join(sorted(params)) or "nothing"
+        raise ValueError(
+            f"params has no {leaf} of layer {layer.name!r}, but {found}; pass the collection of "
+            'the model that was adapted, as in model.init(...)["params"]'
+        )
+    return node
+
+
+def trainable(d: Mapping[str, Any], layer: TargetLayer, name: str) -> Any:
+    """A layer's arrays of the method ``name`` in ``d``, stacked.
+
+    Raises:
+        ValueError: when there are none.
+    """
+    node: Any = d
+    for part in (*layer.path, name):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if node is None:
+        raise ValueError(
+            f"d has no arrays of {name} for layer {layer.name!r}; pass what adapter.init_d gave"
+        )
+    return node

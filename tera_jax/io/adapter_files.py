@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.base import Adapter, require_collections
 from tera_jax.disk import load_arrays, require_equal, save_arrays, write_checked
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description, peft
@@ -47,7 +47,9 @@ def save_adapter(
 
     Raises:
         FileExistsError: when the directory is not empty.
+        ValueError: when a collection is missing.
     """
+    require_collections(variables)
     d = jax.tree.map(lambda leaf: leaf.astype(dtype), variables["d"])
     frozen = variables["frozen"]
     base = {"name": base_name, "fingerprint": base_fingerprint(variables["params"])}

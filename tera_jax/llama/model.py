@@ -19,6 +19,7 @@ from tera_jax.llama.decode.cache import Cache
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
+from tera_jax.ops.embedding import TokenEmbed
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
@@ -76,7 +77,7 @@ class Llama(nn.Module):
         config = self.config
         param_dtype = self.dtype if self.param_dtype is None else self.param_dtype
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": param_dtype}
-        self.embed_tokens = nn.Embed(config.vocab_size, config.hidden_size, **types)
+        self.embed_tokens = TokenEmbed(config.vocab_size, config.hidden_size, **types)
         layer = Layer
         if self.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the first one.
@@ -136,8 +137,14 @@ class Llama(nn.Module):
             places.
 
         Raises:
-            ValueError: for a cache without positions.
+            ValueError: for a cache without positions, tokens that are not rows, or a known token
+                id that is not of the vocabulary.
         """
+        if jnp.ndim(tokens_BL) != 2:
+            raise ValueError(
+                f"tokens of shape {jnp.shape(tokens_BL)}; pass rows of them (B, L), one row as "
+                "tokens[None]"
+            )
         length = tokens_BL.shape[1]
         if cache is not None and positions_BL is None:
             raise ValueError("with a cache, positions_BL must be given")

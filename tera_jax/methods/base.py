@@ -16,32 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
-
-
-@dataclasses.dataclass(frozen=True)
-class TargetLayer:
-    """A layer that a method adapts.
-
-    Attributes:
-        path: of the module in the model, such as ``("layers", "self_attn", "q_proj")``.
-        kernel_shape: of one layer's parameter: (in, out) of a linear layer, (features,) of a norm.
-        stack: the leading axes that ``nn.scan`` gave the parameter, such as ``(32,)``.
-        num_sharing: how many target layers of the same parent module share its frozen arrays, such
-            as 2 for q and v of one shape. Set by :func:`bind`.
-        largest: the longest (in, out) among all target layers, side by side. Set by :func:`bind`.
-    """
-
-    path: tuple[str, ...]
-    kernel_shape: tuple[int, ...]
-    stack: tuple[int, ...] = ()
-    num_sharing: int = 1
-    largest: tuple[int, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """The path with slashes."""
-        return "/".join(self.path)
 
 
 class NotMergeableError(ValueError):
@@ -86,7 +62,8 @@ class LinearMethod(Method):
     A subclass gives :meth:`init_d`, :meth:`delta` and :meth:`branch`; few need more.
 
     ``kernel`` is W (I, O), ``frozen`` and ``d`` are pytrees of one layer's arrays. Where the method
-    has :meth:`init_shared_d`, those arrays stand in ``d`` beside the layer's own.
+    has :meth:`init_shared_d`, ``d`` is a dictionary that holds those arrays and the layer's own,
+    under different names.
     """
 
     default_targets: ClassVar[tuple[str, ...]] = ("q_proj", "v_proj")
@@ -143,6 +120,18 @@ class LinearMethod(Method):
         """
         return add_update(kernel, self.delta(frozen, d, kernel, layer))
 
+    def merge_bias(
+        self, frozen: Any, d: Any, bias_O: Float[Array, " O"], layer: TargetLayer
+    ) -> Float[Array, " O"]:
+        """The adapted bias, in its own type, of a layer that has one; by default the bias."""
+        del frozen, d, layer
+        return bias_O
+
+    @property
+    def changes_bias(self) -> bool:
+        """Whether :meth:`merge_bias` is the method's own."""
+        return type(self).merge_bias is not LinearMethod.merge_bias
+
     def apply(
         self,
         frozen: Any,
@@ -152,7 +141,7 @@ class LinearMethod(Method):
         layer: TargetLayer,
         dropout: Key[Array, ""] | None = None,
     ) -> Float[Array, "*B O"]:
-        """What the adapted layer makes of x, in the type of x.
+        """What the adapted layer makes of x before its bias, in the type of x.
 
         Without dropout it is ``x @ merge(frozen, d, kernel)``.
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks import batches, speed, steps
+from benchmarks.cases import ALL, FROZEN, Case
 from benchmarks.speed import check, table
-from benchmarks.steps import ALL, FROZEN, Case, Found
+from benchmarks.steps import Found
 from tests.margins import close
 from train import data
 

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import steps
-from benchmarks.steps import ALL, FROZEN, QV, Found
+from benchmarks.cases import ALL, FROZEN, QV
+from benchmarks.steps import Found
 from benchmarks.sweeps import axes, choices, schemes, sweep
 from tera_jax.methods import METHODS
 from tera_jax.network.tensorization import Tensorization

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
         **given: fields that are made already.
 
     Raises:
-        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses.
+        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses;
+            an error of the class that begins with a field's name gets ``where`` before it.
     """
     hints = typing.get_type_hints(cls)
     for key in tree:
@@ -54,7 +56,8 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
     try:
         return cls(**values, **given)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
+        raise ValueError(f"{where}{'.' if names_field else ': '}{error}") from None
 
 
 def checked(hint: Any, value: Any, where: str) -> Any:

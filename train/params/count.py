@@ -41,14 +41,16 @@ class Count(NamedTuple):
     max_rank: dict[str, int]
 
 
-def count(model: str, method: str, settings: dict[str, Any], targets: Sequence[str]) -> Count:
+def count(
+    model: str, method: str, settings: dict[str, Any], targets: Sequence[str] | None = None
+) -> Count:
     """Trained parameters of a method on a model.
 
     Args:
         model: a name of :data:`train.params.shapes.MODELS`, or a directory with a ``config.json``.
         method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
-        targets: patterns of layers.
+        targets: patterns of layers; those of the method when None.
 
     Returns:
         The percentage is of the base's and the trained parameters together, as the paper counts;
@@ -152,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--set", type=_setting, nargs="*", default=[], help="fields of the method, as rank=32"
     )
-    parser.add_argument("--targets", nargs="*", default=["q_proj", "v_proj"])
+    parser.add_argument("--targets", nargs="*", help="patterns; by default the method's own")
     parser.add_argument("--mesh", help="bytes of each device, as data=4,fsdp=8")
     parser.add_argument(
         "--compile", action="store_true", help="with --mesh: the step's memory, and what it gathers"

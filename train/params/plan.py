@@ -10,6 +10,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from tera_jax import sharding
 from tera_jax.llama import Llama
+from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import dispatch
 
 from ..config import OptimConfig
@@ -69,7 +70,7 @@ def _layouts(parts: Parts, mesh: Mesh | AbstractMesh) -> tuple[dict[str, Any], d
         "optimizer": state.opt,
     }
     layouts = {
-        "params": sharding.parameter_shardings(parts.params, mesh),
+        "params": parameter_shardings(parts.params, mesh),
         "frozen": sharding.frozen_shardings(parts.frozen, mesh),
         "d": state_layout.d,
         "optimizer": state_layout.opt,

@@ -112,14 +112,16 @@ class Parts(NamedTuple):
     d: Any
 
 
-def parts(model: str, method: str, settings: Mapping[str, Any], targets: Sequence[str]) -> Parts:
+def parts(
+    model: str, method: str, settings: Mapping[str, Any], targets: Sequence[str] | None = None
+) -> Parts:
     """The collections of a method on a model, of which nothing is computed.
 
     Args:
         model: a name of :data:`MODELS`, or a directory with a ``config.json``.
         method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
-        targets: patterns of layers.
+        targets: patterns of layers; those of the method when None.
 
     Raises:
         ValueError: for an unknown model, method, setting or target.

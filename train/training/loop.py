@@ -18,9 +18,10 @@ from tera_jax.ops import dispatch
 from .. import data
 from . import distributed, stops
 from .checkpoint import Checkpoints
+from .loss import LossSum
 from .metrics import Log
 from .run import Run, start
-from .step import LossSum, make_eval_step, make_train_step
+from .step import make_eval_step, make_train_step
 
 _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -19,6 +19,7 @@ from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
 from tera_jax.llama.decode import float32_matmul
+from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import dispatch
 
 from ..config import Config, to_dict
@@ -137,7 +138,7 @@ def merged(run: Run, d: Any) -> Any:
     layout = None  # on one device kernels that are left alone stay the arrays that they are
     if run.mesh.size > 1:
         plain = jax.eval_shape(quantize.dequantize, run.params)
-        layout = sharding.parameter_shardings(plain, run.mesh)
+        layout = parameter_shardings(plain, run.mesh)
     return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from tera_jax.llama import Cache, Llama, LlamaConfig, init_cache, load_pretrained
-from tera_jax.sharding import make_mesh, parameter_shardings, rows
+from tera_jax.llama.sharding import parameter_shardings
+from tera_jax.sharding import make_mesh, rows
 from tests.margins import roundings, within
 
 TOLERANCE = 2e-4  # of the range of the logits
