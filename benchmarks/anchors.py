@@ -12,7 +12,6 @@ attention that transformers chooses, which before torch 2.14 has a mask in a com
 not the flash kernel; ``causal`` is the same call without a mask, for no padding or on the right.
 """
 
-import argparse
 import functools
 import gc
 import itertools
@@ -29,6 +28,7 @@ from torch._dynamo.utils import counters
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks import rounds
+from train import command
 
 SIZES = (
     "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -271,7 +271,7 @@ def line(cells: Iterable[Any]) -> str:
 
 def main() -> None:
     """Measure, print a table, and check it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.anchors", description=__doc__)
+    parser = command.parser(main)
     models = {"llama_2_7b": llama_2_7b, "tiny": tiny}
     parser.add_argument("--model", choices=models, default="llama_2_7b")
     parser.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
@@ -298,4 +298,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

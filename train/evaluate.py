@@ -12,7 +12,6 @@ Writes ``<workdir>/evaluation/<task>/``: ``answers.jsonl``, a line for each ques
 ``summary.json``. An evaluation that was killed goes on where it stopped.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -25,7 +24,7 @@ import jax
 
 from tera_jax import quantize
 
-from . import data
+from . import command, data
 from .config import EvaluateConfig, parse, to_dict
 from .data import records
 from .evaluation import answers, likelihood, questions
@@ -218,11 +217,7 @@ def _cell(name: str, metric: str, score: Score) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--tasks", nargs="+", help="names of test sets, or NAME=FILE")
     parser.add_argument("--data", default=".", help="directory with <task>/test.json")
@@ -268,4 +263,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

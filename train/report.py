@@ -8,7 +8,6 @@ deviation over their seeds. Prints Markdown; ``--output`` also gets ``report.md`
 ``report.csv``, which has a line for each cell, unrounded.
 """
 
-import argparse
 import csv
 import io
 import itertools
@@ -19,6 +18,7 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
+from . import command
 from .evaluation.summaries import LAYOUTS, Layout, Summary, metrics_of, read
 
 _FEWEST_PAIRS = 6
@@ -221,11 +221,7 @@ def comma_separated(summaries: Sequence[Summary]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the report, and write it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of runs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for report.md and report.csv")
     parser.add_argument(
@@ -246,4 +242,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

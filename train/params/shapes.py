@@ -125,7 +125,7 @@ def parts(model: str, method: str, settings: Mapping[str, Any], targets: Sequenc
         ValueError: for an unknown model, method, setting or target.
     """
     config, params, layers = _base(model)
-    configured = build(method_class(method), settings, f"settings of {method}")
+    configured = build(method_class(method), settings, "method")
     adapter = select(method, configured, layers, targets)
     frozen = jax.eval_shape(adapter.init_frozen, params)
     d = jax.eval_shape(adapter.init_d, params, frozen)
