@@ -12,7 +12,6 @@ attention that transformers chooses, which before torch 2.14 has a mask in a com
 not the flash kernel; ``causal`` is the same call without a mask, for no padding or on the right.
 """
 
-import argparse
 import functools
 import gc
 import itertools
@@ -30,6 +29,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks import rounds
 from benchmarks.torch_llamas import llama_2_7b, tiny
+from train import command
 
 ARITHMETIC = ("bfloat16", "tf32", "float32")
 ATTENTION = ("sdpa", "causal")
@@ -253,7 +253,7 @@ def line(cells: Iterable[Any]) -> str:
 
 def main() -> None:
     """Measure, print a table, and check it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.anchors", description=__doc__)
+    parser = command.parser(main)
     models = {"llama_2_7b": llama_2_7b, "tiny": tiny}
     parser.add_argument("--model", choices=models, default="llama_2_7b")
     parser.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
@@ -280,4 +280,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

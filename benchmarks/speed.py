@@ -30,7 +30,6 @@ one is that it chooses; ``order`` of the network from 2 to 24; ``targets`` from 
 linear layers; ``methods``.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -47,6 +46,7 @@ from tera_jax import sharding
 from tera_jax.network import cost_model
 from tera_jax.ops import dispatch
 from tera_jax.quantize import BLOCK, KINDS
+from train import command
 from train.data import Batch
 from train.params.shapes import MODELS
 
@@ -147,11 +147,7 @@ def run_anchors(
 
 def main() -> None:
     """Measure, print, check."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--model", choices=[*MODELS, "tiny"], default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="so many layers only")
     parser.add_argument("--rows", type=int, default=32)
@@ -256,4 +252,4 @@ def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -12,14 +12,13 @@ Writes ``<workdir>/evaluation/<task>/``: ``answers.jsonl``, a line for each ques
 ``summary.json``. An evaluation that was killed goes on where it stopped.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
-from . import data
+from . import command, data
 from .config import parse
 from .data import records
 from .evaluation import answers, questions
@@ -30,11 +29,7 @@ from .training import run as runs
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--tasks", nargs="+", help="names of test sets, or NAME=FILE")
     parser.add_argument("--data", default=".", help="directory with <task>/test.json")
@@ -80,4 +75,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -213,6 +213,11 @@ class MeshConfig:
     """Sizes of the mesh axes; their product is the number of devices used.
 
     A flag gives one of them, ``--config.mesh.fsdp=4``, or all: ``--config.mesh=data=2,fsdp=4``.
+
+    Attributes:
+        data: parts of a batch, each with all parameters.
+        fsdp: parts of a batch, over which the parameters are split too.
+        tensor: parts of each large matmul.
     """
 
     data: int = 1
@@ -225,7 +230,13 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
-    """The method, the layers it adapts, and its own configuration."""
+    """The method, the layers it adapts, and its own configuration.
+
+    Attributes:
+        name: a row of ``tera_jax.methods.TABLE``.
+        targets: patterns of the layers that are adapted.
+        settings: the method's own fields, which in a file stand beside these two.
+    """
 
     name: str
     targets: tuple[str, ...]

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from train.config import (
     Config,
@@ -61,35 +59,6 @@ def test_every_config_file_is_valid(path):
     assert isinstance(parse(config), Config)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sizes"),
-    [
-        ([], (1, 1, 1)),
-        (["--config.mesh=data=2,fsdp=4"], (2, 4, 1)),
-        (["--config.mesh.fsdp=8"], (1, 8, 1)),
-        (["--config.mesh=tensor=2", "--config.mesh.data=4"], (4, 1, 2)),
-    ],
-)
-def test_the_mesh_is_a_flag_as_a_whole_or_by_axis(arguments, sizes, monkeypatch):
-    mesh = parse(from_flags(arguments, monkeypatch)).mesh
-    assert (mesh.data, mesh.fsdp, mesh.tensor) == sizes
-
-
-def test_a_mesh_flag_with_an_unknown_axis_is_refused(monkeypatch):
-    with pytest.raises(flags.IllegalFlagValueError, match="an axis 'fdsp'; the axes are data"):
-        from_flags(["--config.mesh=fdsp=8"], monkeypatch)
-
-
-def from_flags(arguments, monkeypatch):
-    """A ``ConfigDict`` as the command line changes it."""
-    given = ["program", *arguments]
-    monkeypatch.setattr("sys.argv", given)  # where the names of the overrides are looked up
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", filled(), flag_values=values)
-    values(given)
-    return values.config
-
-
 def changed(path, value):
     tree = to_dict(parse(filled()))
     *parents, key = path.split(".")
@@ -104,7 +73,7 @@ def changed(path, value):
     ("path", "value", "message"),
     [
         ("optim.learning_rat", 1e-3, r"unknown config key config.optim.learning_rat; did you mean"),
-        ("wandb", True, r"unknown config key config.wandb; the keys are"),
+        ("wandb", True, r"unknown config key config.wandb; the keys of config are data, decoding"),
         ("method.rank", 8, r"unknown config key config.method.rank"),
         ("method.name", "nora", r"config.method.name 'nora'; choose one of"),
         ("method.gain", -1.0, r"config.method.gain -1.0; it must be"),
