@@ -12,7 +12,6 @@ attention that transformers chooses, which before torch 2.14 has a mask in a com
 not the flash kernel; ``causal`` is the same call without a mask, for no padding or on the right.
 """
 
-import argparse
 import functools
 import gc
 import itertools
@@ -29,11 +28,9 @@ from torch._dynamo.utils import counters
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from benchmarks import rounds
+from benchmarks.torch_llamas import llama_2_7b, tiny
+from train import command
 
-SIZES = (
-    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "vocab_size",
-)  # fmt: skip
 ARITHMETIC = ("bfloat16", "tf32", "float32")
 ATTENTION = ("sdpa", "causal")
 TARGETS = ["q_proj", "v_proj"]
@@ -41,21 +38,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 # transformers makes no mask for a name it does not know one of, and sdpa is then told is_causal.
 transformers.AttentionInterface.register("causal", sdpa_attention_forward)
-
-
-def llama(*sizes: int, **fields: Any) -> transformers.LlamaConfig:
-    """A Llama of the seven sizes, in the order of SIZES; ``fields`` are those of transformers."""
-    return transformers.LlamaConfig(**fields | dict(zip(SIZES, sizes, strict=True)))
-
-
-def llama_2_7b() -> transformers.LlamaConfig:
-    """Llama 2 7B."""
-    return llama(4096, 11008, 32, 32, 32, 128, 32000, rms_norm_eps=1e-5)
-
-
-def tiny() -> transformers.LlamaConfig:
-    """Two layers for a CPU, with weights large enough for the adapters to matter."""
-    return llama(64, 96, 2, 4, 2, 16, 128, initializer_range=0.15)
 
 
 def _vera() -> peft.VeraConfig:
@@ -271,7 +253,7 @@ def line(cells: Iterable[Any]) -> str:
 
 def main() -> None:
     """Measure, print a table, and check it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.anchors", description=__doc__)
+    parser = command.parser(main)
     models = {"llama_2_7b": llama_2_7b, "tiny": tiny}
     parser.add_argument("--model", choices=models, default="llama_2_7b")
     parser.add_argument("--adapters", nargs="+", choices=ADAPTERS, default=list(ADAPTERS))
@@ -298,4 +280,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

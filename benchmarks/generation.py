@@ -13,7 +13,6 @@ Equal means that all tokens of an answer are. In float32 both libraries multiply
 in bfloat16 ties are many and answers part.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import Decoding, load_pretrained, load_tokenizer, save_pretrained
 from tera_jax.llama.decode.generate import left_pad
-from train import data
+from train import command, data
 from train.config import parse
 from train.data import records
 from train.evaluation.generation import Generator
@@ -151,7 +150,7 @@ def best(
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.generation", description=__doc__)
+    parser = command.parser(main)
     parser.add_argument("--model", required=True, help="a model that train.main reads")
     parser.add_argument("--data", type=Path, required=True, help="directory of the test sets")
     parser.add_argument("--prompts", type=int, default=1000)
@@ -193,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -9,12 +9,10 @@ first of the Pallas kernel's and then of XLA's. Elsewhere than on a GPU the kern
 which is slow.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +23,10 @@ from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import contraction, cost_model, hadamard, structured
 from tera_jax.network.tensorization import Tensorization
-from tera_jax.ops import rms_norm
+from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.numerics import add_update
 from tera_jax.random import seed_key
+from train import command
 
 CALLS = 10
 """Of a function in one program: launching one takes longer than some of them."""
@@ -115,7 +114,7 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         return jax.vjp(through, d)[1](ct_TO)
 
     def inner(d: Any, dense: Any, fused: bool) -> Any:
-        with mock.patch.object(contraction, "FUSED", fused):
+        with dispatch.forced(fused):
             return contraction.but_first(dense["core"], dense["factors"], d)
 
     def inner_back(d: Any, dense: Any, ct_RO: Any, fused: bool) -> Any:
@@ -209,11 +208,7 @@ def table(scheme: Tensorization, tokens: Sequence[int], interpret: bool) -> Iter
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--scheme", default="4096|8x8x8x8", help="of the kernel")
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192])
     args = parser.parse_args()
@@ -225,9 +220,9 @@ def main() -> None:
                 "of the input, a power of two, two groups of the output's such as "
                 "4096|8x8x8x8 or 256|16x16, and a multiple of 32 tokens"
             )
-    for line in table(scheme, args.tokens, interpret=jax.default_backend() != "gpu"):
+    for line in table(scheme, args.tokens, interpret=dispatch.interpret()):
         print(line, flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -15,7 +15,6 @@ Each finished run is a line of ``--output``, and is not run again: an interrupte
 ``--part=0/2`` takes every second method, for one process on each of two GPUs.
 """
 
-import argparse
 import math
 import time
 import traceback
@@ -32,7 +31,8 @@ from benchmarks.variants import CHOICES, METHODS, PLAIN, Variant
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
-from train import data
+from tera_jax.ops import dispatch
+from train import command, data
 from train.config import parse
 from train.data import records
 from train.training.checkpoint import Meta
@@ -179,7 +179,7 @@ class Trainer:
             *losses,
             self.trained,
             seconds,
-            jax.devices()[0].device_kind,
+            dispatch.device_kind(),
         )
 
     def losses(self, d: Any, run: Run) -> tuple[float, float]:
@@ -194,7 +194,7 @@ class Trainer:
         """The base: an adapter before its first step."""
         run = self._run
         d = self._init(run.params, run.frozen, 0, jnp.float32(1.0)).d
-        device = jax.devices()[0].device_kind
+        device = dispatch.device_kind()
         return Result("base", self._task.name, 0.0, 0, *self.losses(d, run), 0, 0.0, device)
 
 
@@ -257,7 +257,7 @@ def tune(base: Base, task: Task, examples: Examples, variant: Variant, output: P
 
 def main() -> None:
     """Run, or print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
+    parser = command.parser(main)
     parser.add_argument("--model", help="a SmolLM2-135M: GGUF file or directory")
     parser.add_argument("--gsm8k", help="directory of train.json and test.json")
     parser.add_argument("--convai2", help="ConvAI2's dialogues in ParlAI's text format")
@@ -292,4 +292,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

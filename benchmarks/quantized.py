@@ -6,14 +6,15 @@
 The loss is in nats a target token, over the last ``--rows`` of the shuffled records.
 """
 
-import argparse
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from tera_jax import quantize
-from train import data
+from tera_jax.llama.sharding import parameter_shardings
+from train import command, data
 from train.config import Config, default, parse
 from train.data import records
 from train.training import run as runs
@@ -44,9 +45,10 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
 
     whole = jax.tree.leaves(run.params)[0].dtype.itemsize * 8
     yield Row(config.model.dtype, 0, whole, loss(run.params))
+    layout = functools.partial(parameter_shardings, mesh=run.mesh)
     for kind in kinds:
         for block in blocks:
-            params = quantize.quantize(run.params, kind, block, run.mesh)
+            params = quantize.quantize(run.params, kind, block, layout)
             leaves = jax.tree.leaves(params, is_leaf=quantize.is_quantized)
             kernels = [leaf for leaf in leaves if quantize.is_quantized(leaf)]
             size = sum(array.nbytes for array in jax.tree.leaves(kernels))
@@ -56,11 +58,7 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quantized",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--model", required=True, help="as config.model.path")
     parser.add_argument("--data", required=True, help="as config.data.path")
     parser.add_argument("--prompt", default="hira", help="as config.data.prompt")
@@ -89,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

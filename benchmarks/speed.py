@@ -30,22 +30,23 @@ one is that it chooses; ``order`` of the network from 2 to 24; ``targets`` from 
 linear layers; ``methods``.
 """
 
-import argparse
 import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-import jax
 import jax.numpy as jnp
 
 from benchmarks.batches import Real, for_peft, read_records
-from benchmarks.steps import FROZEN, TINY, Bench, Case, Found, matmul_rate, random_batch
+from benchmarks.cases import FROZEN, Case
+from benchmarks.steps import TINY, Bench, Found, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.network import cost_model
+from tera_jax.ops import dispatch
 from tera_jax.quantize import BLOCK, KINDS
+from train import command
 from train.data import Batch
 from train.params.shapes import MODELS
 
@@ -109,9 +110,10 @@ def run_anchors(
     names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
 ) -> Iterator[Found]:
     """Those of PEFT, compiled or ``:eager``, on batches of one record a row."""
-    from benchmarks import anchors  # before JAX takes memory, and only where torch is installed
+    # before JAX takes memory, and only where torch is installed
+    from benchmarks import anchors, torch_llamas
 
-    config = anchors.llama(
+    config = torch_llamas.llama(
         shape["hidden_size"],
         shape["intermediate_size"],
         shape["num_hidden_layers"],
@@ -145,11 +147,7 @@ def run_anchors(
 
 def main() -> None:
     """Measure, print, check."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--model", choices=[*MODELS, "tiny"], default="llama-2-7b")
     parser.add_argument("--layers", type=int, help="so many layers only")
     parser.add_argument("--rows", type=int, default=32)
@@ -191,7 +189,7 @@ def main() -> None:
         fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
         names = args.anchors or ANCHORS
         anchors = [keep(row) for row in run_anchors(names, shape, fed, args.steps)]
-    on_gpu = jax.default_backend() == "gpu"
+    on_gpu = dispatch.on_gpu()
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
     rate = matmul_rate(8192 if on_gpu else 512, dtype)
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)
@@ -235,6 +233,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "unrolled": {"loop": False},
     "fast": {"fields": (("structure", "hadamard_factor"),)},
     "structured": {"fields": (("structure", "hadamard"),)},
+    "orthogonal": {"fields": (("init", "orthogonal"),)},
 }
 
 
@@ -246,9 +245,11 @@ def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
         for option in options:
             if option not in _OPTIONS:
                 raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
-            case = case._replace(**_OPTIONS[option])
+            changes = _OPTIONS[option]
+            fields = case.fields + changes.get("fields", ())
+            case = case._replace(**changes | {"fields": fields})
         yield case
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

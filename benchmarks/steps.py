@@ -1,31 +1,27 @@
 """Training steps of our own, measured: one base with random weights, and cases on it."""
 
 import contextlib
-import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from benchmarks import rounds
+from benchmarks.cases import Case, make_adapter
 from benchmarks.profile import profiled, report
-from configs.commonsense import get_config
-from tera_jax import adapt, quantize, sharding
-from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.interceptor import calls, dequantized
-from tera_jax.adapters.linear import LinearAdapter
+from tera_jax import quantize, sharding
 from tera_jax.llama import Llama, stacking
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.methods import Method, NotMergeableError, TargetLayer
-from tera_jax.network import contraction, cost_model
-from train.config import parse
+from tera_jax.llama.sharding import parameter_shardings
+from tera_jax.network import cost_model
+from tera_jax.ops import dispatch
 from train.data import Batch, num_tokens
 from train.params.shapes import MODELS
 from train.training.step import State, init_state, make_train_step, state_shardings
@@ -38,46 +34,8 @@ TINY = MODELS["llama-2-7b"] | {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
-QV = ("q_proj", "v_proj")
-ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-FROZEN = "frozen"
 _WARMUP = 2
 """Steps before the clock starts."""
-
-
-class Case(NamedTuple):
-    """A setting of our own."""
-
-    method: str
-    rows: int
-    length: int
-    remat: str = "dots"
-    targets: tuple[str, ...] = QV
-    fields: tuple[tuple[str, Any], ...] = ()
-    route: str = ""  # of TeRA, as cost_model.Route; by its own choice
-    ahead: bool = False  # kernels built before the layers
-    fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
-    loop: bool | None = None  # over the layers; None as train.main has it on a GPU
-    packed: int = 0  # tokens of a row of real records; 0 pads each
-
-    @property
-    def name(self) -> str:
-        """The words of a row."""
-        words = [
-            self.method,
-            f"packed {self.packed}" if self.packed else "",
-            *(f"{k}={v}" if isinstance(v, str) else f"{v}" for k, v in self.fields),
-            self.route,
-        ]
-        words += [
-            {None: "", True: "fused", False: "unfused"}[self.fused],
-            "ahead" * self.ahead,
-            {None: "", True: "loop", False: "unrolled"}[self.loop],
-            "" if self.remat == "dots" else f"remat {self.remat}",
-        ]
-        if self.targets != QV:
-            words.append("all linear" if self.targets == ALL else "+".join(self.targets))
-        return " ".join(word for word in words if word)
 
 
 class Found(NamedTuple):
@@ -105,62 +63,6 @@ class Lowered(NamedTuple):
     state: Any
     frozen: Any
     seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Nothing(Method):
-    """Of the bias."""
-
-    mergeable: ClassVar[bool] = False
-
-
-class _Bias(Adapter):
-    """Trains a bias of the token embeddings, and nothing else."""
-
-    @classmethod
-    def select(cls, name: str, found: Any, targets: Any) -> tuple[TargetLayer, ...]:
-        return ()
-
-    def init_d(self, params: Any, frozen: Any, seed: Any = 0) -> dict[str, Any]:
-        del frozen, seed
-        return {"bias": jnp.zeros(params["embed_tokens"]["embedding"].shape[1], jnp.float32)}
-
-    def _apply(self, model: nn.Module, variables: Any, made: Any, *args: Any, **kwargs: Any) -> Any:
-        bias_D = variables["d"]["bias"]
-
-        def biased(module: Any, embed: Any, tokens: Any) -> Any:
-            y = embed(tokens)
-            return y + bias_D.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
-
-        embeddings = calls(lambda module: isinstance(module, nn.Embed), biased)
-        with nn.intercept_methods(embeddings), nn.intercept_methods(dequantized):
-            return model.apply({"params": variables["params"]}, *args, **kwargs)
-
-    def _merge(self, variables: Any) -> Any:
-        raise NotMergeableError("the bias is of the embedding's result; there is no kernel for it")
-
-
-class _Ahead(LinearAdapter):
-    """An adapter whose kernels are made before the layers, once a step."""
-
-    def _apply(self, model: nn.Module, variables: Any, made: Any, *args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("method") == "hidden":
-            made = self.materialize(variables, args[0].size)
-        return super()._apply(model, variables, made, *args, **kwargs)
-
-
-def make_adapter(case: Case, model: Llama) -> Adapter:
-    """The adapter of a case; ranks are those of the recipes, 32 for LoRA and HiRA."""
-    if case.method == FROZEN:
-        return _Bias(FROZEN, _Nothing(), ())
-    config = get_config(case.method)
-    config.model.path = config.data.path = "-"
-    for key, value in case.fields:
-        config.method[key] = value
-    settings = parse(config).method.settings
-    tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    adapter = adapt(model, tokens, method=case.method, config=settings, targets=case.targets)
-    return _Ahead(adapter.name, adapter.method, adapter.layers) if case.ahead else adapter
 
 
 def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
@@ -191,10 +93,10 @@ class Bench:
         def init() -> Any:
             return model.init(jax.random.key(0), tokens_BL)["params"]
 
-        layout = sharding.parameter_shardings(jax.eval_shape(init), self._mesh)
-        self._params = jax.jit(init, out_shardings=layout)()
+        layout = functools.partial(parameter_shardings, mesh=self._mesh)
+        self._params = jax.jit(init, out_shardings=layout(jax.eval_shape(init)))()
         if kind != "none":
-            self._params = quantize.quantize(self._params, kind, block, self._mesh)
+            self._params = quantize.quantize(self._params, kind, block, layout)
         self.size = quantize.size(self._params)
 
     def _arrange(self, loop: bool) -> None:
@@ -228,7 +130,7 @@ class Bench:
         adapter, optimizer = make_adapter(case, model), optax.adamw(1e-3)
         with contextlib.ExitStack() as stack:
             stack.enter_context(jax.set_mesh(self._mesh))
-            stack.enter_context(mock.patch.object(contraction, "FUSED", case.fused))
+            stack.enter_context(dispatch.forced(case.fused))
             if case.route:
                 route = mock.patch.object(cost_model, "route")
                 stack.enter_context(route).return_value = case.route

@@ -6,7 +6,8 @@ from typing import get_args
 
 import numpy as np
 
-from benchmarks.steps import ALL, FROZEN, QV, Case, Found
+from benchmarks.cases import ALL, FROZEN, QV, Case
+from benchmarks.steps import Found
 from tera_jax.methods import TABLE
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import cost_model

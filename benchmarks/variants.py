@@ -15,13 +15,15 @@ class Variant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``tera``, or ``tera gain=2.0``."""
+        """``tera``, ``tera gain=2.0`` or ``tera targets=v_proj+o_proj``."""
         shown = {k: v for k, v in self.fields.items() if not isinstance(v, tuple)}
+        if "targets" in self.fields:
+            shown["targets"] = "+".join(self.fields["targets"])
         return " ".join([self.method, *(f"{key}={value}" for key, value in shown.items())])
 
 
-def _tera(method: str = "tera", **fields: Any) -> Variant:
-    return Variant(method, 1e-1, {"tensorizations": _SCHEMES} | fields)
+def _tera(method: str = "tera", start: float = 1e-1, **fields: Any) -> Variant:
+    return Variant(method, start, {"tensorizations": _SCHEMES} | fields)
 
 
 METHODS = (
@@ -44,7 +46,11 @@ METHODS = (
 """With the ranks of ``configs/commonsense.py``, on the query and value projections."""
 
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
+_ORTHOGONAL: dict[str, Any] = {"start": 3e-2, "init": "orthogonal"}
 CHOICES = (
+    _tera(**_ORTHOGONAL),
+    _tera(structure="hadamard", **_ORTHOGONAL),
+    _tera(**_ORTHOGONAL, targets=("v_proj", "o_proj")),
     _tera(structure="hadamard_factor"),
     _tera(structure="hadamard"),
     _tera(**_UNSCALED),
@@ -59,7 +65,10 @@ CHOICES = (
     _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
     _tera("tera_unique", **_UNSCALED),
 )
-"""The fast transforms, and what the paper leaves open: from gain 1 one change at a time."""
+"""Orthogonal factors, the fast transforms, and what the paper leaves open.
+
+The last is from gain 1, one change at a time.
+"""
 
 PLAIN = Variant("lora", 1e-3, {"rank": 1})
 """Before its first step it is the base."""

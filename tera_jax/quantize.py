@@ -19,9 +19,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from tera_jax import sharding, trees
+from tera_jax import trees
 
 KINDS = ("int8", "int4", "nf4")
 BLOCK = 64
@@ -207,13 +206,13 @@ class Quantizer:
         abstract: ``params``, abstract or real, before they are quantised.
         kind: of :data:`KINDS`.
         block: inputs that share a scale.
-        mesh: of :func:`tera_jax.sharding.make_mesh`, on which ``params`` are those of a Llama;
-            None leaves the layout to XLA.
+        layout: from ``params`` whose kernels are quantised, abstract, to a tree of shardings, as
+            :func:`tera_jax.llama.sharding.parameter_shardings` on a mesh; None leaves it to XLA.
         targets: patterns of module paths, with the wildcards of ``fnmatch``.
 
     Raises:
-        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, or a mesh
-            that does not divide a kernel's blocks.
+        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, or what
+            ``layout`` refuses.
     """
 
     def __init__(
@@ -221,7 +220,7 @@ class Quantizer:
         abstract: Any,
         kind: str,
         block: int = BLOCK,
-        mesh: Mesh | None = None,
+        layout: Callable[[Any], Any] | None = None,
         targets: Sequence[str] = TARGETS,
     ) -> None:
         check(kind, block)
@@ -239,9 +238,9 @@ class Quantizer:
         converted = jax.tree.map_with_path(convert, abstract)
         if not any_quantized(converted):
             raise ValueError(f"no kernel is named by {', '.join(targets)}; nothing to quantise")
-        if mesh is not None:
-            layouts = sharding.parameter_shardings(converted, mesh)
-            self._layouts = dict(jax.tree.leaves_with_path(layouts, is_leaf=is_quantized))
+        if layout is not None:
+            layouts = jax.tree.leaves_with_path(layout(converted), is_leaf=is_quantized)
+            self._layouts = dict(layouts)
 
     def __call__(self, path: Any, leaf: Any) -> Any:
         """The leaf at a key path, quantised where it is to be, and ready when this returns.
@@ -272,7 +271,7 @@ def quantize(
     params: Any,
     kind: str,
     block: int = BLOCK,
-    mesh: Mesh | None = None,
+    layout: Callable[[Any], Any] | None = None,
     targets: Sequence[str] = TARGETS,
 ) -> Any:
     """``params`` in which the kernels of ``targets`` are quantised; see :class:`Quantizer`.
@@ -283,4 +282,4 @@ def quantize(
         >>> params = quantize(params, "nf4")
         >>> adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, tokens_BL)
     """
-    return jax.tree.map_with_path(Quantizer(params, kind, block, mesh, targets), params)
+    return jax.tree.map_with_path(Quantizer(params, kind, block, layout, targets), params)

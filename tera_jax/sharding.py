@@ -1,6 +1,5 @@
-"""The device mesh, and the one table that says how each parameter is laid out on it."""
+"""The device mesh, and layouts on it that hold for any model."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tera_jax import trees
 from tera_jax.trees import SHARED
 
 AXES = ("data", "fsdp", "tensor")
@@ -18,21 +16,6 @@ BATCH = ("data", "fsdp")
 
 REPLICATED_BYTES = 2**28
 """A frozen array of more bytes is split over ``fsdp`` (:func:`frozen_shardings`): 256 MiB."""
-
-# Path of a parameter below `params` -> its layout. A leading None is the axis of scanned layers.
-# The values and the scales of a quantised kernel are laid out like the kernel.
-_PARAMETERS: tuple[tuple[str, P], ...] = (
-    (r"embed_tokens/embedding", P("tensor", "fsdp")),
-    (r"lm_head/kernel", P("fsdp", "tensor")),
-    (r"layers/self_attn/[qkv]_proj/kernel(/values|/scales)?", P(None, "fsdp", "tensor")),
-    (r"layers/self_attn/[qkv]_proj/bias", P(None, "tensor")),
-    (r"layers/self_attn/o_proj/kernel(/values|/scales)?", P(None, "tensor", "fsdp")),
-    (r"layers/self_attn/[qk]_norm/scale", P(None, None)),
-    (r"layers/mlp/(gate|up)_proj/kernel(/values|/scales)?", P(None, "fsdp", "tensor")),
-    (r"layers/mlp/down_proj/kernel(/values|/scales)?", P(None, "tensor", "fsdp")),
-    (r"layers/(input|post_attention)_layernorm/scale", P(None, None)),
-    (r"norm/scale", P(None)),
-)
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -104,41 +87,6 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The leading axis, the rows of a batch, split over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, P(BATCH))
-
-
-def parameter_shardings(params: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:
-    """The layout of every parameter of the Llama, by its path.
-
-    Args:
-        params: the ``params`` collection, abstract (``jax.eval_shape``) or real.
-        mesh: from :func:`make_mesh` or :func:`abstract_mesh`.
-
-    Returns:
-        A tree like ``params`` of ``NamedSharding``.
-
-    Raises:
-        ValueError: for a path that no row of the table covers, or an axis that the mesh does not
-            divide.
-    """
-    return jax.tree.map_with_path(lambda path, leaf: _sharding(path, leaf, mesh), params)
-
-
-def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
-    name = trees.name(path)
-    spec = next((spec for row, spec in _PARAMETERS if re.fullmatch(row, name)), None)
-    if spec is None or len(spec) != leaf.ndim:
-        raise ValueError(
-            f"no row of the sharding table covers parameter {name!r} of shape {leaf.shape}; "
-            "add one to tera_jax/sharding.py"
-        )
-    for size, axis in zip(leaf.shape, spec, strict=True):
-        if axis is not None and size % mesh.shape[axis]:
-            other = ", or smaller blocks" if name.endswith("/scales") else ""
-            raise ValueError(
-                f"mesh axis {axis}={mesh.shape[axis]} does not divide an axis of length {size} "
-                f"of parameter {name!r} {leaf.shape}; choose a divisor of {size}{other}"
-            )
-    return NamedSharding(mesh, spec)
 
 
 def frozen_shardings(frozen: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:

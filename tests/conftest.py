@@ -23,7 +23,7 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from tests import parts
+from tests import margins, parts
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -35,6 +35,7 @@ install_import_hook(
         "tera_jax.random",
         "tera_jax.network.contraction",
         "tera_jax.network.hadamard",
+        "tera_jax.network.orthogonal",
         "tera_jax.ops.two_sided_matmul",
         "tera_jax.ops.segment_attention",
         "tera_jax.methods",
@@ -43,11 +44,38 @@ install_import_hook(
 )
 
 
+def pytest_addoption(parser):
+    help_ = "record into FILE, and list, how far comparisons stay below their limits"
+    parser.addoption("--margins", metavar="FILE", help=help_)
+
+
+def pytest_configure(config):
+    margins.start(config.getoption("margins"))
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if config.getoption("margins") and not hasattr(config, "workerinput"):  # not in each of xdist
+        terminalreporter.section("margins")
+        for row in margins.table():
+            sizes = f"{row.margin:9.3g} = {row.limit:.3g} / {row.observed:.3g}"
+            draws = "  (draws)" if row.of_draws else ""
+            terminalreporter.line(f"{sizes}  {row.line}  {row.test}{draws}")
+
+
 def pytest_unconfigure():
     """Take the cache away, in the process that named it."""
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     if cache.name == f"jax-{os.getpid()}":
         shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def in_float64():
+    """The test's JAX, torch, transformers and PEFT compute in float64."""
+    from tests import float64  # torch takes seconds to import
+
+    with float64.everywhere():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ it, for the methods that PEFT has. Each is read back and compared before it
 appears under ``--output``, which must be absent or empty.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from tera_jax import disk
 from tera_jax.io import adapter_files, orbax
 from tera_jax.llama import load_pretrained, save_pretrained
 
+from . import command
 from .config import EXPORTS, Config, parse
 from .training import checkpoint
 from .training import run as runs
@@ -87,7 +87,7 @@ def size(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser = command.parser(main)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--format", choices=EXPORTS, required=True)
     parser.add_argument("--output", type=Path, required=True, help="absent or empty")
@@ -112,4 +112,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

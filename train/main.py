@@ -2,6 +2,8 @@
 
     python -m train.main --config=configs/quickstart.py [--workdir=...] [--config.KEY=VALUE ...]
 
+``--print-config`` prints every field with its value, its default and what it means.
+
 The same command goes on after an interruption from the last checkpoint. Several processes, each
 started with it, train together: see train/training/distributed.py and docs/scaling.md.
 """
@@ -13,8 +15,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from . import data, evaluate, export
-from .config import parse, to_dict
+from . import command, data, evaluate, export
+from .config import flag, listing, parse, to_dict
 from .data import records
 from .evaluation import answers
 from .training import checkpoint, distributed
@@ -22,15 +24,20 @@ from .training import run as runs
 from .training.loop import fit
 from .training.stops import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+_CONFIG = flag.define("config")
+_PRINT_CONFIG = flags.DEFINE_bool("print-config", False, "print every field of the config and end")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+flags.DEFINE_bool("debug", False, "show the traceback of every error")
 
 
 def main(_: Sequence[str]) -> None:
     """Load, measure, train, measure, export."""
+    if _PRINT_CONFIG.value:
+        print(listing.listing(_CONFIG.value))
+        return
     logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = parse(_CONFIG.value)
@@ -69,4 +76,4 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.run(lambda: app.run(main, flags_parser=flags.FLAGS))

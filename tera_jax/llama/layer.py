@@ -18,7 +18,8 @@ from tera_jax import sharding
 from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Slots
-from tera_jax.ops import segment_attention, two_sided_matmul
+from tera_jax.ops import dispatch, segment_attention
+from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
 ROTATED = "rotated"
@@ -91,8 +92,8 @@ class Attention(nn.Module):
         window = None if window is None or window >= length or not causal else window
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
         cudnn = (
-            jax.default_backend() == "gpu"
-            and two_sided_matmul.is_half(self.dtype)
+            dispatch.on_gpu()
+            and dispatch.is_half(self.dtype)
             # What cuDNN's flash attention asks for on every GPU that has it.
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0
@@ -103,8 +104,9 @@ class Attention(nn.Module):
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
+            wide = acc_dtype(self.dtype)
             query_BLNH, key_BSKH, value_BSKH = (
-                x.astype(jnp.float32) for x in (query_BLNH, key_BSKH, value_BSKH)
+                x.astype(wide) for x in (query_BLNH, key_BSKH, value_BSKH)
             )
         out_BLNH = _attention(
             query_BLNH,

@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
@@ -19,6 +20,7 @@ from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
 from tera_jax.ops.embedding import TokenEmbed
+from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
 
@@ -49,7 +51,7 @@ class Llama(nn.Module):
     Attributes:
         config: its sizes.
         dtype: of the matrix products and the residual stream. Norms, RoPE, softmax and logits are
-            float32 whatever it is.
+            float32 whatever it is. For float64 they are float64, but not the softmax.
         remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
         unroll: the layers one after the other in place of a loop over them. With their parameters
             in a list (:mod:`tera_jax.llama.stacking`) a step takes a tenth less time, and compiling
@@ -165,7 +167,8 @@ class Llama(nn.Module):
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
-        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+        wide = np.float64 if self.dtype == jnp.float64 else np.float32
+        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling, wide)
         cos, sin = rope.tables(positions_BL, frequency)
         x_BLD = split_rows(self.embed_tokens(tokens_BL))
         carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
@@ -259,7 +262,7 @@ def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Ar
 def _dot_general_f32(
     lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precision: Any = None, **_: Any
 ) -> jax.Array:
-    """``lax.dot_general`` that returns the float32 in which it accumulates."""
+    """``lax.dot_general`` that returns the float32 (or float64) in which it accumulates."""
     return _product_f32(dimension_numbers, precision, lhs, rhs)
 
 
@@ -267,7 +270,7 @@ def _dot_general_f32(
 def _product_f32(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
     """Its gradients are products in the type of the operands: float32 takes twice as long."""
     return lax.dot_general(
-        lhs, rhs, contract, precision=precision, preferred_element_type=jnp.float32
+        lhs, rhs, contract, precision=precision, preferred_element_type=acc_dtype(lhs.dtype)
     )
 
 

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tera_jax.ops.numerics import acc_dtype
+
 _DEFAULT_THETA = 10000.0
 
 
@@ -33,13 +35,15 @@ class Llama3Scaling:
             )
 
 
-def frequencies(head_dim: int, theta: float, scaling: Llama3Scaling | None) -> np.ndarray:
-    """Radians per token of each of the ``head_dim / 2`` pairs, float32."""
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    plain = (1.0 / np.float32(theta) ** exponents).astype(np.float32)
+def frequencies(
+    head_dim: int, theta: float, scaling: Llama3Scaling | None, dtype: Any = np.float32
+) -> np.ndarray:
+    """Radians per token of each of the ``head_dim / 2`` pairs, computed in ``dtype``."""
+    exponents = np.arange(0, head_dim, 2, dtype=dtype) / dtype(head_dim)
+    plain = (1.0 / dtype(theta) ** exponents).astype(dtype)
     if scaling is None:
         return plain
-    return (plain / stretches(plain, scaling)).astype(np.float32)
+    return (plain / stretches(plain, scaling)).astype(dtype)
 
 
 def stretches(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
@@ -57,15 +61,20 @@ def stretches(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
 
 
 def tables(positions_BL: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of every angle, float32, shaped ``(B, L, 1, H / 2)`` to fit all heads."""
+    """Cosine and sine of every angle, shaped ``(B, L, 1, H / 2)`` to fit all heads.
+
+    They have the type of ``frequency``.
+    """
     # A product and no einsum: a GPU may do the latter in TF32.
-    angle = positions_BL.astype(jnp.float32)[:, :, None] * jnp.asarray(frequency)[None, None, :]
+    frequency_H = jnp.asarray(frequency)
+    angle = positions_BL.astype(frequency_H.dtype)[:, :, None] * frequency_H[None, None, :]
     return jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None]
 
 
 def rotate(x_BLNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32."""
-    first, second = jnp.split(x_BLNH.astype(jnp.float32), 2, axis=-1)
+    """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32 at least."""
+    wide = acc_dtype(x_BLNH.dtype)
+    first, second = jnp.split(x_BLNH.astype(wide), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BLNH.dtype)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tera_jax import sharding
+from tera_jax.llama.sharding import parameter_shardings
 
 LAYERS = "layers"
 
@@ -61,8 +61,8 @@ def join(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def shardings(params: Mapping[str, Any], mesh: Mesh) -> Any:
-    """:func:`tera_jax.sharding.parameter_shardings` of either form, abstract or real."""
-    layout = sharding.parameter_shardings(jax.eval_shape(stacked, params), mesh)
+    """:func:`tera_jax.llama.sharding.parameter_shardings` of either form, abstract or real."""
+    layout = parameter_shardings(jax.eval_shape(stacked, params), mesh)
     if not is_split(params):
         return layout
     layer = jax.tree.map(lambda each: _with_spec(each, each.spec[1:]), layout[LAYERS])

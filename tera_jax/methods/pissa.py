@@ -108,20 +108,21 @@ def _gained(frozen: Any, d: Any) -> tuple[Array, Array]:
 def init_frozen(
     key: Key[Array, ""], kernel: Float[Array, "I O"], config: PiSSA
 ) -> dict[str, Array]:
-    """A0 ``a`` (I, R) and B0 ``b`` (R, O), float32: s A0 B0 is the kernel's part of rank R.
+    """A0 ``a`` (I, R) and B0 ``b`` (R, O): s A0 B0 is the kernel's part of rank R.
 
-    With W = U S V: A0 = U_R sqrt(S_R / s) and B0 = sqrt(S_R / s) V_R, by an SVD in float32.
+    With W = U S V: A0 = U_R sqrt(S_R / s) and B0 = sqrt(S_R / s) V_R. The SVD is in float32, or in
+    float64 for a kernel in float64, and so are A0 and B0.
 
     Args:
         key: of the randomized SVD.
         kernel: W.
         config: rank, scale and kind of SVD.
     """
-    wide = kernel.astype(jnp.float32)
+    exact = kernel.astype(acc_dtype(kernel.dtype))
     if config.niter is None:
-        u_IR, s_R, v_RO = jnp.linalg.svd(wide, full_matrices=False)
+        u_IR, s_R, v_RO = jnp.linalg.svd(exact, full_matrices=False)
     else:
-        u_IR, s_R, v_RO = _randomized_svd(key, wide, config.rank, config.niter)
+        u_IR, s_R, v_RO = _randomized_svd(key, exact, config.rank, config.niter)
     root_R = jnp.sqrt(s_R[: config.rank] / config.scale)
     return {
         "a": u_IR[:, : config.rank] * root_R[None, :],
@@ -134,7 +135,7 @@ def _randomized_svd(
 ) -> tuple[Array, Array, Array]:
     """Algorithms 4.4 and 5.1 of Halko, Martinsson and Tropp, 2011, without oversampling."""
     with jax.default_matmul_precision("highest"):
-        start_OR = jax.random.normal(key, (kernel.shape[1], rank), jnp.float32)
+        start_OR = jax.random.normal(key, (kernel.shape[1], rank), kernel.dtype)
         basis_IR = jnp.linalg.qr(kernel @ start_OR)[0]
         for _ in range(niter):
             basis_OR = jnp.linalg.qr(kernel.T @ basis_IR)[0]

@@ -25,7 +25,7 @@ from tera_jax.methods.base import (
 from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network import core as cores
 from tera_jax.network.factors import sizes
-from tera_jax.network.random_network import Structure
+from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
 
@@ -45,8 +45,9 @@ class TeRA(LinearMethod):
             ``longest`` (the first of equals). The paper does not say which. At step 0 only the
             gradient of this one is not zero. By default it is d^(1), which under ``side="out"``
             belongs to the whole side and is by far the longest.
-        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``, or
-            ``identity`` factors with a normal core (TeRA_iden, Section 5.4).
+        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``; or a normal
+            core with ``orthogonal`` factors of Kaiming's mean square, or with ``identity`` factors
+            (TeRA_iden, Section 5.4).
         gain: of the whole update, in the core: with all d at one the root mean square of x ΔW is
             ``gain`` times that of x. It says how fast the d that starts at zero learns beside the
             others.
@@ -65,7 +66,7 @@ class TeRA(LinearMethod):
     num_modes: int = 4
     side: Literal["out", "in"] = "out"
     zero_init_mode: int | Literal["longest"] = 1
-    init: Literal["normal", "uniform", "identity"] = "normal"
+    init: Init = "normal"
     gain: float = 16.0
     sharing: Literal["shape", "module", "none"] = "shape"
     seed: int = 0
@@ -211,7 +212,7 @@ TeraConfig = TeRA
 class TeRAIden(TeRA):
     """TeRA_iden (Section 5.4): all factors are identities."""
 
-    init: Literal["normal", "uniform", "identity"] = "identity"
+    init: Init = "identity"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,15 +25,11 @@ from tera_jax.network import hadamard
 from tera_jax.network.contraction_order import turns
 from tera_jax.network.core import Core
 from tera_jax.network.factors import Factor, joined, sizes
-from tera_jax.ops import two_sided_matmul
+from tera_jax.ops import dispatch, two_sided_matmul
 from tera_jax.ops.numerics import acc_dtype
 
 MATERIALIZED = "materialized_kernel"
 """The name under which a rematerialisation policy finds W + dW."""
-FUSED: bool | None = None
-"""Whether two narrow groups beside a wide factor take the kernel of
-:mod:`tera_jax.ops.two_sided_matmul`. None: on a GPU and in half precision. Elsewhere it is
-interpreted, which is slow."""
 
 
 def network(
@@ -105,9 +101,8 @@ def _contracted(
 
 def _takes_kernel(tensor: Array, grouped: Sequence[Factor]) -> bool:
     """Whether a wide factor comes before two narrow ones, of sizes and a type for the kernel."""
-    on_gpu = jax.default_backend() == "gpu" and two_sided_matmul.is_half(tensor.dtype)
-    fused = on_gpu if FUSED is None else FUSED
-    if not fused or [factor.is_wide for factor in grouped] != [True, False, False]:
+    taken = dispatch.takes_kernel(dispatch.on_gpu() and dispatch.is_half(tensor.dtype))
+    if not taken or [factor.is_wide for factor in grouped] != [True, False, False]:
         return False
     narrow = [size for factor in grouped[1:] for size in factor.matrix.shape]
     return two_sided_matmul.fits(tensor.shape[0], *narrow)
@@ -116,9 +111,9 @@ def _takes_kernel(tensor: Array, grouped: Sequence[Factor]) -> bool:
 def _by_kernel(tensor: Array, grouped: Sequence[Factor]) -> Array:
     """With two narrow factors, and scaled by the d of the wide one before them."""
     wide, left, right = grouped
-    interpret = jax.default_backend() != "gpu"
     d = wide.d_R, left.d_R, right.d_R
-    return two_sided_matmul.two_sided(tensor, *d, left.matrix, right.matrix, interpret)
+    matrices = left.matrix, right.matrix
+    return two_sided_matmul.two_sided(tensor, *d, *matrices, dispatch.interpret())
 
 
 def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:

@@ -1,14 +1,15 @@
 """Which exact route of a network's contraction takes less time: a model of a device's products."""
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
-
-import jax
 
 from tera_jax.network import hadamard, structured
 from tera_jax.network.contraction_order import NARROW, ends_with_input, pairs, turns
 from tera_jax.network.random_network import Structure
 from tera_jax.network.tensorization import Tensorization
+from tera_jax.ops import dispatch
 
 
 class Device(NamedTuple):
@@ -28,15 +29,35 @@ _DEVICES = {
     "TPU v5 lite": Device(180e12, 0.8e12),
     "cpu": Device(100e9, 20e9),
 }
+_DEFAULT = "H100"
+"""The kind whose rates are taken for one that is not in the table."""
+_log = logging.getLogger(__name__)
 
 
 def device(kind: str | None = None) -> Device:
-    """The rates of a kind of device, of the first one here by default; unknown ones are H100s.
+    """The rates of a kind of device, of the first one here by default.
 
-    Rates are about nine tenths of the published ones; what counts is their ratio.
+    Rates are about nine tenths of the published ones; what counts is their ratio. A kind that is
+    not in the table gets those of an H100, and a warning in the log says so once.
     """
-    kind = jax.devices()[0].device_kind if kind is None else kind
-    return next((rates for name, rates in _DEVICES.items() if name in kind), _DEVICES["H100"])
+    return _rates(dispatch.device_kind() if kind is None else kind)
+
+
+@functools.cache
+def _rates(kind: str) -> Device:
+    for name, rates in _DEVICES.items():
+        if name in kind:
+            return rates
+    rates = _DEVICES[_DEFAULT]
+    _log.warning(
+        "no rates are known for the device %r; TeRA chooses its routes by those of an %s "
+        "(%.0f TFLOP/s, %.1f TB/s), which changes its speed alone",
+        kind,
+        _DEFAULT,
+        rates.flops / 1e12,
+        rates.bandwidth / 1e12,
+    )
+    return rates
 
 
 Route = Literal["through", "project", "build"]

@@ -28,13 +28,8 @@ from tera_jax.network.contraction import MATERIALIZED, but_first, network, throu
 from tera_jax.network.contraction_order import ends_with_input, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
-from tera_jax.ops import two_sided_matmul
+from tera_jax.ops import dispatch
 from tera_jax.ops.numerics import add_update
-
-FUSED: bool | None = None
-"""Whether a fast transform of the batch takes one pass by a kernel, and with a fast core W + dW and
-the gradients of d do. None: on one GPU and in half precision. Elsewhere it is interpreted, which is
-slow."""
 
 
 def product(
@@ -131,16 +126,13 @@ def _backward_to_inputs(
 def _projected(x_TJ: Array, wide: Array, precision: PrecisionLike) -> Array:
     """The product x A^T, or the transform of each row."""
     if _fused(x_TJ.dtype) and wide.ndim == 1 and hadamard.fits_rows(*x_TJ.shape):
-        return hadamard.apply_to_rows(wide, x_TJ, jax.default_backend() != "gpu")
+        return hadamard.apply_to_rows(wide, x_TJ, dispatch.interpret())
     return wide_product(x_TJ, 1, wide, precision, transposed=True)
 
 
 def _fused(dtype: Any) -> bool:
-    return (
-        two_sided_matmul.on_one_gpu() and two_sided_matmul.is_half(dtype)
-        if FUSED is None
-        else FUSED
-    )
+    """Whether one pass of a kernel transforms a batch, or makes W + dW or the gradients of d."""
+    return dispatch.takes_kernel(dispatch.on_one_gpu() and dispatch.is_half(dtype))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -161,7 +153,7 @@ def _by_rows_forward(
 ) -> tuple[Array, Any]:
     if _takes_kernels(x_TJ, core, factors):
         parts = structured.parts(core, factors, d)
-        adapted_JO = structured.adapted(kernel_JO, *parts, jax.default_backend() != "gpu")
+        adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret())
     else:
         update_JO = network(core, factors, d, both.factors).reshape(kernel_JO.shape)
         adapted_JO = add_update(kernel_JO, update_JO)
@@ -174,7 +166,7 @@ def _by_rows_backward(both: _Precisions, kept: Any, ct_TO: Array) -> tuple[Any, 
     x_TJ, adapted_JO, core, factors, d = kept
     if _takes_kernels(x_TJ, core, factors):
         parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
-        to_trained = structured.gradients(x_TJ, ct_TO, *parts, jax.default_backend() != "gpu")
+        to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
         _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, both.factors), d)

@@ -13,10 +13,11 @@ from jaxtyping import Array, Key
 
 from tera_jax import random
 from tera_jax.network import core as cores
-from tera_jax.network import hadamard
+from tera_jax.network import hadamard, orthogonal
 from tera_jax.network.contraction_order import NARROW
 from tera_jax.network.tensorization import Tensorization
 
+Init = Literal["normal", "uniform", "orthogonal", "identity"]
 Structure = Literal["dense", "hadamard_factor", "hadamard"]
 """Which arrays of a network are random orthogonal transforms, of which only signs are kept: none,
 the factors of more than :data:`NARROW` rows (:mod:`tera_jax.network.hadamard`), or these and the
@@ -26,7 +27,7 @@ core (:mod:`tera_jax.network.core`)."""
 def draw(
     key: Key[Array, ""],
     scheme: Tensorization,
-    init: Literal["normal", "uniform", "identity"],
+    init: Init,
     gain: float,
     dtype: Any,
     structure: Structure = "dense",
@@ -36,7 +37,8 @@ def draw(
     Args:
         key: a Threefry key (:func:`tera_jax.random.seed_key`).
         scheme: its modes and ranks.
-        init: the distribution of the entries; ``identity`` is of the factors alone.
+        init: the distribution of the entries; ``orthogonal`` (:mod:`.orthogonal`) and ``identity``
+            are of the factors alone, beside a normal core.
         gain: of the whole network, in the core.
         dtype: of the arrays.
         structure: which arrays are transforms.
@@ -64,7 +66,12 @@ def draw(
             factors.append(jnp.eye(rank, mode, dtype=dtype))
         else:
             # x @ ΔW sums over I_i on the input side and over R_i on the output side.
-            factors.append(kaiming(i, (rank, mode), mode if i <= scheme.split else rank))
+            fan_in = mode if i <= scheme.split else rank
+            if init == "orthogonal":
+                at, std = jax.random.fold_in(key, i), 1 / math.sqrt(fan_in)
+                factors.append(orthogonal.draw(at, (rank, mode), std, dtype))
+            else:
+                factors.append(kaiming(i, (rank, mode), fan_in))
     in_rank, out_rank = scheme.core_shape
     if structure == "hadamard":
         std = gain / math.sqrt(in_rank)

@@ -17,17 +17,15 @@ from jax.experimental.pallas import triton
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.ops import two_sided_matmul
+from tera_jax.ops import dispatch
+from tera_jax.ops.numerics import acc_dtype
 
-FUSED: bool | None = None
-"""Whether the backward pass takes the kernel. None: on one GPU. Elsewhere it is interpreted, which
-is slow."""
 _LEAST = 256
 """The narrowest part of a row that is worth a kernel."""
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x²) + eps) * scale`` in float32, returned in ``dtype``."""
+    """``x / sqrt(mean(x²) + eps) * scale`` in float32 at least, returned in ``dtype``."""
 
     eps: float
     dtype: DTypeLike
@@ -49,17 +47,15 @@ def normed(
     x: Float[Array, "*B D"], scale_D: Float[Array, " D"], eps: float, dtype: Any
 ) -> Float[Array, "*B D"]:
     """RMSNorm by its definition, over the last axis."""
-    x = x.astype(jnp.float32)
+    x = x.astype(acc_dtype(x.dtype))
     x = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)
-    scale = scale_D.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+    scale = scale_D.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
     return (x * scale).astype(dtype)
 
 
 def _takes_kernel(width: int) -> bool:
     """Triton's arrays have powers of two of entries: a row is that many parts of such a length."""
-    if FUSED is None:
-        return two_sided_matmul.on_one_gpu() and _part(width) >= _LEAST
-    return FUSED
+    return dispatch.takes_kernel(dispatch.on_one_gpu() and _part(width) >= _LEAST)
 
 
 def _part(width: int) -> int:
@@ -85,7 +81,7 @@ def _backward(eps: float, dtype: Any, kept: Any, cts: tuple[Array, Array]) -> tu
     x, scale_D = kept
     _, pull = jax.vjp(lambda scale_D: normed(x, scale_D, eps, dtype), scale_D)
     x_ND, ct_x_ND, ct_y_ND = (each.reshape(-1, x.shape[-1]) for each in (x, *cts))
-    to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, jax.default_backend() != "gpu")
+    to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, dispatch.interpret())
     return to_x_ND.reshape(x.shape), *pull(cts[1])
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from tera_jax.ops import two_sided_matmul
+from tera_jax.ops import dispatch
 
 try:
     from jax._src.cudnn import fused_attention_stablehlo as _cudnn
@@ -29,9 +29,9 @@ def supported(most: int, head_dim: int) -> bool:
             are allowed.
         head_dim: H.
     """
-    if _cudnn is None or not two_sided_matmul.on_one_gpu():
+    if _cudnn is None or not dispatch.on_one_gpu():
         return False
-    return 4 * most < head_dim and float(jax.devices()[0].compute_capability) >= 9
+    return 4 * most < head_dim and dispatch.compute_capability() >= 9
 
 
 def segment_ids(lengths_BM: Int[Array | np.ndarray, "B M"], length: int) -> Int[Array, "B L"]:

@@ -29,17 +29,6 @@ def fits(tiles: int, *sides: int) -> bool:
     return tiles % _TILES == 0 and middling
 
 
-def is_half(dtype: Any) -> bool:
-    """Whether numbers have 16 bits."""
-    return jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
-
-
-def on_one_gpu() -> bool:
-    """Whether what is traced now is for one GPU: XLA splits no kernel of ours over several."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return jax.default_backend() == "gpu" and (mesh.empty or mesh.size == 1)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def two_sided(
     core_RAB: Float[Array, "R A B"],

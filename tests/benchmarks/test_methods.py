@@ -9,7 +9,7 @@ import pytest
 from benchmarks import methods
 from benchmarks.methods import GRID, Task, Trainer, climb
 from benchmarks.study import Result, chosen, load_results, table
-from benchmarks.variants import Variant
+from benchmarks.variants import CHOICES, METHODS, Variant
 from train import data
 from train.training import run as runs
 from train.training.loop import held_out_loss, to_device
@@ -111,3 +111,17 @@ def test_a_study_goes_on_where_it_stopped(base, task, tmp_path, capsys):
     methods.study(base, task, examples, [LORA], output)
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert load_results(output)[-1].test == first[-1].test
+
+
+def test_variants_have_names_of_their_own():
+    names = [variant.name for variant in (*METHODS, *CHOICES)]
+    assert len(set(names)) == len(names)
+    assert "tera structure=hadamard init=orthogonal" in names
+
+
+def test_a_variant_may_name_its_targets(base, task):
+    variant = Variant("lora", 1e-2, {"rank": 4, "targets": ("v_proj", "o_proj")})
+    assert variant.name == "lora rank=4 targets=v_proj+o_proj"
+    for each, targets in ((variant, {"v_proj", "o_proj"}), (LORA, {"q_proj", "v_proj"})):
+        run = methods.make_run(base, each, task, seed=0)
+        assert {site.path[-1] for site in run.adapter.layers} == targets

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import steps
-from benchmarks.steps import ALL, FROZEN, QV, Found
+from benchmarks.cases import ALL, FROZEN, QV
+from benchmarks.steps import Found
 from benchmarks.sweeps import axes, choices, schemes, sweep
-from tera_jax.methods import METHODS
+from tera_jax.methods import TABLE
 from tera_jax.network.tensorization import Tensorization
 
 
@@ -20,7 +21,7 @@ def test_sweeps_cover_what_they_name():
     assert {scheme.shape for scheme in orders} == {(4096, 4096)}
     assert len(list(sweep("order", 1, 8, 64, "dots"))) == len(schemes(64)) + 1
     assert {case.targets for case in sweep("targets", 1, 8, 64, "dots")} >= {QV, ALL}
-    assert {case.method for case in sweep("methods", 1, 8, 64, "dots")} == {FROZEN, *METHODS}
+    assert {case.method for case in sweep("methods", 1, 8, 64, "dots")} == {FROZEN, *TABLE}
     assert math.prod(axes(4096)) == 4096
     with pytest.raises(ValueError, match="power of two, not 576"):
         schemes(576)

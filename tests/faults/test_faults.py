@@ -2,18 +2,20 @@
 
 import pytest
 
-from tests.faults import inject
+from tests.faults import faults, inject
+from tests.faults import scene as scenes
+from train import data
 
 
 @pytest.fixture(scope="module")
 def scene(tiny_llama, records_path, tmp_path_factory):
     directory = tmp_path_factory.mktemp("faults")
-    return inject.Scene(inject.make_config(directory, tiny_llama, records_path), directory)
+    return scenes.Scene(scenes.make_config(directory, tiny_llama, records_path), directory)
 
 
 # On a full disk the thread that writes TensorBoard's events dies with the error that the run has.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", sorted(inject.FAULTS.keys() - {"SIGTERM", "SIGINT"}))
+@pytest.mark.parametrize("name", sorted(faults.FAULTS.keys() - {"SIGTERM", "SIGINT"}))
 def test_no_fault_loses_a_run(scene, name):
     assert inject.inject(scene, name, times=1) == 0
 
@@ -22,11 +24,9 @@ def test_a_lost_run_is_counted(scene, monkeypatch):
     """By a fault that changes what the run is: another seed of its order."""
 
     def other_order(scene, workdir, rng):
-        inject.sigterm(scene, workdir, rng)
-        order = inject.data.Stream._order
-        monkeypatch.setattr(
-            inject.data.Stream, "_order", lambda stream, epoch: order(stream, epoch)[::-1]
-        )
+        faults.sigterm(scene, workdir, rng)
+        order = data.Stream._order
+        monkeypatch.setattr(data.Stream, "_order", lambda stream, epoch: order(stream, epoch)[::-1])
 
-    monkeypatch.setitem(inject.FAULTS, "another order", inject.Fault(other_order))
+    monkeypatch.setitem(faults.FAULTS, "another order", faults.Fault(other_order))
     assert inject.inject(scene, "another order", times=1) == 1

@@ -7,17 +7,18 @@ from jax.sharding import PartitionSpec as P
 
 from tera_jax import random
 from tera_jax.sharding import make_mesh
+from tests.margins import within
 
 KEY = random.seed_key(0, "4096x4096")
 
 
 def test_normal_has_the_moments_and_tails_of_a_normal():
     z = np.asarray(random.normal(KEY, (1000, 1000), 2.0), np.float64) / 2.0
-    assert abs(z.mean()) < 4e-3
-    assert abs(z.std() - 1) < 3e-3
-    assert abs((z**4).mean() - 3) < 2e-2
-    assert abs((np.abs(z) > 1.959964).mean() - 0.05) < 1e-3
-    assert abs((np.abs(z) > 3.290527).mean() - 0.001) < 1.5e-4
+    within(abs(z.mean()), 4e-3, of_draws=True)
+    within(abs(z.std() - 1), 3e-3, of_draws=True)
+    within(abs((z**4).mean() - 3), 2e-2, of_draws=True)
+    within(abs((np.abs(z) > 1.959964).mean() - 0.05), 1e-3, of_draws=True)
+    within(abs((np.abs(z) > 3.290527).mean() - 0.001), 1.5e-4, of_draws=True)
 
 
 def test_uniform_fills_its_range_evenly():
@@ -25,9 +26,9 @@ def test_uniform_fills_its_range_evenly():
     u = np.asarray(random.uniform(KEY, (1000, 1000), 2.0), np.float64)
     assert np.abs(u).max() <= limit
     assert np.abs(u).max() > 0.9999 * limit
-    assert abs(u.std() - 2) < 5e-3
+    within(abs(u.std() - 2), 5e-3, of_draws=True)
     counts, _ = np.histogram(u, bins=10, range=(-limit, limit))
-    assert np.abs(counts / 1e5 - 1).max() < 0.02
+    within(np.abs(counts / 1e5 - 1).max(), 0.02, of_draws=True)
 
 
 @pytest.mark.parametrize("draw", [random.normal, random.uniform])

@@ -5,12 +5,9 @@ from jax.sharding import PartitionSpec as P
 
 from tera_jax import sharding
 from tera_jax.sharding import (
-    abstract_mesh,
     frozen_shardings,
     make_mesh,
-    parameter_shardings,
     parse_mesh,
-    shard_bytes,
 )
 
 
@@ -40,27 +37,6 @@ def test_several_processes_use_all_devices(monkeypatch):
 
 def leaf(*shape):
     return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-
-def test_every_path_has_its_layout():
-    params = {
-        "embed_tokens": {"embedding": leaf(32, 8)},
-        "layers": {"self_attn": {"q_proj": {"kernel": leaf(2, 8, 8)}}},
-    }
-    shardings = parameter_shardings(params, make_mesh(2, 2, 2))
-    assert shardings["embed_tokens"]["embedding"].spec == P("tensor", "fsdp")
-    assert shardings["layers"]["self_attn"]["q_proj"]["kernel"].spec == P(None, "fsdp", "tensor")
-
-
-def test_an_uncovered_path_is_refused():
-    with pytest.raises(ValueError, match=r"covers parameter 'layers/router/kernel'.*\(8, 8\)"):
-        parameter_shardings({"layers": {"router": {"kernel": leaf(8, 8)}}}, make_mesh())
-
-
-def test_a_mesh_axis_that_does_not_divide_is_refused():
-    params = {"lm_head": {"kernel": leaf(9, 8)}}
-    with pytest.raises(ValueError, match="fsdp=2 does not divide an axis of length 9"):
-        parameter_shardings(params, make_mesh(1, 2, 1))
 
 
 def test_a_mesh_is_read_from_a_text():
@@ -105,17 +81,3 @@ def test_frozen_arrays_are_split_when_they_are_large():
     # The layers in front stay whole, although there are 99 of them.
     assert split["layers"]["self_attn"]["q_proj"]["pissa"]["a"].spec == P(None, "fsdp")
     assert odd["shared"]["odd"].spec == P()
-
-
-@pytest.mark.parametrize("make", [make_mesh, abstract_mesh])
-def test_bytes_of_a_device_follow_from_the_layout(make):
-    params = {"lm_head": {"kernel": leaf(32, 8)}, "norm": {"scale": leaf(32)}}
-    mesh = make(1, 4, 2)
-    assert shard_bytes(params, parameter_shardings(params, mesh)) == 4 * (32 * 8 // 8 + 32)
-    assert shard_bytes(params, jax.tree.map(lambda _: sharding.replicated(mesh), params)) == 4 * 288
-
-
-def test_an_abstract_mesh_may_be_larger_than_what_is_there():
-    params = {"lm_head": {"kernel": leaf(1024, 1024)}}
-    layout = parameter_shardings(params, abstract_mesh(1, 64, 8))
-    assert layout["lm_head"]["kernel"].shard_shape((1024, 1024)) == (16, 128)

@@ -66,7 +66,7 @@ def make_config(tiny_llama: Path, records_path: Path):
     config.data.validation_rows = 16
     config.data.max_prompt = 48
     config.data.max_response = 8
-    config.method.parts = 2
+    config.method.num_modes = 2
     config.optim.learning_rate = 3e-2
     config.optim.warmup_steps = 5
     config.loop.batch_size = 8

@@ -9,9 +9,9 @@ import pytest
 from tera_jax.llama import Decoding
 from train import data, evaluate
 from train.config import EvaluateConfig
-from train.evaluate import HELD_OUT, Score
-from train.evaluation import answers, questions, text_metrics
+from train.evaluation import answers, measure, questions, text_metrics
 from train.evaluation.generation import Generator
+from train.evaluation.measure import HELD_OUT, Score
 from train.training import run as runs
 
 
@@ -63,7 +63,7 @@ def test_an_evaluation_that_was_killed_goes_on(finished, tmp_path, monkeypatch):
             asked.extend(rows)
             return super().__call__(prompts, rows, progress)
 
-    monkeypatch.setattr(evaluate, "Generator", Counting)
+    monkeypatch.setattr(measure, "Generator", Counting)
     call(workdir, f"--output={killed}")
     assert asked == [0, 2, 3, 4, 5]
     for name in ("answers.jsonl", "summary.json"):
@@ -231,7 +231,7 @@ def test_dialogues_are_scored_by_six_metrics(finished, tmp_path, monkeypatch):
         return text_metrics.Metrics(*(0.1 * place for place in range(6)))
 
     monkeypatch.setattr(text_metrics, "score", score)
-    scores = evaluate.measure(talking, 12, d, tmp_path / "e", [], {"convai2": asked})
+    scores = measure.measure(talking, 12, d, tmp_path / "e", [], {"convai2": asked})
     assert given["references"] == [["hello ."], ["i have a red cat ."]]
     found = lines(tmp_path / "e" / "convai2" / "answers.jsonl")
     assert given["outputs"] == [answer["answer"] for answer in found]
@@ -278,7 +278,7 @@ def test_the_table_stands_side_by_side():
             "boolq": Score({"accuracy": 0.75, "parsed": 1.0}, 4),
         },
     }
-    head, rule, loss, right, parsed = evaluate.table(columns).splitlines()
+    head, rule, loss, right, parsed = measure.table(columns).splitlines()
     assert head.split() == ["before", "after"]
     assert rule == "-" * len(head)
     assert loss.split()[-2:] == ["2.5000", "0.2500"]
@@ -286,4 +286,4 @@ def test_the_table_stands_side_by_side():
     assert parsed.split()[-4:] == ["1/4", "(25.0%)", "4/4", "(100.0%)"]
     assert len({len(line) for line in (head, loss, right, parsed)}) == 1
     texts = {"convai2": Score({"bleu": 0.0312}, 9)}
-    assert "3.12%" in evaluate.table({"step 3": texts})
+    assert "3.12%" in measure.table({"step 3": texts})

@@ -9,6 +9,7 @@ import pytest
 
 from tera_jax import quantize
 from tera_jax.llama import load_pretrained
+from tests.margins import within
 from train import data, export
 from train.config import default, parse, to_dict
 from train.data import records
@@ -99,7 +100,8 @@ def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
     config.data.max_response = 8
     config.evaluate.batch_size = 16
     run = runs.build(parse(config))
-    valid = examples(run)[1][:16]
+    train, valid = examples(run)
+    rows = [*train[:48], *valid]  # of 16 rows the loss moves by 5 % either way
     state, _ = runs.start(run, 1)
     losses = {}
     for kind in ("none", "int8", "nf4"):
@@ -107,9 +109,9 @@ def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
         kept = run._replace(params=params)
         eval_step = make_eval_step(run.model, run.adapter, run.mesh, params)
         with jax.set_mesh(run.mesh):
-            losses[kind] = held_out_loss(kept, eval_step, state.d, valid)
-    assert abs(losses["int8"] / losses["none"] - 1) < 0.005
-    assert abs(losses["nf4"] / losses["none"] - 1) < 0.05
+            losses[kind] = held_out_loss(kept, eval_step, state.d, rows)
+    within(abs(losses["int8"] / losses["none"] - 1), 0.005)
+    within(abs(losses["nf4"] / losses["none"] - 1), 0.05)
     assert len(set(losses.values())) == 3
 
 

@@ -1,8 +1,7 @@
 """The configuration of a run."""
 
-from .schema import (
-    EXPORTS,
-    Config,
+from .schema import EXPORTS, Config, default, differences, parse, to_dict
+from .sections import (
     DataConfig,
     EvaluateConfig,
     LoopConfig,
@@ -10,10 +9,6 @@ from .schema import (
     MethodConfig,
     ModelConfig,
     OptimConfig,
-    default,
-    differences,
-    parse,
-    to_dict,
 )
 
 __all__ = [

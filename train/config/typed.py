@@ -3,7 +3,7 @@
 import ast
 import contextlib
 import dataclasses
-import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from typing import Any, Literal
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_dict import FieldReference, placeholder
+
+from .names import require_known
 
 
 def fields(cls: Any) -> dict[str, Any]:
@@ -39,14 +41,12 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
         **given: fields that are made already.
 
     Raises:
-        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses.
+        ValueError: for an unknown, missing or ill-typed field, and what the class itself refuses;
+            an error of the class that begins with a field's name gets ``where`` before it.
     """
     hints = typing.get_type_hints(cls)
     for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(hints)}"
-            raise ValueError(f"unknown config key {where}.{key}; {remedy}")
+        require_known(f"{where}.{key}", {f"{where}.{hint}" for hint in hints})
     values = {key: checked(hints[key], value, f"{where}.{key}") for key, value in tree.items()}
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in {**values, **given}:
@@ -54,7 +54,8 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
     try:
         return cls(**values, **given)
     except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+        names_field = re.split(r"\W", str(error), maxsplit=1)[0] in hints
+        raise ValueError(f"{where}{'.' if names_field else ': '}{error}") from None
 
 
 def checked(hint: Any, value: Any, where: str) -> Any:

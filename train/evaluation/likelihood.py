@@ -20,8 +20,8 @@ from ..config import DataConfig
 from ..tasks import choices
 from ..training import distributed
 from ..training.loop import one_late, to_device
+from ..training.loss import chunk_size, chunks
 from ..training.run import Run, serving
-from ..training.step import chunk_size, chunks
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of the continuation to score after it."""

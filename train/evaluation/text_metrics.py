@@ -4,31 +4,20 @@ The libraries come with ``pip install tera-jax[evaluate]`` and take seconds to i
 downloaded but, where it is named so, the encoder of BERTScore by transformers.
 """
 
-import io
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import nltk
 import sacrebleu
 from bert_score import BERTScorer
-from bert_score.utils import model2layers
-from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.tokenize.punkt import PunktSentenceTokenizer
 from nltk.translate.meteor_score import meteor_score
 from rouge_score.rouge_scorer import RougeScorer
-from transformers import AutoConfig, GPT2Tokenizer, RobertaTokenizer
 
-_PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
-_WORDNET_FILES = tuple(
-    name for part in _PARTS_OF_SPEECH for name in (f"index.{part}", f"data.{part}", f"{part}.exc")
-)
-_LEXICOGRAPHER_FILES = 45
-_NO_LIMIT = 10**9
+from .encoder import adapted_tokenizer, compared_layer, load_config, local_name
+from .wordnet import open_wordnet, require_wordnet
 
 
 class Metrics(NamedTuple):
@@ -63,8 +52,8 @@ def require(wordnet: Path, encoder: str) -> None:
             directory with a ``config.json`` nor in the Hugging Face cache or hub.
         ValueError: when the encoder's configuration is not one that BERTScore can take.
     """
-    _require_wordnet(wordnet)
-    _encoder_config(encoder)
+    require_wordnet(wordnet)
+    load_config(encoder)
 
 
 def score(
@@ -153,8 +142,8 @@ def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]], wordnet:
         ValueError: when an output has no reference or there is no output.
     """
     _check(outputs, references)
-    _require_wordnet(wordnet)
-    with _reader(wordnet) as reader:
+    require_wordnet(wordnet)
+    with open_wordnet(wordnet) as reader:
         return fmean(
             meteor_score([_words(text) for text in texts], _words(output), wordnet=reader)
             for output, texts in zip(outputs, references, strict=True)
@@ -183,11 +172,11 @@ def bert_score(
             take the encoder.
     """
     _check(outputs, references)
-    config = _encoder_config(encoder)
-    name = _name(encoder)
-    scorer = BERTScorer(model_type=name, num_layers=_layer(encoder, config), lang="en")
+    config = load_config(encoder)
+    name = local_name(encoder)
+    scorer = BERTScorer(model_type=name, num_layers=compared_layer(encoder, config), lang="en")
     # The library loads the tokenizer itself and has no argument for one.
-    scorer._tokenizer = _adapted(scorer._tokenizer, name, config)
+    scorer._tokenizer = adapted_tokenizer(scorer._tokenizer, name, config)
     precision, recall, f1 = scorer.score(list(outputs), [list(texts) for texts in references])
     return BertScore(*(float(values.double().mean()) for values in (f1, recall, precision)))
 
@@ -204,113 +193,8 @@ def _check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
             )
 
 
-def _require_wordnet(wordnet: Path) -> None:
-    missing = [name for name in _WORDNET_FILES if not (wordnet / name).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{wordnet} lacks WordNet's {', '.join(missing)}; install Debian's wordnet-base "
-            "(/usr/share/wordnet) or unpack nltk's corpora/wordnet, and name the directory in "
-            "config.evaluate.wordnet"
-        )
-
-
 def _words(text: str) -> list[str]:
     words = NLTKWordTokenizer()
     return [
         word for part in PunktSentenceTokenizer().tokenize(text) for word in words.tokenize(part)
     ]
-
-
-class _WordNet(WordNetCorpusReader):
-    """nltk's reader, without what it opens for other purposes and Debian's package lacks."""
-
-    def __init__(self, root: str, opened: ExitStack):
-        self._opened = opened
-        super().__init__(root, omw_reader=None)
-
-    def open(self, file: str) -> Any:
-        """A file; ``lexnames``, whose names METEOR never sees, is made up."""
-        if file == "lexnames":
-            return io.StringIO("".join(f"{i:02d} file{i} 0\n" for i in range(_LEXICOGRAPHER_FILES)))
-        return self._opened.enter_context(super().open(file))
-
-    def map_wn(self, version: str = "wordnet") -> None:
-        """No map to the numbers of other languages' WordNets: it would need nltk's download."""
-
-
-@contextmanager
-def _reader(wordnet: Path) -> Iterator[_WordNet]:
-    """The reader; what it opened is closed at the end."""
-    root = str(wordnet.resolve())
-    before = [*nltk.data.path]
-    # nltk opens files only below the directories that this list names.
-    nltk.data.path.append(root)
-    try:
-        with ExitStack() as opened:
-            with warnings.catch_warnings():
-                # METEOR asks for English synonyms only.
-                warnings.filterwarnings("ignore", "The multilingual functions are not available")
-                reader = _WordNet(root, opened)
-            yield reader
-    finally:
-        nltk.data.path[:] = before
-
-
-def _name(encoder: str) -> str:
-    """What the libraries are given: bert-score would download a relative ``scibert...``."""
-    return str(Path(encoder).absolute()) if Path(encoder).is_dir() else encoder
-
-
-def _encoder_config(encoder: str) -> Any:
-    """The encoder's configuration; see :func:`require`."""
-    remedy = "name the local path of an encoder in config.evaluate.encoder"
-    path = Path(encoder)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise FileNotFoundError(f"encoder {encoder!r} has no config.json; {remedy}")
-    if path.is_dir() and not any(path.glob("*.safetensors")):
-        raise FileNotFoundError(
-            f"encoder {encoder!r} has no .safetensors file, and pickles are not loaded; {remedy}"
-        )
-    try:
-        config = AutoConfig.from_pretrained(encoder)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"encoder {encoder!r} is neither a directory nor found in the Hugging Face cache or "
-            f"hub; {remedy}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"encoder {encoder!r}: {error}; {remedy}") from error
-    # bert-score tells a T5 by its name alone, and would fill another encoder with random weights.
-    name = _name(encoder)
-    if "t5" in name and "t5" not in config.model_type:
-        raise ValueError(
-            f"encoder {name!r} is a {config.model_type}, but bert-score takes every path with 't5' "
-            "in it for a T5; rename or link it"
-        )
-    return config
-
-
-def _layer(encoder: str, config: Any) -> int:
-    """The layer whose outputs are compared; see :func:`bert_score`."""
-    table = {name.rpartition("/")[2]: layer for name, layer in model2layers.items()}
-    path = Path(encoder)
-    # In the Hugging Face cache the name is above: models--roberta-large/snapshots/0123abcd.
-    cached = [part.rpartition("--")[2] for part in path.parts if part.startswith("models--")]
-    for name in (path.name, *cached):
-        if name in table:
-            return table[name]
-    return config.num_hidden_layers
-
-
-def _adapted(tokenizer: Any, encoder: str, config: Any) -> Any:
-    """The tokenizer with what bert-score asks of it and transformers 5 has dropped."""
-    if isinstance(tokenizer, (GPT2Tokenizer, RobertaTokenizer)):
-        # The library asks for the space at each call, where it is ignored now: the first word
-        # would be encoded as the middle of one.
-        tokenizer = type(tokenizer).from_pretrained(encoder, add_prefix_space=True)
-    if tokenizer.model_max_length > _NO_LIMIT:
-        # RoBERTa's positions begin behind the number of its padding token.
-        tokenizer.model_max_length = config.max_position_embeddings - tokenizer.pad_token_id - 1
-    # Of an empty text only the special tokens are left.
-    tokenizer.build_inputs_with_special_tokens = lambda _: tokenizer.encode("")
-    return tokenizer

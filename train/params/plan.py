@@ -10,6 +10,8 @@ from jax.sharding import AbstractMesh, Mesh
 
 from tera_jax import sharding
 from tera_jax.llama import Llama
+from tera_jax.llama.sharding import parameter_shardings
+from tera_jax.ops import dispatch
 
 from ..config import OptimConfig
 from ..data import Batch
@@ -68,7 +70,7 @@ def _layouts(parts: Parts, mesh: Mesh | AbstractMesh) -> tuple[dict[str, Any], d
         "optimizer": state.opt,
     }
     layouts = {
-        "params": sharding.parameter_shardings(parts.params, mesh),
+        "params": parameter_shardings(parts.params, mesh),
         "frozen": sharding.frozen_shardings(parts.frozen, mesh),
         "d": state_layout.d,
         "optimizer": state_layout.opt,
@@ -177,6 +179,5 @@ def compiled_table(compiled: Compiled) -> str:
     """A line for each kind of memory, and the largest arrays that are gathered."""
     largest = ", ".join("x".join(map(str, shape)) for shape in compiled.gathered[:5])
     rows = [f"{name:<32}{size:>20,}" for name, size in compiled.memory.items()]
-    device = jax.devices()[0].device_kind
-    head = f"the compiled step on {device}: bytes of each device"
+    head = f"the compiled step on {dispatch.device_kind()}: bytes of each device"
     return "\n".join([head, *rows, f"gathered at most: {largest or 'nothing'}"])

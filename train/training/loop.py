@@ -13,13 +13,15 @@ import numpy as np
 
 from tera_jax import sharding
 from tera_jax.llama import stacking
+from tera_jax.ops import dispatch
 
 from .. import data
 from . import distributed, stops
 from .checkpoint import Checkpoints
+from .loss import LossSum
 from .metrics import Log
 from .run import Run, start
-from .step import LossSum, make_eval_step, make_train_step
+from .step import make_eval_step, make_train_step
 
 _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -108,7 +110,7 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 def _unrolls(run: Run) -> bool:
     model = run.config.model
-    pays = jax.default_backend() == "gpu" and stacking.unrolling_pays(model.remat)
+    pays = dispatch.on_gpu() and stacking.unrolling_pays(model.remat)
     return pays if model.unroll is None else model.unroll
 
 

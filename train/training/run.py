@@ -19,6 +19,8 @@ from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
 from tera_jax.llama.decode import float32_matmul
+from tera_jax.llama.sharding import parameter_shardings
+from tera_jax.ops import dispatch
 
 from ..config import Config, to_dict
 from . import distributed
@@ -136,7 +138,7 @@ def merged(run: Run, d: Any) -> Any:
     layout = None  # on one device kernels that are left alone stay the arrays that they are
     if run.mesh.size > 1:
         plain = jax.eval_shape(quantize.dequantize, run.params)
-        layout = sharding.parameter_shardings(plain, run.mesh)
+        layout = parameter_shardings(plain, run.mesh)
     return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
 
 
@@ -187,7 +189,7 @@ def _merged(model: Llama) -> Callable[..., Any]:
 def _exact() -> bool:
     """Whether float32 products are to be those of float32, on a GPU."""
     asked = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
-    return asked and jax.default_backend() == "gpu"
+    return asked and dispatch.on_gpu()
 
 
 def describe(run: Run) -> str:
@@ -199,7 +201,7 @@ def describe(run: Run) -> str:
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
-        f"mesh {shape} on {jax.devices()[0].device_kind}\n"
+        f"mesh {shape} on {dispatch.device_kind()}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
         f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
     )

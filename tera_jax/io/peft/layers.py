@@ -16,6 +16,7 @@ from tera_jax.io.peft.files import ARRAYS, CONFIG
 from tera_jax.llama.checkpoint import names
 from tera_jax.methods import TargetLayer, method_class
 from tera_jax.methods.base import LinearMethod
+from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
 
 _PREFIX = "base_model.model."
@@ -62,7 +63,7 @@ def load(
     targets = _target_layers(path, modules, params)
     adapter = make(name, method_class(name)(**settings), targets)
     frozen = (
-        _projections(path, arrays, adapter)
+        _projections(path, arrays, adapter, params)
         if name == "vera"
         else jax.jit(adapter.init_frozen)(params)
     )
@@ -70,11 +71,12 @@ def load(
     d: dict[str, Any] = {}
     for target in targets:
         like = get(shapes, (*target.path, name))
+        dtype = acc_dtype(get(params, (*target.path, "kernel")).dtype)
         put(
             d,
             (*target.path, name),
             {
-                leaf.ours: _stacked(path, arrays, target, leaf, like[leaf.ours].shape)
+                leaf.ours: _stacked(path, arrays, target, leaf, like[leaf.ours].shape, dtype)
                 for leaf in LEAVES[name]
             },
         )
@@ -161,6 +163,7 @@ def _stacked(
     target: TargetLayer,
     leaf: _Leaf,
     shape: tuple[int, ...],
+    dtype: Any,
 ) -> jax.Array:
     layers = []
     for layer in range(target.stack[0] if target.stack else 1):
@@ -174,20 +177,19 @@ def _stacked(
                 f"{key} in {path / ARRAYS} has shape {arrays[key].shape}, which does not fit the "
                 f"rank and the kernel {target.kernel_shape} of this base"
             )
-    stacked = np.stack(layers).astype(np.float32)
-    return jnp.asarray(stacked.reshape(shape))
+    return jnp.asarray(np.stack(layers).reshape(shape), dtype)
 
 
-def _projections(path: Path, arrays: Mapping[str, np.ndarray], adapter: Adapter) -> dict[str, Any]:
+def _projections(
+    path: Path, arrays: Mapping[str, np.ndarray], adapter: Adapter, params: Any
+) -> dict[str, Any]:
     if not set(_PROJECTIONS.values()) <= set(arrays):
         raise ValueError(
             f"{path / ARRAYS} lacks VeRA's projections, which come from torch's generator; save "
             "it in PEFT with save_projection=True"
         )
-    shared = {
-        ours: jnp.asarray(arrays[theirs].T.astype(np.float32))
-        for ours, theirs in _PROJECTIONS.items()
-    }
+    dtype = acc_dtype(get(params, (*adapter.layers[0].path, "kernel")).dtype)
+    shared = {ours: jnp.asarray(arrays[theirs].T, dtype) for ours, theirs in _PROJECTIONS.items()}
     method = cast(LinearMethod, adapter.method)
     return {SHARED: {method.frozen_set(adapter.layers[0]): shared}}
 

@@ -13,6 +13,7 @@ from tera_jax.adapters.targets import get
 from tera_jax.io.peft.files import ARRAYS
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.prompt import PromptTuning, encode
+from tera_jax.ops.numerics import acc_dtype
 
 PROMPT = "prompt_embeddings"
 """The name of the one array, by which such an adapter is known."""
@@ -25,14 +26,15 @@ def load(
     extra = set(arrays) - {PROMPT}
     if extra:
         raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that a prompt does not have")
-    prompt_PD = arrays[PROMPT].astype(np.float32)
+    prompt_PD = arrays[PROMPT]
     embedding_VD = params["embed_tokens"]["embedding"]
     expected = (config["num_virtual_tokens"], embedding_VD.shape[1])
     if prompt_PD.shape != expected:
         raise ValueError(f"{PROMPT} in {path} has shape {prompt_PD.shape}, not {expected}")
     layer = TargetLayer(("embed_tokens",), embedding_VD.shape)
     adapter = make("prompt", PromptTuning(num_virtual_tokens=expected[0]), (layer,))
-    d = {"embed_tokens": {"prompt": {"embedding": jnp.asarray(prompt_PD)}}}
+    prompt = jnp.asarray(prompt_PD, acc_dtype(embedding_VD.dtype))
+    d = {"embed_tokens": {"prompt": {"embedding": prompt}}}
     return adapter, {"params": params, "frozen": {}, "d": d}
 
 

@@ -22,8 +22,9 @@ from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors, check, read_
 from tera_jax.llama.checkpoint.resolve import locate
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.model import Llama
+from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.quantize import BLOCK, Quantizer
-from tera_jax.sharding import make_mesh, parameter_shardings
+from tera_jax.sharding import make_mesh
 
 _AT_ONCE = 2**28
 """Bytes of the layers of a parameter that are read and sent to a device together, or one layer."""
@@ -77,7 +78,8 @@ def load_pretrained(
     check(tensors, _shapes(abstract), path)
     mesh = make_mesh() if mesh is None else mesh
     shardings = parameter_shardings(abstract, mesh)
-    quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, mesh)
+    layout = functools.partial(parameter_shardings, mesh=mesh)
+    quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, layout)
 
     def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding):
         array = _load_leaf(tensors, trees.name(key_path), leaf, sharding)

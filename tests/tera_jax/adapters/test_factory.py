@@ -10,8 +10,9 @@ import pytest
 
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE, NotMergeableError
-from tera_jax.sharding import make_mesh, parameter_shardings, replicated, rows
+from tera_jax.sharding import make_mesh, replicated, rows
 from tests.parts import SMALL, perturbed, value_and_grad
 
 SETTINGS = {

@@ -219,3 +219,25 @@ def test_orbax_restores_the_same_bits(tmp_path, dtype):
         assert a.dtype == dtype
         assert jnp.array_equal(a, b)
         assert jnp.array_equal(a, c) == (a.ndim == 1)  # kernels changed, biases did not
+
+
+@pytest.mark.parametrize("with_frozen", [False, True])
+@pytest.mark.parametrize("sharing", ["shape", "none"])
+@pytest.mark.parametrize("structure", ["hadamard_factor", "hadamard"])
+def test_an_adapter_with_transforms_survives_the_round_trip(
+    tmp_path, with_frozen, sharing, structure
+):
+    model, x = nn.Dense(6), jnp.asarray(np.random.default_rng(0).standard_normal((3, 70)))
+    x = x.astype(jnp.float32)
+    config = TeRA(num_modes=2, structure=structure, sharing=sharing, dtype="bfloat16")
+    adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
+    params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
+    frozen = adapter.init_frozen(params)
+    d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
+    variables = {"params": params, "frozen": frozen, "d": d}
+    save_adapter(tmp_path / "a", adapter, variables, "base", with_frozen)
+    loaded, found = load_adapter(tmp_path / "a", params)
+    assert loaded == adapter
+    last = sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:]
+    assert last == [(70,), (70, 2, 3) if structure == "hadamard_factor" else (70,)]
+    assert all(map(jnp.array_equal, jax.tree.leaves(found), jax.tree.leaves(variables)))

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.steps import TINY, random_batch
 from tera_jax import adapt, sharding
 from tera_jax.llama import Llama, LlamaConfig, stacking
+from tera_jax.llama.sharding import parameter_shardings
 from train.training.step import init_state, make_train_step
 
 CONFIG = LlamaConfig.from_hf(TINY)
@@ -46,7 +47,7 @@ def test_split_and_join_give_the_parameters_back_and_take_what_they_are_given(pa
 def test_layouts_are_those_of_the_table_in_either_form(params):
     mesh = sharding.make_mesh(2, 2, 2)
     layout = stacking.shardings(params, mesh)
-    assert layout == sharding.parameter_shardings(params, mesh)
+    assert layout == parameter_shardings(params, mesh)
     parts = stacking.split(jax.device_put(params, layout))
     wanted = stacking.shardings(parts, mesh)
     jax.tree.map(lambda array, each: assert_laid_out(array, each), parts, wanted)

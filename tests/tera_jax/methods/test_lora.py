@@ -8,6 +8,7 @@ import torch
 from tera_jax.methods import TABLE, base
 from tera_jax.methods.base import TargetLayer
 from tera_jax.methods.lora import LoRA
+from tests.margins import close, within
 from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = [(24, 8), (8, 24), (16, 16)]  # the first as SmolLM2's v_proj, the second as an MLP's
@@ -56,12 +57,12 @@ def test_outputs_and_gradients_equal_peft(shape):
         return jax.grad(loss, (0, 1), has_aux=True)(d, x)
 
     (grads, grad_x), y = run(d, kernel, x)
-    assert relative(y, y_torch) <= 1e-5
-    assert relative(grad_x, x_torch.grad) <= 1e-5
-    assert relative(grads["a"], a.grad.T) <= 1e-5
-    assert relative(grads["b"], b.grad.T) <= 1e-5
+    within(relative(y, y_torch), 1e-5)
+    within(relative(grad_x, x_torch.grad), 1e-5)
+    within(relative(grads["a"], a.grad.T), 1e-5)
+    within(relative(grads["b"], b.grad.T), 1e-5)
     merged = jax.jit(method.merge)({}, d, kernel)
-    assert relative(merged, (layer.weight + layer.get_delta_weight("default")).T) <= 1e-5
+    within(relative(merged, (layer.weight + layer.get_delta_weight("default")).T), 1e-5)
     assert relative(y, y_torch + 1) > 1e-2
 
 
@@ -74,7 +75,7 @@ def test_initial_values_are_those_of_peft():
         expected = linear["default"].weight.T
         assert ours.shape == expected.shape
         assert ours.dtype == jnp.float32
-        assert abs(np.std(ours) - expected.std().item()) <= 0.05 * np.std(ours)
+        within(abs(np.std(ours) - expected.std().item()), 0.05 * np.std(ours), of_draws=True)
     bound = 1 / np.sqrt(400)
     assert 0.98 * bound < np.abs(d["a"]).max() <= bound
     assert not np.any(d["b"])
@@ -91,10 +92,10 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
     ys = jax.vmap(lambda key: apply({}, d, kernel, x, key))(keys)
     full = apply({}, d, kernel, x, None)
     error = jnp.abs(ys.mean(0) - full) / (ys.std(0) / np.sqrt(len(keys)))
-    assert error.max() < 4.5  # standard errors, over 24 outputs
+    within(error.max(), 4.5, of_draws=True)  # standard errors, over 24 outputs
     once = apply({}, d, kernel, x, keys[0])
     assert jnp.array_equal(once, apply({}, d, kernel, x, keys[0]))
-    assert jnp.allclose(once, ys[0], rtol=1e-4, atol=1e-4)
+    close(once, ys[0], rtol=1e-4, atol=1e-4)
     assert not jnp.allclose(ys[0], ys[1])
     unadapted = d | {"b": jnp.zeros((3, 8))}
     unadapted_y = jax.jit(base.linear)(x, kernel)
@@ -106,8 +107,8 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
 def test_dropped_entries_are_zero_and_the_rest_is_scaled_up():
     x = jnp.ones((100, 100))
     dropped = base.drop(jax.random.key(0), 0.2, x)
-    assert np.allclose(np.unique(dropped), [0, 1.25])
-    assert abs(jnp.mean(dropped == 0) - 0.2) < 0.02
+    close(np.unique(dropped), [0, 1.25])
+    within(abs(jnp.mean(dropped == 0) - 0.2), 0.02, of_draws=True)
 
 
 @pytest.mark.parametrize("name", ["lora", "pissa", "dora", "toplora"])
@@ -135,7 +136,7 @@ def test_the_result_has_the_type_of_x(name, kernel_type, x_type):
         assert plain.dtype == dropped.dtype == x_type
         expected = np.asarray(x, np.float64) @ np.asarray(kernel, np.float64)
         tolerance = 2e-2 if x_type == jnp.bfloat16 else 1e-6
-        assert np.abs(np.asarray(plain, np.float64) - expected).max() <= tolerance * 10
+        within(np.abs(np.asarray(plain, np.float64) - expected).max(), tolerance * 10)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from tera_jax.adapters.factory import adapt
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.methods import NotMergeableError
 from tera_jax.methods.prompt import PromptTuning, PTuning
+from tests.margins import within
 from train.params.shapes import MODELS
 
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, 7))
@@ -97,11 +98,11 @@ def test_logits_and_gradients_equal_those_of_peft(base, parts):
 
     (_, found), grads = jax.value_and_grad(loss, has_aux=True)(variables["d"])
     expected = logits.detach().numpy()
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    within(np.abs(found - expected).max(), 1e-5 * np.abs(expected).max())
     grads = ours_like_theirs(grads["embed_tokens"][adapter.name])
     for ours, parameter in zip(grads, parameters, strict=True):
         gradient = parameter.grad.numpy()
-        assert np.abs(ours - gradient).max() <= 1e-5 * np.abs(gradient).max()
+        within(np.abs(ours - gradient).max(), 1e-5 * np.abs(gradient).max())
     without, _ = model.apply({"params": variables["params"]}, jnp.asarray(TOKENS, jnp.int32))
     assert np.abs(found[:, 5:] - without).max() > 1e-2 * np.abs(expected).max()
 

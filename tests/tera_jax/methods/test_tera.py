@@ -2,19 +2,18 @@ import functools
 import itertools
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.fingerprint import fingerprint
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import hadamard
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
+from tests.margins import close, within
 from tests.tera_jax.network.networks import dense_core
 
 SCHEMES = [
@@ -93,7 +92,7 @@ def test_delta_w_equals_eq_11_element_by_element(text, fields):
             int(np.ravel_multi_index(row, scheme.in_modes)),
             int(np.ravel_multi_index(column, scheme.out_modes)),
         )
-        assert abs(update[place] - expected) <= 1e-5 * scale
+        within(abs(update[place] - expected), 1e-5 * scale)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +126,7 @@ def test_delta_w_in_float64_and_bfloat16(text, structure):
     assert exact.dtype == jnp.float64
     assert update.dtype == jnp.bfloat16
     error = np.abs(np.asarray(update, np.float64) - np.asarray(exact))
-    assert error.max() <= 2e-2 * np.abs(np.asarray(exact)).max()
+    within(error.max(), 2e-2 * np.abs(np.asarray(exact)).max())
     assert error.max() > 0
 
 
@@ -192,7 +191,7 @@ def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, structu
     for init in ("normal", "uniform"):
         assert 0.8 < mean_square(1.0, init) < 1.25
     ratio = mean_square(math.sqrt(2), "normal") / mean_square(1.0, "normal")
-    assert abs(ratio / 2 - 1) < 1e-3
+    within(abs(ratio / 2 - 1), 1e-3)
 
 
 def test_identity_factors_make_a_scaled_core():
@@ -203,7 +202,7 @@ def test_identity_factors_make_a_scaled_core():
     matrix = frozen["core"].reshape(6, 8)
     outer = jnp.outer(d[1], d[2]).reshape(8)
     expected = d[0][:, None] * matrix * outer[None, :]
-    assert jnp.allclose(delta_w(frozen, d, scheme), expected, rtol=1e-6)
+    close(delta_w(frozen, d, scheme), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -233,28 +232,6 @@ def test_a_fast_factor_is_kept_as_its_signs_and_leaves_the_others_as_they_are():
         "factors"
     ]
     assert not jnp.array_equal(*sides)
-
-
-@pytest.mark.parametrize("with_frozen", [False, True])
-@pytest.mark.parametrize("sharing", ["shape", "none"])
-@pytest.mark.parametrize("structure", ["hadamard_factor", "hadamard"])
-def test_an_adapter_with_transforms_survives_the_round_trip(
-    tmp_path, with_frozen, sharing, structure
-):
-    model, x = nn.Dense(6), jnp.asarray(np.random.default_rng(0).standard_normal((3, 70)))
-    x = x.astype(jnp.float32)
-    config = TeRA(num_modes=2, structure=structure, sharing=sharing, dtype="bfloat16")
-    adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
-    params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
-    frozen = adapter.init_frozen(params)
-    d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
-    variables = {"params": params, "frozen": frozen, "d": d}
-    save_adapter(tmp_path / "a", adapter, variables, "base", with_frozen)
-    loaded, found = load_adapter(tmp_path / "a", params)
-    assert loaded == adapter
-    last = sorted(leaf.shape for leaf in jax.tree.leaves(found["frozen"]))[-2:]
-    assert last == [(70,), (70, 2, 3) if structure == "hadamard_factor" else (70,)]
-    assert all(map(jnp.array_equal, jax.tree.leaves(found), jax.tree.leaves(variables)))
 
 
 def test_num_trainable_is_the_size_of_d():

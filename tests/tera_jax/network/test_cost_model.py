@@ -10,65 +10,69 @@ from tera_jax.network.tensorization import Tensorization
 from tests.tera_jax.methods.one_layer import on_layer
 
 
-def of(text, fast=False, fast_core=False):
-    return Network(Tensorization.parse(text), fast, fast_core)
+def of(text, structure="dense"):
+    return Network(Tensorization.parse(text), structure)
 
 
 def test_few_tokens_stay_activations_and_many_build():
     rates = cost_model.device("NVIDIA H100 80GB HBM3")
     rank = {"through": 0, "project": 1, "build": 2}
 
-    def choices(fast, readers):
-        network = of("4096|8x8x8x8", fast)
+    def choices(structure, readers):
+        network = of("4096|8x8x8x8", structure)
         return [rank[cost_model.route(network, 2**k, rates, readers)] for k in range(18)]
 
-    for fast, readers in itertools.product((False, True), (1, 2)):
-        found = choices(fast, readers)
+    for structure, readers in itertools.product(("dense", "hadamard_factor"), (1, 2)):
+        found = choices(structure, readers)
         assert found == sorted(found)
         assert {*found} == {0, 1, 2}
         # The batch is multiplied with the factor while it is smaller than the kernels that share it
         assert found[12 + readers - 1 : 12 + readers + 1] == [1, 2]
-    assert sum(choices(True, 1)) > sum(choices(False, 1))  # from fewer tokens on
+    assert sum(choices("hadamard_factor", 1)) > sum(choices("dense", 1))  # from fewer tokens on
 
 
 @pytest.mark.parametrize(
-    ("fast", "readers", "at"),
+    ("structure", "readers", "at"),
     [
         # 1 + 4 / 64 products of 4096^3 and, with one reader, 2 of T 4096^2 against 4 + 4 / 64.
-        (False, 1, [(2060, "through"), (2160, "project"), (4000, "project"), (4200, "build")]),
+        ("dense", 1, [(2060, "through"), (2160, "project"), (4000, "project"), (4200, "build")]),
         # With two, 3/2 of T 4096^2.
-        (False, 2, [(1650, "through"), (1750, "project"), (8100, "project"), (8300, "build")]),
+        ("dense", 2, [(1650, "through"), (1750, "project"), (8100, "project"), (8300, "build")]),
         # With a transform of two stages 6 / 64 of 4096^3 and 1 + 2 / 64 against 2 + 8 / 64.
-        (True, 1, [(300, "through"), (400, "project"), (4000, "project"), (4200, "build")]),
+        (
+            "hadamard_factor",
+            1,
+            [(300, "through"), (400, "project"), (4000, "project"), (4200, "build")],
+        ),
     ],
 )
-def test_the_choice_by_arithmetic_alone(fast, readers, at):
+def test_the_choice_by_arithmetic_alone(structure, readers, at):
     endless = Device(1e12, 1e30)
     for tokens, expected in at:
-        assert cost_model.route(of("4096|8x8x8x8", fast), tokens, endless, readers) == expected
+        assert cost_model.route(of("4096|8x8x8x8", structure), tokens, endless, readers) == expected
 
 
 def test_with_a_fast_core_nothing_is_built_and_differentiated():
     rates = cost_model.device("H100")
     for text in ("4096|8x8x8x8", "4096|4x4x8x8"):
-        network = of(text, fast=True, fast_core=True)
+        network = of(text, "hadamard")
         found = [cost_model.route(network, 2**k, rates) for k in range(18)]
         assert sorted(found, key=["through", "project"].index) == found
         assert {*found} == {"through", "project"}
-    # Dense factors beside a fast core: the kernel of many tokens is still built, and only once.
-    assert cost_model.route(of("4096|8x8x8x8", fast_core=True), 2**17, rates) == "build"
+    # With a dense core the kernel of many tokens is built, and only once.
+    assert cost_model.route(of("4096|8x8x8x8", "hadamard_factor"), 2**17, rates) == "build"
 
 
 def test_the_kernels_of_a_structured_network_are_for_whole_programs_and_equal_groups():
-    structured = of("4096|8x8x8x8", fast=True, fast_core=True)
+    structured = of("4096|8x8x8x8", "hadamard")
     assert structured.is_structured(4096)
-    assert of("4096|4x4x8x8", True, True).is_structured(32)
+    assert of("4096|4x4x8x8", "hadamard").is_structured(32)
     for other in (
-        structured._replace(fast=False),
-        structured._replace(fast_core=False),
-        of("8x8x8x8|4096", True, True),
-        of("576|24x24", True, True),
-        of("4096|4096", True, True),
+        structured._replace(structure="dense"),
+        structured._replace(structure="hadamard_factor"),
+        of("8x8x8x8|4096", "hadamard"),
+        of("576|24x24", "hadamard"),
+        of("4096|4096", "hadamard"),
     ):
         assert not other.is_structured(4096)
     assert not structured.is_structured(4100)
@@ -100,6 +104,16 @@ def test_a_method_chooses_its_route_by_its_structure_and_its_layers(monkeypatch)
         assert (tokens, rates) == (8, cost_model.device())
 
 
-def test_an_unknown_device_gets_rates():
-    assert cost_model.device("abacus") == cost_model.device("NVIDIA H100 80GB HBM3")
-    assert cost_model.device("cpu") != cost_model.device("abacus")
+def test_an_unknown_device_gets_the_rates_of_an_h100_and_the_log_says_so_once(caplog):
+    known = cost_model.device("NVIDIA H100 80GB HBM3")
+    assert cost_model.device("cpu") != known
+    assert not caplog.records
+    for _ in range(2):
+        assert cost_model.device("abacus 3") == known
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.name.startswith("tera_jax.")
+    assert "'abacus 3'" in record.getMessage()
+    assert "H100 (700 TFLOP/s, 3.0 TB/s)" in record.getMessage()
+    cost_model.device("abacus 4")
+    assert len(caplog.records) == 2

@@ -8,6 +8,7 @@ import pytest
 from tera_jax.fingerprint import fingerprint
 from tera_jax.network import hadamard
 from tera_jax.random import seed_key
+from tests.margins import close, within
 
 SIZES = [2, 64, 128, 256, 576, 75, 125, 127, 130, 225, 105 * 3]
 """Powers of two, composites and odd numbers, a prime; one and two stages."""
@@ -54,7 +55,7 @@ def test_sizes_without_a_transform_are_refused(size, message):
 @pytest.mark.parametrize("size", SIZES)
 def test_it_is_orthogonal(size):
     matrix = hadamard.dense(drawn(size))
-    assert np.abs(matrix @ matrix.T - np.eye(size)).max() < 1e-6
+    within(np.abs(matrix @ matrix.T - np.eye(size)).max(), 1e-6)
     assert np.abs(matrix - np.eye(size)).max() > 0.5
 
 
@@ -62,8 +63,8 @@ def test_it_is_orthogonal(size):
 def test_the_transposed_is_its_inverse_and_it_keeps_lengths(size):
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, size)), jnp.float32)
     y = hadamard.apply(drawn(size), x, 1)
-    assert jnp.allclose(jnp.linalg.norm(y, axis=1), jnp.linalg.norm(x, axis=1), rtol=1e-5)
-    assert jnp.abs(hadamard.apply_transposed(drawn(size), y, 1) - x).max() < 1e-5
+    close(jnp.linalg.norm(y, axis=1), jnp.linalg.norm(x, axis=1), rtol=1e-5)
+    within(jnp.abs(hadamard.apply_transposed(drawn(size), y, 1) - x).max(), 1e-5)
     assert jnp.abs(hadamard.apply(drawn(size), y, 1) - x).max() > 1
 
 
@@ -100,7 +101,7 @@ def test_apply_is_the_product_with_the_matrix_along_every_axis(size, axis, dtype
         expected = np.moveaxis(np.tensordot(a, exact, axes=(1, axis)), 0, axis)
         assert y.dtype == jnp.dtype(dtype)
         error = np.asarray(y, np.float64) - expected
-        assert np.linalg.norm(error) < bound * np.linalg.norm(expected)
+        within(np.linalg.norm(error), bound * np.linalg.norm(expected))
         other = np.moveaxis(np.tensordot(a.T, exact, axes=(1, axis)), 0, axis)
         assert np.linalg.norm(error + expected - other) > 0.1 * np.linalg.norm(expected)
 
@@ -127,7 +128,7 @@ def test_every_sign_counts():
 def test_signs_are_even_and_follow_from_the_seed():
     signs = drawn(100_000)
     assert set(np.unique(signs)) == {-1, 1}
-    assert abs(float(signs.mean())) < 0.01
+    within(abs(float(signs.mean())), 0.01, of_draws=True)
     assert jnp.array_equal(signs, drawn(100_000))
     assert not jnp.array_equal(signs, drawn(100_000, seed=1))
     assert drawn(64, dtype=jnp.bfloat16).dtype == jnp.bfloat16
@@ -143,7 +144,7 @@ def test_the_seed_gives_these_digits():
 def test_the_gradient_is_the_other_direction():
     x = jnp.asarray(np.random.default_rng(3).standard_normal((2, 130)), jnp.float32)
     _, pullback = jax.vjp(lambda x: hadamard.apply(drawn(130), x, 1), x)
-    assert jnp.allclose(pullback(x)[0], hadamard.apply_transposed(drawn(130), x, 1), atol=1e-5)
+    close(pullback(x)[0], hadamard.apply_transposed(drawn(130), x, 1), atol=1e-5)
 
 
 def test_signs_of_another_length_are_refused():
@@ -160,7 +161,7 @@ def test_rows_in_one_pass_are_the_product_with_the_matrix(size, dtype, bound):
     found = hadamard.apply_to_rows(signs, x, interpret=True)
     exact = np.asarray(x, np.float64) @ hadamard.dense(signs).T
     assert found.dtype == dtype
-    assert np.linalg.norm(np.asarray(found, np.float64) - exact) < bound * np.linalg.norm(exact)
+    within(np.linalg.norm(np.asarray(found, np.float64) - exact), bound * np.linalg.norm(exact))
 
 
 def test_which_rows_take_one_pass():

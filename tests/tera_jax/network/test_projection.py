@@ -3,12 +3,17 @@ import jax.numpy as jnp
 import pytest
 
 from tera_jax.network import projection
+from tera_jax.ops import dispatch
+from tests.margins import within
 from tests.tera_jax.network.networks import example, far, unfolded
 
 
-@pytest.mark.parametrize(("text", "one"), [("128|8x16", 128), ("192|8x24 fast", 12 + 16)])
+@pytest.mark.parametrize(("text", "one"), [("128|8x16", 128), ("192|8x24 fast", 12 + 16 + 0.5)])
 def test_layers_of_one_input_and_network_share_its_projection(text, one):
-    """XLA finds that they are the same. ``one`` is the multiply-adds of one of its entries."""
+    """XLA finds that they are the same.
+
+    ``one`` is the multiply-adds of one of its entries: the product with a sign is half of one.
+    """
     scheme, core, factors, d, random = example(text)
     width = scheme.shape[0]
     x = jnp.asarray(random.standard_normal((256, width)), jnp.float32)
@@ -48,7 +53,7 @@ def test_layers_of_one_input_name_the_same_constants():
         assert shapes.count((stage, stage)) == 2  # H, and H transposed
 
 
-@pytest.mark.parametrize("text", ["128|8x16", "128|8x16 core", "128|8x16 fast core"])
+@pytest.mark.parametrize("text", ["128|8x16", "128|8x16 fast core"])
 def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(text):
     """Also those of x and of the kernel, which may be wider than x."""
     scheme, core, factors, d, random = example(text)
@@ -63,9 +68,9 @@ def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(tex
     ct = jnp.asarray(random.standard_normal((40, 128)), jnp.float32)
     expected, pull = jax.vjp(plain, x, kernel, d)
     value, mine = jax.vjp(projected, x, kernel, d)
-    assert far(value, expected) < 1e-5
+    within(far(value, expected), 1e-5)
     for found, right in zip(*map(jax.tree.leaves, (mine(ct), pull(ct))), strict=True):
-        assert far(found, right) < 1e-5
+        within(far(found, right), 1e-5)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, core, factors))
     value, pull = jax.vjp(lambda *a: projection.product(*a, *half[1:], d), half[0], kernel)
     assert value.dtype == jnp.bfloat16
@@ -81,21 +86,21 @@ def test_a_network_that_does_not_end_with_its_input_is_refused():
 @pytest.mark.parametrize(
     ("text", "calls"), [("256|4x8 fast", 1), ("256|4x4x16 fast core", 2), ("256|16x8 fast core", 0)]
 )
-def test_the_kernels_change_nothing(text, calls, monkeypatch):
+def test_the_kernels_change_nothing(text, calls):
     """The last network has none: its output modes are other groups than the stages of its core."""
     scheme, core, factors, d, random = example(text)
     x = jnp.asarray(random.standard_normal((32, 256)), jnp.float32)
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
-    def results(fused):
-        monkeypatch.setattr(projection, "FUSED", fused)
+    def loss(d, x):
+        y = projection.product(x, kernel, core, factors, d)
+        return jnp.sum(jnp.sin(y / 16))  # of unit size: the sine sees no rounding of turns
 
-        def loss(d, x):
-            return jnp.sum(jnp.sin(projection.product(x, kernel, core, factors, d)))
-
-        text = str(jax.make_jaxpr(jax.grad(loss))(d, x))
-        assert text.count("pallas_call[") == (calls if fused else 0)
-        return jax.value_and_grad(loss, argnums=(0, 1))(d, x)
+    def results(kernels):
+        with dispatch.forced(kernels):
+            text = str(jax.make_jaxpr(jax.grad(loss))(d, x))
+            assert text.count("pallas_call[") == (calls if kernels else 0)
+            return jax.value_and_grad(loss, argnums=(0, 1))(d, x)
 
     for mine, expected in zip(*map(jax.tree.leaves, (results(True), results(False))), strict=True):
-        assert far(mine, expected) < 1e-5
+        within(far(mine, expected), 1e-5)

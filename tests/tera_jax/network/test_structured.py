@@ -6,6 +6,7 @@ import pytest
 from tera_jax.network import hadamard, structured
 from tera_jax.network.structured import Network, Trained
 from tera_jax.random import seed_key
+from tests.margins import roundings, within
 from tests.tera_jax.network.networks import far
 
 SIZES = [
@@ -65,16 +66,20 @@ def test_the_adapted_kernel_equals_float64(sizes, dtype, bound):
     exact = update(network, trained)
     alone = structured.adapted(jnp.zeros_like(kernel), network, trained, interpret=True)
     assert alone.dtype == kernel.dtype
-    assert far(alone, exact) < bound
+    within(far(alone, exact), bound)
     added = structured.adapted(kernel.astype(dtype), network, trained, interpret=True)
     assert added.dtype == jnp.dtype(dtype)
-    assert far(added, np.asarray(kernel.astype(dtype), np.float64) + exact) < bound
+    within(far(added, np.asarray(kernel.astype(dtype), np.float64) + exact), bound)
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-5), ("bfloat16", 1e-2)])
-def test_the_gradients_equal_float64(sizes, dtype, bound):
-    """Over four draws: a gradient of few entries may by chance be a small sum of large terms."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradients_equal_float64(sizes, dtype):
+    """Over four draws: a gradient of few entries may by chance be a small sum of large terms.
+
+    Three modes and the tokens are each rounded twice.
+    """
+    bound = max(1e-5, roundings(dtype, 8))
     found, exact = [], []
     for seed in range(4):
         network, trained, _, x_TJ, ct_TO = arguments(sizes, dtype, seed=seed)
@@ -83,7 +88,7 @@ def test_the_gradients_equal_float64(sizes, dtype, bound):
     for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
         assert all(each.dtype == jnp.float32 for each in mine)
         error = np.concatenate(mine) - np.concatenate(right)
-        assert np.linalg.norm(error) < bound * np.linalg.norm(np.concatenate(right))
+        within(np.linalg.norm(error), bound * np.linalg.norm(np.concatenate(right)))
 
 
 def test_both_change_with_every_argument():
@@ -107,7 +112,7 @@ def test_every_token_counts_however_many_a_program_takes(tokens):
 
     few = tokens // 8 * 3
     for whole, *parts in zip(of(0, tokens), of(0, few), of(few, tokens), strict=True):
-        assert far(sum(parts), whole) < 1e-5
+        within(far(sum(parts), whole), 1e-5)
 
 
 def test_they_lower_for_a_gpu():

@@ -1,12 +1,23 @@
+import dataclasses
 import importlib.util
 import json
 from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
-from train.config import Config, default, differences, parse, to_dict
+from train.config import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    LoopConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    default,
+    differences,
+    parse,
+    to_dict,
+)
 
 CONFIGS = sorted(Path(__file__).parents[3].glob("configs/[!_]*.py"))
 
@@ -48,35 +59,6 @@ def test_every_config_file_is_valid(path):
     assert isinstance(parse(config), Config)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sizes"),
-    [
-        ([], (1, 1, 1)),
-        (["--config.mesh=data=2,fsdp=4"], (2, 4, 1)),
-        (["--config.mesh.fsdp=8"], (1, 8, 1)),
-        (["--config.mesh=tensor=2", "--config.mesh.data=4"], (4, 1, 2)),
-    ],
-)
-def test_the_mesh_is_a_flag_as_a_whole_or_by_axis(arguments, sizes, monkeypatch):
-    mesh = parse(from_flags(arguments, monkeypatch)).mesh
-    assert (mesh.data, mesh.fsdp, mesh.tensor) == sizes
-
-
-def test_a_mesh_flag_with_an_unknown_axis_is_refused(monkeypatch):
-    with pytest.raises(flags.IllegalFlagValueError, match="an axis 'fdsp'; the axes are data"):
-        from_flags(["--config.mesh=fdsp=8"], monkeypatch)
-
-
-def from_flags(arguments, monkeypatch):
-    """A ``ConfigDict`` as the command line changes it."""
-    given = ["program", *arguments]
-    monkeypatch.setattr("sys.argv", given)  # where the names of the overrides are looked up
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", filled(), flag_values=values)
-    values(given)
-    return values.config
-
-
 def changed(path, value):
     tree = to_dict(parse(filled()))
     *parents, key = path.split(".")
@@ -91,10 +73,10 @@ def changed(path, value):
     ("path", "value", "message"),
     [
         ("optim.learning_rat", 1e-3, r"unknown config key config.optim.learning_rat; did you mean"),
-        ("wandb", True, r"unknown config key config.wandb; the keys are"),
+        ("wandb", True, r"unknown config key config.wandb; the keys of config are data, decoding"),
         ("method.rank", 8, r"unknown config key config.method.rank"),
         ("method.name", "nora", r"config.method.name 'nora'; choose one of"),
-        ("method.gain", -1.0, r"config.method: gain -1.0"),
+        ("method.gain", -1.0, r"config.method.gain -1.0; it must be"),
         ("data.packed_tokens", 100, r"config.data.packed_tokens is 100, but a record may have 272"),
         ("loop.accumulate", 5, r"config.loop.batch_size \d+ is not a multiple of loop.accumulate"),
         ("method.tensorizations", ["8|8|8"], r"not of the form"),
@@ -104,7 +86,15 @@ def changed(path, value):
         ("loop.batch_size", 3.5, r"config.loop.batch_size is 3.5, a float"),
         ("loop.batch_size", True, r"config.loop.batch_size is True, a bool"),
         ("loop.epochs", 0.0, r"config.loop.epochs is 0.0"),
-        ("optim.learning_rate", 0.0, r"config.optim.learning_rate is 0.0"),
+        ("loop.requeue_status", 256, r"config.loop.requeue_status is 256; an exit status is from"),
+        ("optim.learning_rate", 0.0, r"config.optim.learning_rate is 0.0; it must be above 0"),
+        ("optim.learning_rate", float("nan"), r"config.optim.learning_rate is nan"),
+        ("optim.learning_rate", float("inf"), r"config.optim.learning_rate is inf"),
+        ("optim.weight_decay", -0.1, r"config.optim.weight_decay is -0.1; it must be at least 0"),
+        ("optim.clip_norm", -1.0, r"config.optim.clip_norm is -1.0; it must be above 0"),
+        ("model.block", 3, r"config.model.block is 3; it must be even"),
+        ("evaluate.task", "boolk", r"config.evaluate: unknown task 'boolk'; did you mean 'boolq'"),
+        ("decoding.num_beams", 0, r"config.decoding.num_beams=0 must be at least 1"),
         ("mesh", "fdsp=8", r"mesh 'fdsp=8' has an axis 'fdsp'; the axes are data, fsdp, tensor"),
         ("mesh", "data=3", r"batch_size 32 is not a multiple of mesh data x fsdp = 3"),
         ("mesh.data", 3, r"batch_size 32 is not a multiple of mesh data x fsdp = 3"),
@@ -114,6 +104,29 @@ def changed(path, value):
 def test_bad_values_are_refused_by_name(path, value, message):
     with pytest.raises(ValueError, match=message):
         parse(changed(path, value))
+
+
+def test_each_section_checks_itself():
+    for make, message in (
+        (lambda: OptimConfig(learning_rate=-1.0), "learning_rate is -1.0; it must be above 0"),
+        (lambda: LoopConfig(log_every=0), "log_every is 0; it must be at least 1"),
+        (lambda: DataConfig("records.json", max_tokens=1), "max_tokens is 1; it must be at least"),
+        (lambda: ModelConfig("model", block=0), "block is 0"),
+        (lambda: EvaluateConfig(batch_size=0), "batch_size is 0"),
+        (lambda: MeshConfig(fsdp=0), "fsdp is 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            make()
+
+
+def test_the_whole_checks_what_no_section_can():
+    config = parse(filled())
+    with pytest.raises(ValueError, match=r"^evaluate.batch_size 3 is not a multiple of mesh"):
+        dataclasses.replace(config, evaluate=EvaluateConfig(batch_size=3), mesh=MeshConfig(data=2))
+    full = default("full")
+    full.model.path, full.data.path, full.model.quantize = "some/model", "records.json", "nf4"
+    with pytest.raises(ValueError, match=r"^config.method.name 'full' trains the base's own"):
+        parse(full)
 
 
 def test_a_missing_key_is_refused_by_name():

@@ -13,8 +13,8 @@ from train.evaluation.likelihood import (
     score,
     text_questions,
 )
+from train.training import loss
 from train.training import run as runs
-from train.training import step
 
 PADDED = 96
 RECORD = {
@@ -115,7 +115,7 @@ def test_logits_are_taken_a_few_at_a_time(trained, monkeypatch):
     pairs = make_pairs(3, seed=2)
     whole = score(run, d, pairs, batch_size=4)
     traces = likelihood._sums._cache_size()
-    monkeypatch.setattr(step, "_LOGITS_AT_ONCE", 4 * 49152 * 3)
+    monkeypatch.setattr(loss, "_LOGITS_AT_ONCE", 4 * 49152 * 3)
     parts = score(run, d, pairs, batch_size=4)
     assert likelihood._sums._cache_size() == traces + 1
     for a, b in zip(whole, parts, strict=True):

@@ -9,6 +9,7 @@ import pytest
 
 from tera_jax import sharding
 from tera_jax.llama import Llama
+from tera_jax.llama.sharding import parameter_shardings
 from train.config import OptimConfig
 from train.params import count, plan
 from train.params.shapes import MODELS, parts
@@ -51,7 +52,7 @@ def test_the_plan_is_what_a_device_then_holds(tiny, method, mesh, monkeypatch):
     devices = sharding.make_mesh(**sharding.parse_mesh(mesh))
     model = Llama(given.config, dtype=jnp.bfloat16)
 
-    layout = sharding.parameter_shardings(given.params, devices)
+    layout = parameter_shardings(given.params, devices)
     init = jax.jit(lambda key: model.init(key, jnp.zeros((1, 2), jnp.int32))["params"])
     base = jax.device_put(init(jax.random.key(0)), layout)
     layout = sharding.frozen_shardings(given.frozen, devices)

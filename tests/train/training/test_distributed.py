@@ -153,9 +153,9 @@ def test_processes_with_different_settings_are_refused(command, tmp_path):
     arguments = [*command, f"--workdir={tmp_path / 'run'}"]
     other = "--config.optim.learning_rate=1e-3"
     codes, texts = finish(*start_two(arguments, others=[other]))
-    assert codes == [1, 1]
+    assert codes == [2, 2]
     for text in texts:
-        assert "ValueError: the processes were started with different settings (process 0: " in text
+        assert "error: the processes were started with different settings (process 0: " in text
     assert "here settings.optim.learning_rate: 0.03 -> 0.001" in texts[1]
     assert not (tmp_path / "run").exists()
 

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from tera_jax import adapt, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama, LlamaConfig, stacking
+from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE
 from tera_jax.network import cost_model
 from train.config import OptimConfig
@@ -85,7 +86,7 @@ def adapted(method):
 def trainer(method, *sizes, unroll=False):
     mesh = sharding.make_mesh(*sizes)
     adapter, optimizer_, frozen, state = adapted(method)
-    params = jax.device_put(base(), sharding.parameter_shardings(base(), mesh))
+    params = jax.device_put(base(), parameter_shardings(base(), mesh))
     frozen = jax.device_put(frozen, sharding.frozen_shardings(frozen, mesh))
     state = jax.device_put(state, steps.state_shardings(state, adapter, optimizer_, mesh))
     if unroll:

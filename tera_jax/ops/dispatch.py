@@ -1,0 +1,59 @@
+"""What this process computes on, asked for in one place: backend, GPU, precision and kernels.
+
+An answer is read while a function is traced and is part of the trace. :func:`forced` belongs to the
+key under which JAX keeps traces, so a function that was traced before is traced again inside.
+"""
+
+from contextlib import AbstractContextManager
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+_FORCED = jax.make_user_context(None)
+
+
+def on_gpu() -> bool:
+    """Whether the default backend is a GPU's."""
+    return jax.default_backend() == "gpu"
+
+
+def on_one_gpu() -> bool:
+    """Whether what is traced now is for one GPU: XLA splits no kernel of ours over several."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return on_gpu() and (mesh.empty or mesh.size == 1)
+
+
+def device_kind() -> str:
+    """The name that the first device's maker gave it, such as ``NVIDIA H100 80GB HBM3``."""
+    return jax.devices()[0].device_kind
+
+
+def compute_capability() -> float:
+    """The generation of the first GPU in NVIDIA's numbering: 9.0 is Hopper's."""
+    return float(jax.devices()[0].compute_capability)
+
+
+def is_half(dtype: DTypeLike) -> bool:
+    """Whether a number of this type has 16 bits."""
+    return jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+
+
+def interpret() -> bool:
+    """Whether Pallas kernels run step by step in JAX, which is slow, in place of on a GPU."""
+    return not on_gpu()
+
+
+def takes_kernel(usual: bool) -> bool:
+    """Whether to take a Pallas kernel where there is one: as :func:`forced`, or else as usual."""
+    forced = _FORCED.value
+    return usual if forced is None else forced
+
+
+def forced(kernels: bool | None) -> AbstractContextManager[None]:
+    """A context in which Pallas kernels are taken everywhere, or nowhere, or as usual with None.
+
+    It is meant for tests and benchmarks. A kernel still needs sizes that it fits, and away from a
+    GPU it is interpreted.
+    """
+    return _FORCED(kernels)

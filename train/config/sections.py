@@ -1,0 +1,243 @@
+"""The sections of a configuration: a frozen dataclass each, which checks its own fields.
+
+Errors begin with the name of the field; :func:`train.config.typed.build` puts the section before.
+"""
+
+import dataclasses
+from typing import Literal
+
+from tera_jax.methods import Method
+from tera_jax.quantize import BLOCK
+
+from .. import tasks
+from .limits import require_above_zero, require_at_least
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The base model.
+
+    Attributes:
+        path: a HF directory, a GGUF file, a directory that holds one, or a hub name.
+        dtype: of the weights and of the computation.
+        remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
+            weights) or ``full`` (each layer).
+        unroll: train with the layers one after the other in place of a loop: faster steps, longer
+            to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less
+            memory.
+        quantize: how the linear layers of the decoder are kept, to be read as ``dtype``: ``none``
+            (as they are), ``int8``, ``int4`` or ``nf4``.
+        block: consecutive inputs of a quantised layer that share a scale.
+    """
+
+    path: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: Literal["none", "dots", "full"] = "dots"
+    unroll: bool | None = None
+    quantize: Literal["none", "int8", "int4", "nf4"] = "none"
+    block: int = BLOCK
+
+    def __post_init__(self) -> None:
+        if self.block < 2 or self.block % 2:
+            raise ValueError(f"block is {self.block}; it must be even, at least 2")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Records, and how they become tokens.
+
+    Attributes:
+        path: training records: a .json or .jsonl file, plain or gzipped, or dialogues in ParlAI's
+            text format (.txt); a slice such as ``dialogues.txt[:800]`` takes part of them.
+        validation_path: held-out records, or None to take the last ``validation_rows`` of the
+            shuffled training records.
+        validation_rows: see above.
+        split_seed: of the shuffle before that split.
+        prompt: the template: ``hira`` (the paper's setting) or ``llm-adapters`` for instructions,
+            ``convai2`` (HiRA's) for dialogues.
+        history: the last utterances of a dialogue that its prompt holds.
+        max_prompt: tokens of a prompt; longer ones lose their beginning.
+        max_response: tokens of a response; longer ones lose their end.
+        max_tokens: of a training row, prompt and response together; longer ones lose their end.
+            None sets no other limit.
+        loss_on: the ``response``, or the ``prompt`` too.
+        bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
+            setting), or ``always``.
+        append_eos: end a response with the tokenizer's EOS token where it fits.
+        packed_tokens: of a row that holds several records, apart from one another: the loss is the
+            same and little is padding. Batch sizes then count rows, in training and for the
+            held-out loss. None gives each record a row.
+    """
+
+    path: str
+    validation_path: str | None = None
+    validation_rows: int = 120
+    split_seed: int = 58
+    prompt: Literal["hira", "llm-adapters", "convai2"] = "hira"
+    history: int = 3
+    max_prompt: int = 256
+    max_response: int = 16
+    max_tokens: int | None = None
+    loss_on: Literal["response", "prompt"] = "response"
+    bos: Literal["never", "inference", "always"] = "never"
+    append_eos: bool = False
+    packed_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            1,
+            validation_rows=self.validation_rows,
+            history=self.history,
+            max_prompt=self.max_prompt,
+            max_response=self.max_response,
+        )
+        require_at_least(2, max_tokens=self.max_tokens)
+        longest = self.max_prompt + self.max_response
+        longest = min(longest, self.max_tokens or longest)
+        if self.packed_tokens is not None and self.packed_tokens < longest:
+            raise ValueError(
+                f"packed_tokens is {self.packed_tokens}, but a record may have {longest} tokens; "
+                "raise it, or lower max_prompt, max_response or max_tokens"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a linear warm-up and a linear decay to zero.
+
+    Attributes:
+        learning_rate: the highest, after the warm-up.
+        warmup_steps: from zero.
+        weight_decay: decoupled.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+        clip_norm: the gradient's global norm is kept below this; None leaves it.
+    """
+
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    weight_decay: float = 0.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        require_above_zero(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Batches and cadence.
+
+    Attributes:
+        batch_size: records a step, over all devices; rows where ``data.packed_tokens`` is set.
+        epochs: passes over the training records; ignored when ``steps`` is given.
+        steps: optimizer steps, or None.
+        seed: of the order of the records.
+        eval_every: steps between evaluations of the held-out loss. Each writes a checkpoint; the
+            best and the last are kept.
+        checkpoint_every: steps between further checkpoints, or None.
+        log_every: steps between lines of the log.
+        accumulate: parts of a batch that are computed one after the other, for less memory.
+        max_hours: after which the run saves its state and stops, for a scheduler to start it again;
+            None sets no limit.
+        requeue_status: the exit status after SIGTERM and after ``max_hours``.
+    """
+
+    batch_size: int = 32
+    epochs: float = 3.0
+    steps: int | None = None
+    seed: int = 0
+    eval_every: int = 80
+    checkpoint_every: int | None = None
+    log_every: int = 10
+    accumulate: int = 1
+    max_hours: float | None = None
+    requeue_status: int = 75
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            1,
+            batch_size=self.batch_size,
+            steps=self.steps,
+            eval_every=self.eval_every,
+            checkpoint_every=self.checkpoint_every,
+            log_every=self.log_every,
+            accumulate=self.accumulate,
+        )
+        require_above_zero(max_hours=self.max_hours)
+        if self.steps is None:
+            require_above_zero(epochs=self.epochs)
+        if not 0 < self.requeue_status < 256:
+            raise ValueError(
+                f"requeue_status is {self.requeue_status}; an exit status is from 1 to 255"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured before and after training.
+
+    Attributes:
+        path: records whose answers are generated, or None to generate none.
+        task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``.
+        rows: at most so many of them, or None for all.
+        batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
+        unroll: decode with the layers one after the other in place of a loop, which on a GPU is
+            faster for a small model and longer to compile. Takes a second copy of the base.
+        seed: of sampled answers.
+        wordnet: the directory of WordNet's dictionary, for METEOR (task ``convai2``). Debian's
+            package ``wordnet-base`` puts it at the default.
+        encoder: of BERTScore (task ``convai2``): a local path, or a name on the hub.
+    """
+
+    path: str | None = None
+    task: str = "commonsense"
+    rows: int | None = None
+    batch_size: int = 32
+    unroll: bool = False
+    seed: int = 0
+    wordnet: str = "/usr/share/wordnet"
+    encoder: str = "roberta-large"
+
+    def __post_init__(self) -> None:
+        tasks.task(self.task)
+        require_at_least(1, rows=self.rows, batch_size=self.batch_size)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Sizes of the mesh axes; their product is the number of devices used.
+
+    A flag gives one of them, ``--config.mesh.fsdp=4``, or all: ``--config.mesh=data=2,fsdp=4``.
+
+    Attributes:
+        data: parts of a batch, each with all parameters.
+        fsdp: parts of a batch, over which the parameters are split too.
+        tensor: parts of each large matmul.
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        require_at_least(1, data=self.data, fsdp=self.fsdp, tensor=self.tensor)
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """The method, the layers it adapts, and its own configuration.
+
+    Attributes:
+        name: a row of ``tera_jax.methods.TABLE``.
+        targets: patterns of the layers that are adapted.
+        settings: the method's own fields, which in a file stand beside these two.
+    """
+
+    name: str
+    targets: tuple[str, ...]
+    settings: Method
