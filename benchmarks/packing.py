@@ -31,7 +31,7 @@ def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
     yield "| tokens of a row | as they come | as train/data/packing.py has them |"
     yield "| ---: | ---: | ---: |"
     for length in LENGTHS:
-        packed = dataclasses.replace(settings, packed_tokens=length)
+        packed = dataclasses.replace(settings, packed_length=length)
         sizes, row = data.measure(examples, packed, virtual=0)
         parts = (
             filled(sizes, order, row) for order in (range(len(sizes)), packing.order(sizes, row))

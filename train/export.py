@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     disk.require_empty(args.output)
     run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
-    step, d = runs.trained(run, args.workdir)
+    step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))

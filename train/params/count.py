@@ -25,7 +25,7 @@ from tera_jax.methods.base import LinearMethod
 
 from .. import command
 from . import plan
-from .paper import PRINTED, Printed
+from .paper import PRINTED, PaperFigure
 from .shapes import parts
 
 
@@ -84,7 +84,7 @@ def _size(tree: Any) -> int:
 class Check(NamedTuple):
     """A printed percentage beside ours."""
 
-    printed: Printed
+    printed: PaperFigure
     trained: int
     percent: float
     met: bool
