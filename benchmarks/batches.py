@@ -9,7 +9,7 @@ import numpy as np
 from configs.commonsense import get_config
 from tera_jax.llama import load_tokenizer
 from train.config import DataConfig, parse
-from train.data import Batch, Example, Stream, records, tokenize
+from train.data import Batch, DataIterator, Example, records, tokenize
 
 
 class Real(NamedTuple):
@@ -38,10 +38,10 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
     ]
     tokens = sum(len(example.prompt) + len(example.response) for example in examples)
     rows_packed = round(32 * tokens / len(examples) / packed)
-    with_rows = dataclasses.replace(settings, packed_tokens=packed)
+    with_rows = dataclasses.replace(settings, packed_length=packed)
     return Real(
         *(
-            list(itertools.islice(Stream(examples, batch_rows, 0, data_config), count))
+            list(itertools.islice(DataIterator(examples, batch_rows, 0, data_config), count))
             for batch_rows, data_config in ((max(1, rows_packed), with_rows), (32, settings))
         )
     )

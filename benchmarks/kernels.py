@@ -9,7 +9,6 @@ first of the Pallas kernel's and then of XLA's. Elsewhere than on a GPU the kern
 which is slow.
 """
 
-import argparse
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.numerics import add_update
 from tera_jax.random import seed_key
+from train import command
 
 CALLS = 10
 """Of a function in one program: launching one takes longer than some of them."""
@@ -208,11 +208,7 @@ def table(scheme: Tensorization, tokens: Sequence[int], interpret: bool) -> Iter
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--scheme", default="4096|8x8x8x8", help="of the kernel")
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192])
     args = parser.parse_args()
@@ -229,4 +225,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

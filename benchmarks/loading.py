@@ -8,7 +8,6 @@ files included, at its highest while loading and above what it was before; where
 themselves lie in host memory, on a CPU, they are taken off.
 """
 
-import argparse
 import re
 import threading
 import time
@@ -25,6 +24,7 @@ from benchmarks.steps import TINY
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained, save_pretrained
 from tera_jax.llama.checkpoint.weights import abstract_params
 from tera_jax.quantize import BLOCK
+from train import command
 from train.params.shapes import MODELS
 
 
@@ -63,11 +63,7 @@ def highest() -> Iterator[list[int]]:
 
 def main() -> None:
     """Write, load, print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loading",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--model", choices=[*MODELS, "tiny"], default="llama-2-7b")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--shard-bytes", type=int, default=5 * 10**9, help="of a file, at most")
@@ -99,4 +95,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

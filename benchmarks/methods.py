@@ -15,7 +15,6 @@ Each finished run is a line of ``--output``, and is not run again: an interrupte
 ``--part=0/2`` takes every second method, for one process on each of two GPUs.
 """
 
-import argparse
 import math
 import time
 import traceback
@@ -33,7 +32,7 @@ from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
 from tera_jax.ops import dispatch
-from train import data
+from train import command, data
 from train.config import parse
 from train.data import records
 from train.training.checkpoint import Meta
@@ -161,7 +160,9 @@ class Trainer:
         run = self._run if seed == 0 else make_run(self._base, self._variant, self._task, seed)
         state = self._init(run.params, run.frozen, seed, jnp.float32(learning_rate))
         virtual = len(run.virtual_tokens)
-        stream = data.Stream(self._examples.train, BATCH, seed, run.config.data, virtual=virtual)
+        stream = data.DataIterator(
+            self._examples.train, BATCH, seed, run.config.data, virtual=virtual
+        )
         start = 0.0
         for step in range(STEPS):
             if step == SKIPPED:
@@ -258,7 +259,7 @@ def tune(base: Base, task: Task, examples: Examples, variant: Variant, output: P
 
 def main() -> None:
     """Run, or print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods", description=__doc__)
+    parser = command.parser(main)
     parser.add_argument("--model", help="a SmolLM2-135M: GGUF file or directory")
     parser.add_argument("--gsm8k", help="directory of train.json and test.json")
     parser.add_argument("--convai2", help="ConvAI2's dialogues in ParlAI's text format")
@@ -293,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -6,12 +6,11 @@ r"""How full packed rows are: in the order of the records, and in that of train/
 A step has 4,096 places, in rows of each length. Records are a random sample.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
 from benchmarks.batches import commonsense, read_examples
-from train import data
+from train import command, data
 from train.config import DataConfig
 from train.data import Example, packing
 from train.data.packing import Row, Size
@@ -32,7 +31,7 @@ def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
     yield "| tokens of a row | as they come | as train/data/packing.py has them |"
     yield "| ---: | ---: | ---: |"
     for length in LENGTHS:
-        packed = dataclasses.replace(settings, packed_tokens=length)
+        packed = dataclasses.replace(settings, packed_length=length)
         sizes, row = data.measure(examples, packed, virtual=0)
         parts = (
             filled(sizes, order, row) for order in (range(len(sizes)), packing.order(sizes, row))
@@ -42,11 +41,7 @@ def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.packing",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--records", required=True, help="a file of commonsense records")
     parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
     parser.add_argument("--count", type=int, default=6000, help="records in the sample")
@@ -57,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

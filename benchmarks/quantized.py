@@ -6,7 +6,6 @@
 The loss is in nats a target token, over the last ``--rows`` of the shuffled records.
 """
 
-import argparse
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import jax
 
 from tera_jax import quantize
 from tera_jax.llama.sharding import parameter_shardings
-from train import data
+from train import command, data
 from train.config import Config, default, parse
 from train.data import records
 from train.training import run as runs
@@ -36,7 +35,7 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
     """The base of a configuration as it is, then in every kind with every size of block."""
     run = runs.build(config)
     valid = data.tokenize(records.split(config.data)[1], run.tokenizer, config.data)
-    d = runs.start(run, 1)[0].d  # with it the adapted model is the base
+    d = runs.init_train_state(run, 1)[0].d  # with it the adapted model is the base
 
     def loss(params: Any) -> float:
         kept = run._replace(params=params)
@@ -59,11 +58,7 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.quantized",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--model", required=True, help="as config.model.path")
     parser.add_argument("--data", required=True, help="as config.data.path")
     parser.add_argument("--prompt", default="hira", help="as config.data.prompt")
@@ -92,4 +87,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -8,7 +8,6 @@ it, for the methods that PEFT has. Each is read back and compared before it
 appears under ``--output``, which must be absent or empty.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from tera_jax import disk
 from tera_jax.io import adapter_files, orbax
 from tera_jax.llama import load_pretrained, save_pretrained
 
+from . import command
 from .config import EXPORTS, Config, parse
 from .training import checkpoint
 from .training import run as runs
@@ -87,7 +87,7 @@ def size(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(prog="python -m train.export", description=__doc__)
+    parser = command.parser(main)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--format", choices=EXPORTS, required=True)
     parser.add_argument("--output", type=Path, required=True, help="absent or empty")
@@ -105,11 +105,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     disk.require_empty(args.output)
     run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
-    step, d = runs.trained(run, args.workdir)
+    step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

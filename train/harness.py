@@ -7,19 +7,16 @@ scores are those of the merged export; a method that cannot be merged is evaluat
 that a checkpoint brings is never run. Needs ``pip install 'tera-jax[evaluate]'``.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import command
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the best checkpoint of a run."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.harness",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--tasks", required=True, help="names of the harness, with commas between")
     parser.add_argument("--include_path", type=Path, metavar="DIR", help="more tasks, as YAML")
@@ -53,4 +50,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -2,6 +2,8 @@
 
     python -m train.main --config=configs/quickstart.py [--workdir=...] [--config.KEY=VALUE ...]
 
+``--print-config`` prints every field with its value, its default and what it means.
+
 The same command goes on after an interruption from the last checkpoint. Several processes, each
 started with it, train together: see train/training/distributed.py and docs/scaling.md.
 """
@@ -13,8 +15,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from . import data, evaluate, export
-from .config import parse, to_dict
+from . import command, data, evaluate, export
+from .config import flag, listing, parse, to_dict
 from .data import records
 from .evaluation import answers
 from .training import checkpoint, distributed
@@ -22,15 +24,20 @@ from .training import run as runs
 from .training.loop import fit
 from .training.stops import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "a file of configs/", lock_config=True)
+_CONFIG = flag.define("config")
+_PRINT_CONFIG = flags.DEFINE_bool("print-config", False, "print every field of the config and end")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
+flags.DEFINE_bool("debug", False, "show the traceback of every error")
 
 
 def main(_: Sequence[str]) -> None:
     """Load, measure, train, measure, export."""
+    if _PRINT_CONFIG.value:
+        print(listing.listing(_CONFIG.value))
+        return
     logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = parse(_CONFIG.value)
@@ -42,31 +49,33 @@ def main(_: Sequence[str]) -> None:
     train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
-    distributed.on_first(lambda: checkpoint.require_claimable(workdir, config))
+    distributed.on_main_process(lambda: checkpoint.require_workdir(workdir, config))
 
     run = runs.build(config, workdir)
-    distributed.on_first(lambda: checkpoint.claim(workdir, config))
+    distributed.on_main_process(lambda: checkpoint.init_workdir(workdir, config))
     runs.keep_frozen(run, workdir)
-    distributed.say(runs.describe(run))
+    distributed.log(runs.describe(run))
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
-        before = evaluate.measure(run, 0, runs.start(run, 1)[0].d, workdir / "before", valid, tests)
+        before = evaluate.measure(
+            run, 0, runs.init_train_state(run, 1)[0].d, workdir / "before", valid, tests
+        )
         try:
             run = fit(run, workdir, train, valid)
         except Stopped as stopped:
-            distributed.say(stopped.message)
+            distributed.log(stopped.message)
             raise
-        step, d = runs.trained(run, workdir)
+        step, d = runs.restore_best(run, workdir)
         after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)
-    distributed.say(evaluate.table({"before": before, f"after (step {step})": after}))
+    distributed.log(evaluate.table({"before": before, f"after (step {step})": after}))
     for kind in config.export:
         path = export.export_once(run, d, kind, workdir / kind)
         print(f"{kind:<12}{path} ({export.size(path)})")
-    distributed.say(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
+    distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
 
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("config")
-    app.run(main)
+    command.run(lambda: app.run(main, flags_parser=flags.FLAGS))

@@ -8,21 +8,17 @@ deviation over their seeds. Prints Markdown; ``--output`` also gets ``report.md`
 ``report.csv``, which has a line for each cell, unrounded.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import command
 from .evaluation.summaries import read
 from .evaluation.tables import comma_separated, markdown
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the report, and write it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of runs")
     parser.add_argument("--output", type=Path, metavar="DIR", help="for report.md and report.csv")
     parser.add_argument(
@@ -43,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

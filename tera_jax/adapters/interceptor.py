@@ -8,6 +8,7 @@ adapted, also under ``nn.remat`` and under an ``nn.scan`` that carries the two c
 
 import contextlib
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.linen.module import InterceptorContext
+from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
 from tera_jax import quantize
@@ -195,7 +197,7 @@ def multiply(
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
 
 
-def _matmul_precision(precision: Any) -> Any:
+def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:
     """A context in which matmuls that ask for no precision have that of a layer.
 
     Of a pair, one for each operand, it is the higher one.
@@ -206,6 +208,8 @@ def _matmul_precision(precision: Any) -> Any:
         precision = max(map(jax.lax.Precision, precision), key=lambda each: each.value)
     if isinstance(precision, jax.lax.Precision):
         precision = precision.name.lower()
+    elif isinstance(precision, jax.lax.DotAlgorithmPreset):
+        precision = precision.name
     return jax.default_matmul_precision(precision)
 
 

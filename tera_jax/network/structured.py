@@ -44,8 +44,8 @@ class Network(NamedTuple):
     right_BY: Array  # M, float32
 
 
-class Trained(NamedTuple):
-    """float32."""
+class Vectors(NamedTuple):
+    """The trainable d of the three modes, float32."""
 
     d_J: Array
     d_A: Array
@@ -75,7 +75,7 @@ def parts(
     core: Sequence[Float[Array, "..."]],
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
-) -> tuple[Network, Trained]:
+) -> tuple[Network, Vectors]:
     """What the kernels take of a network that :func:`fits`.
 
     Args:
@@ -84,13 +84,13 @@ def parts(
         d: N vectors.
     """
     wide, left, right = joined(factors, d)
-    trained = Trained(wide.d_R, left.d_R, right.d_R)
+    trained = Vectors(wide.d_R, left.d_R, right.d_R)
     before_J, after_S = core
     return Network(wide.matrix, before_J, after_S, left.matrix, right.matrix), trained
 
 
 def adapted(
-    kernel_JO: Float[Array, "J O"], network: Network, trained: Trained, interpret: bool = False
+    kernel_JO: Float[Array, "J O"], network: Network, trained: Vectors, interpret: bool = False
 ) -> Float[Array, "J O"]:
     """W + dW, summed in float32 and rounded once. Without gradients.
 
@@ -161,9 +161,9 @@ def gradients(
     x_TJ: Float[Array, "T J"],
     ct_TO: Float[Array, "T O"],
     network: Network,
-    trained: Trained,
+    trained: Vectors,
     interpret: bool = False,
-) -> Trained:
+) -> Vectors:
     """Of the sum of ``ct * (x @ dW)``, with respect to d, e and f.
 
     Args:
@@ -234,13 +234,13 @@ def gradients(
         network.right_BY.astype(dtype),
     )
     to_core_AB = jnp.sum(to_core_NAB, axis=0) * after_AB
-    return Trained(
+    return Vectors(
         network.before_J.astype(jnp.float32) * jnp.sum(to_scaled_NPQ, axis=0).reshape(-1),
         jnp.sum(to_core_AB * trained.d_B[None, :], axis=1),
         jnp.sum(to_core_AB * trained.d_A[:, None], axis=0),
     )
 
 
-def _scaled(network: Network, trained: Trained) -> Array:
+def _scaled(network: Network, trained: Vectors) -> Array:
     """The product d a, in float32."""
     return trained.d_J * network.before_J.astype(jnp.float32)

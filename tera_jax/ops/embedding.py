@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import dtypes
-from jaxtyping import Array, Int
+from jaxtyping import Array, Integer
 
 
 class TokenEmbed(nn.Embed):
@@ -28,7 +28,7 @@ class TokenEmbed(nn.Embed):
         return jnp.take(self.embedding.astype(dtype), inputs, axis=0)
 
 
-def require_token_ids(ids: Int[Array, "..."] | np.ndarray, count: int) -> None:
+def require_token_ids(ids: Integer[Array, "..."] | np.ndarray, count: int) -> None:
     """Raise ``ValueError`` unless all ids are from 0 to ``count - 1``.
 
     Traced ids, and those that lie on devices of other processes, are not known here and pass.

@@ -18,6 +18,7 @@ def shorten(notebook):
     assert len(cells) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_notebook_runs(path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "")

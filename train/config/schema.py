@@ -9,11 +9,12 @@ from absl import flags
 from ml_collections import config_flags
 
 from tera_jax import sharding
-from tera_jax.llama.decode.config import Decoding
+from tera_jax.llama.decode.config import GenerationConfig
 from tera_jax.methods import TABLE, method_class
 from tera_jax.methods.base import FullMethod
 
 from . import typed
+from .names import require_known
 from .sections import (
     DataConfig,
     EvaluateConfig,
@@ -49,7 +50,7 @@ class Config:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    decoding: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     export: tuple[str, ...] = ()
 
@@ -61,10 +62,10 @@ class Config:
                 raise ValueError(
                     f"{section}.batch_size {size} is not a multiple of mesh data x fsdp = {shards}"
                 )
-        if loop.batch_size % (loop.accumulate * shards):
+        if loop.batch_size % (loop.grad_accum_steps * shards):
             raise ValueError(
-                f"loop.batch_size {loop.batch_size} is not a multiple of loop.accumulate x mesh "
-                f"data x fsdp = {loop.accumulate * shards}"
+                f"loop.batch_size {loop.batch_size} is not a multiple of loop.grad_accum_steps x "
+                f"mesh data x fsdp = {loop.grad_accum_steps * shards}"
             )
         if self.model.quantize != "none" and isinstance(self.method.settings, FullMethod):
             raise ValueError(
@@ -77,27 +78,57 @@ class Config:
                 raise ValueError(f"export has {name!r}; choose from {', '.join(EXPORTS)}")
 
 
+def classes(method: str) -> dict[str, Any]:
+    """The class whose fields are the keys of each section.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    return {
+        "model": ModelConfig,
+        "data": DataConfig,
+        "method": method_class(method),
+        "optim": OptimConfig,
+        "loop": LoopConfig,
+        "evaluate": EvaluateConfig,
+        "decoding": GenerationConfig,
+        "mesh": MeshConfig,
+    }
+
+
+def keys(method: str) -> set[str]:
+    """Every key, such as ``config.loop`` and ``config.loop.steps``.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    sections = classes(method)
+    names = ["export", "method.name", "method.targets", *sections]
+    for section, cls in sections.items():
+        names += [f"{section}.{field.name}" for field in dataclasses.fields(cls)]
+    return {f"config.{name}" for name in names}
+
+
+def require_keys(tree: Mapping[str, Any], method: str) -> None:
+    """Raise ``ValueError`` for a key of ``tree`` that a run of the method does not have."""
+    known = keys(method)
+    for section, value in tree.items():
+        require_known(f"config.{section}", known)
+        for name in value if isinstance(value, Mapping) else ():
+            require_known(f"config.{section}.{name}", known)
+
+
 def default(method: str = "tera") -> ml_collections.ConfigDict:
     """Every field at its default, for a file in ``configs/`` to fill in and change.
 
     Raises:
         ValueError: for an unknown method.
     """
-    row = method_class(method)
-    settings = typed.fields(row)
-    return ml_collections.ConfigDict(
-        {
-            "model": typed.fields(ModelConfig),
-            "data": typed.fields(DataConfig),
-            "method": {"name": method, "targets": row.default_targets, **settings},
-            "optim": typed.fields(OptimConfig),
-            "loop": typed.fields(LoopConfig),
-            "evaluate": typed.fields(EvaluateConfig),
-            "decoding": typed.fields(Decoding),
-            "mesh": _Mesh(typed.fields(MeshConfig)),
-            "export": (),
-        }
-    )
+    tree = {section: typed.fields(cls) for section, cls in classes(method).items()}
+    targets = method_class(method).default_targets
+    tree["method"] = {"name": method, "targets": targets, **tree["method"]}
+    tree["mesh"] = _Mesh(tree["mesh"])
+    return ml_collections.ConfigDict({**tree, "export": ()})
 
 
 class _Mesh(ml_collections.ConfigDict):
@@ -119,12 +150,15 @@ def parse(config: Mapping[str, Any]) -> Config:
         ValueError: naming the key, its value and the remedy.
     """
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
-    method = dict(tree.pop("method", {}))
-    name, targets = method.pop("name", None), method.pop("targets", None)
-    if isinstance(tree.get("mesh"), str):
-        tree["mesh"] = sharding.parse_mesh(tree["mesh"])
+    name = tree.get("method", {}).get("name")
     if name not in TABLE:
         raise ValueError(f"config.method.name {name!r}; choose one of {sorted(TABLE)}")
+    require_keys(tree, name)
+    method = dict(tree.pop("method"))
+    targets = method.pop("targets", None)
+    method.pop("name")
+    if isinstance(tree.get("mesh"), str):
+        tree["mesh"] = sharding.parse_mesh(tree["mesh"])
     hint = tuple[str, ...]
     parsed = MethodConfig(
         name=name,

@@ -3,7 +3,6 @@
 import ast
 import contextlib
 import dataclasses
-import difflib
 import re
 import types
 import typing
@@ -13,6 +12,8 @@ from typing import Any, Literal
 from absl import flags
 from ml_collections import config_flags
 from ml_collections.config_dict import FieldReference, placeholder
+
+from .names import require_known
 
 
 def fields(cls: Any) -> dict[str, Any]:
@@ -45,10 +46,7 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
     """
     hints = typing.get_type_hints(cls)
     for key in tree:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, n=1)
-            remedy = f"did you mean {near[0]!r}?" if near else f"the keys are {sorted(hints)}"
-            raise ValueError(f"unknown config key {where}.{key}; {remedy}")
+        require_known(f"{where}.{key}", {f"{where}.{hint}" for hint in hints})
     values = {key: checked(hints[key], value, f"{where}.{key}") for key, value in tree.items()}
     for field in dataclasses.fields(cls):
         if field.default is dataclasses.MISSING and field.name not in {**values, **given}:

@@ -106,8 +106,7 @@ def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -
     too.
     """
     length = _row_length(config, virtual)
-    on_prompt = config.loss_on == "prompt"
-    targets = length - max(1, virtual) if on_prompt else config.max_response
+    targets = length - max(1, virtual) if config.train_on_prompt else config.max_response
     row = packing.Row(length, targets, records=1)
     batch = fill([[example] for example in examples], row, config, virtual)
     return batch._replace(lengths_BM=None)
@@ -144,7 +143,7 @@ def fill(
 def _size(example: Example, config: DataConfig, virtual: int) -> packing.Size:
     """Its tokens and those of them that the loss is on: never the first, which nothing predicts."""
     tokens = len(example.prompt) + len(example.response)
-    first = max(1, virtual if config.loss_on == "prompt" else len(example.prompt))
+    first = max(1, virtual if config.train_on_prompt else len(example.prompt))
     return packing.Size(tokens, max(0, tokens - first))
 
 
@@ -153,8 +152,8 @@ def measure(
 ) -> tuple[list[packing.Size], packing.Row]:
     """The size of each example, and the limits of a packed row."""
     sizes = [_size(example, config, virtual) for example in examples]
-    length = config.packed_tokens or _row_length(config, virtual)
-    targets = length if config.loss_on == "prompt" else config.max_response
+    length = config.packed_length or _row_length(config, virtual)
+    targets = length if config.train_on_prompt else config.max_response
     return sizes, packing.limits(sizes, length, targets)
 
 

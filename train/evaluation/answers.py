@@ -68,15 +68,15 @@ def ask(
         ids: their :func:`prompts`.
         task: which; it says how they are judged.
         directory: where each answer is written as soon as it is there, and where those of an
-            evaluation that was killed are found; None keeps nothing. See :func:`claim`.
+            evaluation that was killed are found; None keeps nothing. See :func:`init_directory`.
         progress: show a bar.
     """
     outputs = {}
     if directory is not None:
-        outputs = dict(distributed.on_first(lambda: list(read(directory).items())))
+        outputs = dict(distributed.on_main_process(lambda: list(read(directory).items())))
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
-    kept = directory if distributed.is_first() else None
+    kept = directory if distributed.is_main_process() else None
     file = None if kept is None else (kept / _ANSWERS).open("a")
     try:
         for row, tokens in made:
@@ -146,7 +146,7 @@ def require(names: Iterable[str], config: EvaluateConfig) -> None:
     text_metrics.require(Path(config.wordnet), config.encoder)
 
 
-def claim(directory: Path, settings: dict[str, Any]) -> None:
+def init_directory(directory: Path, settings: dict[str, Any]) -> None:
     """Make a directory for the answers under ``settings``, or go on in one.
 
     Raises:

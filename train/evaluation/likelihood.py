@@ -21,7 +21,7 @@ from ..tasks import choices
 from ..training import distributed
 from ..training.loop import one_late, to_device
 from ..training.loss import chunk_size, chunks
-from ..training.run import Run, serving
+from ..training.run import Run, inference_model
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of the continuation to score after it."""
@@ -209,7 +209,7 @@ def score(
         jax.set_mesh(run.mesh),
         distributed.bar(progress, total=len(rows), unit="row") as bar,
     ):
-        _, variables, apply = serving(run, d)
+        _, variables, apply = inference_model(run, d)
         for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):
             for place, logprob, greedy in zip(places, *jax.device_get(sums), strict=False):
                 tokens = len(rows[place][1])

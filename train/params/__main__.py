@@ -1,6 +1,7 @@
 """``python -m train.params``."""
 
+from .. import command
 from .count import main
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

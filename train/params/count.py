@@ -23,8 +23,9 @@ from tera_jax.llama.model import REMAT
 from tera_jax.methods import TABLE
 from tera_jax.methods.base import LinearMethod
 
+from .. import command
 from . import plan
-from .paper import PRINTED, Printed
+from .paper import PRINTED, PaperFigure
 from .shapes import parts
 
 
@@ -83,7 +84,7 @@ def _size(tree: Any) -> int:
 class Check(NamedTuple):
     """A printed percentage beside ours."""
 
-    printed: Printed
+    printed: PaperFigure
     trained: int
     percent: float
     met: bool
@@ -144,11 +145,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a count, or the paper's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m train.params",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command.parser(main, "train.params")
     parser.add_argument("--model", default="llama-2-7b", help="a name, or a directory")
     parser.add_argument("--method", default="tera", help=", ".join(sorted(TABLE)))
     parser.add_argument(
@@ -200,4 +197,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

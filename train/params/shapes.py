@@ -127,7 +127,7 @@ def parts(
         ValueError: for an unknown model, method, setting or target.
     """
     config, params, layers = _base(model)
-    configured = build(method_class(method), settings, f"settings of {method}")
+    configured = build(method_class(method), settings, "method")
     adapter = select(method, configured, layers, targets)
     frozen = jax.eval_shape(adapter.init_frozen, params)
     d = jax.eval_shape(adapter.init_d, params, frozen)

@@ -11,7 +11,7 @@ from jax import lax
 
 from tera_jax.llama.decode.beam import beam_search, left_padded
 from tera_jax.llama.decode.cache import Cache, init_cache
-from tera_jax.llama.decode.config import Decoding, filtered, without_repeats
+from tera_jax.llama.decode.config import GenerationConfig, filtered, without_repeats
 from tera_jax.llama.model import Llama
 
 
@@ -48,7 +48,7 @@ def generate(
     variables: Any,
     tokens_BL: jax.Array,
     segment_ids_BL: jax.Array,
-    decoding: Decoding,
+    decoding: GenerationConfig,
     *,
     eos_id: int | Sequence[int] | None,
     pad_id: int,
@@ -99,7 +99,7 @@ def _single(
     apply: Callable[..., Any],
     tokens_BL: jax.Array,
     segment_ids_BL: jax.Array,
-    decoding: Decoding,
+    decoding: GenerationConfig,
     eos_ids: jax.Array,
     pad_id: int,
     key_B: jax.Array | None,

@@ -1,4 +1,4 @@
-"""The seam, on a linen model that is not the Llama: Dense, DenseGeneral, bias, scan and remat."""
+"""The interceptor, on a linen model that is not the Llama: dense layers, bias, scan and remat."""
 
 import flax.linen as nn
 import jax

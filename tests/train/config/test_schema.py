@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
 from train.config import (
     Config,
@@ -20,6 +18,8 @@ from train.config import (
     parse,
     to_dict,
 )
+from train.config.names import RENAMED
+from train.config.schema import keys
 
 CONFIGS = sorted(Path(__file__).parents[3].glob("configs/[!_]*.py"))
 
@@ -61,35 +61,6 @@ def test_every_config_file_is_valid(path):
     assert isinstance(parse(config), Config)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "sizes"),
-    [
-        ([], (1, 1, 1)),
-        (["--config.mesh=data=2,fsdp=4"], (2, 4, 1)),
-        (["--config.mesh.fsdp=8"], (1, 8, 1)),
-        (["--config.mesh=tensor=2", "--config.mesh.data=4"], (4, 1, 2)),
-    ],
-)
-def test_the_mesh_is_a_flag_as_a_whole_or_by_axis(arguments, sizes, monkeypatch):
-    mesh = parse(from_flags(arguments, monkeypatch)).mesh
-    assert (mesh.data, mesh.fsdp, mesh.tensor) == sizes
-
-
-def test_a_mesh_flag_with_an_unknown_axis_is_refused(monkeypatch):
-    with pytest.raises(flags.IllegalFlagValueError, match="an axis 'fdsp'; the axes are data"):
-        from_flags(["--config.mesh=fdsp=8"], monkeypatch)
-
-
-def from_flags(arguments, monkeypatch):
-    """A ``ConfigDict`` as the command line changes it."""
-    given = ["program", *arguments]
-    monkeypatch.setattr("sys.argv", given)  # where the names of the overrides are looked up
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict("config", filled(), flag_values=values)
-    values(given)
-    return values.config
-
-
 def changed(path, value):
     tree = to_dict(parse(filled()))
     *parents, key = path.split(".")
@@ -104,12 +75,16 @@ def changed(path, value):
     ("path", "value", "message"),
     [
         ("optim.learning_rat", 1e-3, r"unknown config key config.optim.learning_rat; did you mean"),
-        ("wandb", True, r"unknown config key config.wandb; the keys are"),
+        ("wandb", True, r"unknown config key config.wandb; the keys of config are data, decoding"),
         ("method.rank", 8, r"unknown config key config.method.rank"),
         ("method.name", "nora", r"config.method.name 'nora'; choose one of"),
         ("method.gain", -1.0, r"config.method.gain -1.0; it must be"),
-        ("data.packed_tokens", 100, r"config.data.packed_tokens is 100, but a record may have 272"),
-        ("loop.accumulate", 5, r"config.loop.batch_size \d+ is not a multiple of loop.accumulate"),
+        ("data.packed_length", 100, r"config.data.packed_length is 100, but a record may have 272"),
+        (
+            "loop.grad_accum_steps",
+            5,
+            r"config.loop.batch_size \d+ is not a multiple of loop.grad_accum_steps",
+        ),
         ("method.tensorizations", ["8|8|8"], r"not of the form"),
         ("model.dtype", "float8", r"config.model.dtype is 'float8'; choose one of"),
         ("model.path", None, r"config.model.path is not set; pass --config.model.path="),
@@ -158,6 +133,14 @@ def test_the_whole_checks_what_no_section_can():
     full.model.path, full.data.path, full.model.quantize = "some/model", "records.json", "nf4"
     with pytest.raises(ValueError, match=r"^config.method.name 'full' trains the base's own"):
         parse(full)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_names_its_successor(old, new):
+    assert f"config.{new}" in keys("tera")
+    assert f"config.{old}" not in keys("tera")
+    with pytest.raises(ValueError, match=rf"key config.{old}; it is called config.{new} now$"):
+        parse(changed(old, 1))
 
 
 def test_a_missing_key_is_refused_by_name():

@@ -56,7 +56,7 @@ def test_the_loss_reads_the_state_before_each_response_token():
 
 
 def test_the_loss_may_be_on_the_prompt_too():
-    config = DataConfig(path="x", max_prompt=3, max_response=2, loss_on="prompt")
+    config = DataConfig(path="x", max_prompt=3, max_response=2, train_on_prompt=True)
     batch = data.collate([Example([5, 6, 7], [8])], config)
     assert batch.index_BT.tolist() == [[0, 1, 2, 0]]
     assert batch.target_BT.tolist() == [[6, 7, 8, 0]]
@@ -65,7 +65,7 @@ def test_the_loss_may_be_on_the_prompt_too():
 
 def stream(seed=0, position=0, examples=10):
     rows = [Example([i + 1], [i + 1]) for i in range(examples)]
-    return data.Stream(rows, 4, seed, CONFIG, position)
+    return data.DataIterator(rows, 4, seed, CONFIG, position)
 
 
 def firsts(batch):

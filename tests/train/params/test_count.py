@@ -45,7 +45,10 @@ def test_settings_and_targets_are_taken(capsys):
     [
         (["--model=llama-9"], "model 'llama-9'; choose one of"),
         (["--method=nora"], "method 'nora'; choose one of"),
-        (["--method=lora", "--set", "rnk=2"], "unknown config key settings of lora.rnk"),
+        (
+            ["--method=lora", "--set", "rnk=2"],
+            "unknown config key method.rnk; did you mean method.rank",
+        ),
         (["--method=lora", "--set", "rank=0"], "rank 0"),
         (["--method=lora", "--set", "rank=5000"], "rank 5000"),
         (["--targets", "x_proj"], "target 'x_proj' names no linear layer"),

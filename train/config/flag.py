@@ -1,0 +1,68 @@
+"""The flag ``--config=FILE`` and the flags ``--config.KEY=VALUE`` that change its fields."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from tera_jax.methods import TABLE
+
+from .names import require_known
+from .schema import keys
+
+
+class _Parser(flags.ArgumentParser):
+    """Runs the file, and checks the names of the other flags before ``ml_collections`` does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def parse(self, argument: str) -> Any:
+        config = _config(self._name, argument)
+        method = config.get("method", {}).get("name")
+        if method in TABLE:
+            _check(self._name, keys(method))
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "config object"
+
+
+def _config(name: str, argument: str) -> Any:
+    """What ``get_config`` of a file gives, for what stands after a colon."""
+    file, colon, variant = argument.partition(":")
+    if not Path(file).is_file():
+        raise flags.Error(f"--{name}={argument}: {file} does not exist; name a file of configs/")
+    get_config = runpy.run_path(file)["get_config"]
+    try:
+        return get_config(variant) if colon else get_config()
+    except TypeError as error:
+        if "get_config() takes 0" in str(error):
+            raise flags.Error(f"{file} takes nothing after a colon") from None
+        raise RuntimeError(f"{file}: {error}") from error  # a TypeError would lose its traceback
+
+
+def _check(name: str, known: set[str]) -> None:
+    """Raise ``flags.Error`` for a flag of a key that is not known."""
+    for argument in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+        match = re.match(rf"--?(?:no)?{name}\.([\w.]+)(?:=|$)", argument)
+        if match is None:
+            continue
+        try:
+            require_known(f"config.{match[1]}", known)
+        except ValueError as error:
+            raise flags.Error(str(error)) from None
+
+
+def define(
+    name: str = "config", flag_values: flags.FlagValues = flags.FLAGS
+) -> flags.FlagHolder[Any]:
+    """Define the flag."""
+    help_ = "a file of configs/; --config.KEY=VALUE changes a field, --print-config lists them"
+    holder = config_flags.DEFINE_config_file(name, None, help_, flag_values=flag_values)
+    flag_values[name].parser = _Parser(name)
+    return holder
