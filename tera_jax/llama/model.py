@@ -70,7 +70,7 @@ class Llama(nn.Module):
     unroll: bool = False
     param_dtype: DTypeLike | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         """Declares the parts; flax calls it."""
         if self.remat not in REMAT:
             raise ValueError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT)}")
@@ -214,7 +214,9 @@ class Llama(nn.Module):
         (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
         return x_BTD
 
-    def _mask(self, place_BT, segment_ids_BT, segment_ids_BS):
+    def _mask(
+        self, place_BT: jax.Array, segment_ids_BT: jax.Array, segment_ids_BS: jax.Array
+    ) -> jax.Array:
         """``(B, T, S)``: places up to the query's own, of its segment, within its window."""
         place_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
         age_BTS = place_BT[:, :, None] - place_S[None, None, :]
