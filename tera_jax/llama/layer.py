@@ -89,7 +89,15 @@ class Attention(nn.Module):
         o_proj = nn.Dense(config.hidden_size, use_bias=False, name="o_proj", **types)
         return o_proj(out), cache
 
-    def _attend(self, query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM, causal):
+    def _attend(
+        self,
+        query_BLNH: jax.Array,
+        key_BSKH: jax.Array,
+        value_BSKH: jax.Array,
+        mask: jax.Array | None,
+        lengths_BM: jax.Array | None,
+        causal: bool,
+    ) -> jax.Array:
         length, window = query_BLNH.shape[1], self.config.sliding_window
         # What is not causal has all of its rules in the mask.
         window = None if window is None or window >= length or not causal else window
@@ -101,8 +109,12 @@ class Attention(nn.Module):
             and self.config.head_dim <= 128
             and self.config.head_dim % 8 == 0
         )
-        segments = cudnn and lengths_BM is not None and window is None
-        if segments and segment_attention.supported(lengths_BM.shape[1], self.config.head_dim):
+        if (
+            cudnn
+            and lengths_BM is not None
+            and window is None
+            and segment_attention.supported(lengths_BM.shape[1], self.config.head_dim)
+        ):
             return segment_attention.attention(query_BLNH, key_BSKH, value_BSKH, lengths_BM)
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:

@@ -3,7 +3,6 @@
 The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -19,8 +18,8 @@ from tera_jax.llama.decode.cache import Cache
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_positions, split_rows
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
+from tera_jax.ops.acc_matmul import dot_general_acc
 from tera_jax.ops.embedding import TokenEmbed
-from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
 
@@ -70,7 +69,7 @@ class Llama(nn.Module):
     unroll: bool = False
     param_dtype: DTypeLike | None = None
 
-    def setup(self):
+    def setup(self) -> None:
         """Declares the parts; flax calls it."""
         if self.remat not in REMAT:
             raise ValueError(f"remat={self.remat!r} is unknown; choose one of {', '.join(REMAT)}")
@@ -86,7 +85,7 @@ class Llama(nn.Module):
         self.norm = RMSNorm(config.rms_norm_eps, **types)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Dense(
-                config.vocab_size, use_bias=False, dot_general=_dot_general_f32, **types
+                config.vocab_size, use_bias=False, dot_general=dot_general_acc, **types
             )
 
     def __call__(
@@ -193,7 +192,7 @@ class Llama(nn.Module):
             return self.lm_head(hidden)
         embedding_VD = self.embed_tokens.embedding.astype(self.dtype)
         contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return _dot_general_f32(hidden, embedding_VD, contract)
+        return dot_general_acc(hidden, embedding_VD, contract)
 
     def _ends_early(self, length: int, targets: int) -> bool:
         """Whether it pays to do the last layer at the target positions only.
@@ -224,7 +223,9 @@ class Llama(nn.Module):
         (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
         return x_BTD
 
-    def _mask(self, position_BT, segment_ids_BT, segment_ids_BS):
+    def _mask(
+        self, position_BT: jax.Array, segment_ids_BT: jax.Array, segment_ids_BS: jax.Array
+    ) -> jax.Array:
         """``(B, T, S)``: positions up to the query's own, of its segment, within its window."""
         position_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
         age_BTS = position_BT[:, :, None] - position_S[None, None, :]
@@ -267,34 +268,3 @@ def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Ar
     changed = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
     starts_BL = jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
     return index_BL - lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)
-
-
-def _dot_general_f32(
-    lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precision: Any = None, **_: Any
-) -> jax.Array:
-    """``lax.dot_general`` that returns the float32 (or float64) in which it accumulates."""
-    return _product_f32(dimension_numbers, precision, lhs, rhs)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product_f32(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Its gradients are matmuls in the type of the operands: float32 takes twice as long."""
-    return lax.dot_general(
-        lhs, rhs, contract, precision=precision, preferred_element_type=acc_dtype(lhs.dtype)
-    )
-
-
-def _product_forward(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> Any:
-    return _product_f32(contract, precision, lhs, rhs), (lhs, rhs)
-
-
-def _product_backward(contract: Any, precision: Any, operands: Any, cotangent: jax.Array) -> Any:
-    lhs, rhs = operands
-    product = functools.partial(lax.dot_general, dimension_numbers=contract, precision=precision)
-    cotangent = cotangent.astype(lhs.dtype)
-    (to_lhs,) = jax.linear_transpose(lambda lhs: product(lhs, rhs), lhs)(cotangent)
-    (to_rhs,) = jax.linear_transpose(lambda rhs: product(lhs, rhs), rhs)(cotangent)
-    return to_lhs, to_rhs
-
-
-_product_f32.defvjp(_product_forward, _product_backward)

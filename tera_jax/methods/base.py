@@ -10,7 +10,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,18 @@ from tera_jax.ops.numerics import add_update
 
 class NotMergeableError(ValueError):
     """The method changes the model by something that no weight holds; the message says what."""
+
+
+class FrozenOfAll(NamedTuple):
+    """Frozen arrays that were drawn for all layers together.
+
+    Attributes:
+        own: by the name of a layer those of its own, the axes of its stack in front.
+        shared: those that all layers read, under names that no layer's own have.
+    """
+
+    own: dict[str, dict[str, Array]]
+    shared: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +89,15 @@ class LinearMethod(Method):
         """The frozen arrays. The kernel of a shared set is abstract: a shape."""
         del key, kernel, layer
         return {}
+
+    def init_frozen_all(self, layers: Sequence[TargetLayer]) -> FrozenOfAll | None:
+        """The frozen arrays where they are drawn for all layers together, and not layer by layer.
+
+        They follow from the configuration and the layers alone. Not None, it stands in the place of
+        :meth:`init_frozen`, and :meth:`frozen_set` is None.
+        """
+        del layers
+        return None
 
     def init_shared_d(self, key: Key[Array, ""], layers: Sequence[TargetLayer]) -> dict[str, Array]:
         """Trainable arrays, float32, that all layers read; by default there are none."""

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.lax import PrecisionLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from tera_jax.methods.base import (
@@ -25,7 +27,7 @@ from tera_jax.network import core as cores
 from tera_jax.network.factors import sizes
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
-from tera_jax.ops.numerics import add_update
+from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +155,7 @@ class TeRA(LinearMethod):
             network["factors"],
             d,
             self.tensorization(kernel.shape).split,
-            _precision(x.dtype),
+            full_precision(x.dtype),
         )
         return y_TJ.reshape(*x.shape[:-1], -1)
 
@@ -170,7 +172,8 @@ class TeRA(LinearMethod):
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
         else:
             core, factors = network["core"], network["factors"]
-            y_TJ = projection.product(x_TJ, kernel, core, factors, d, _precision(x.dtype))
+            precisions = full_precision(x.dtype), matmul_precision()
+            y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def max_rank(self, layer: TargetLayer) -> int:
@@ -190,7 +193,7 @@ class TeRA(LinearMethod):
         @jax.checkpoint  # all but the last matmul is recomputed in a fraction of its time
         def update(d: Any) -> Array:
             scheme = self.tensorization(kernel.shape)
-            return delta_w(_cast(frozen, dtype), d, scheme, _precision(dtype))
+            return delta_w(_cast(frozen, dtype), d, scheme, full_precision(dtype))
 
         return checkpoint_name(add_update(kernel, update(d)), contraction.MATERIALIZED)
 
@@ -254,7 +257,7 @@ def delta_w(
     frozen: dict[str, Any],
     d: list[Float[Array, " _"]],
     tensorization: Tensorization,
-    precision: Any = None,
+    precision: PrecisionLike = None,
 ) -> Float[Array, "_ _"]:
     """The weight update of one kernel, Eq. 5 unfolded by Eq. 1.
 
@@ -290,10 +293,5 @@ def delta_w(
     return unfold(tensor, tensorization.split)
 
 
-def _cast(frozen: Any, dtype: Any) -> Any:
+def _cast(frozen: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), frozen)
-
-
-def _precision(dtype: Any) -> jax.lax.Precision | None:
-    """float32 gets float32 matmuls also where the backend would take fewer bits."""
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

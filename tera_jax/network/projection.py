@@ -14,11 +14,12 @@ Where the core is fast no matmul of x^T and g is made at all: d gets its gradien
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
@@ -37,7 +38,8 @@ def product(
     core: Core,
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
-    precision: Any = None,
+    precision: PrecisionLike = None,
+    kernel_precision: PrecisionLike = None,
 ) -> Float[Array, "T O"]:
     """The product of x with the kernel and the network's unfolding.
 
@@ -51,6 +53,8 @@ def product(
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         precision: of the matmuls with factors, as in ``jax.lax.dot_general``.
+        kernel_precision: of those with the kernel. Given, for the backward pass is traced outside
+            of a context that the forward pass is traced in.
 
     Returns:
         (T, O) in the type of x.
@@ -64,49 +68,62 @@ def product(
             f"the network of modes {modes} and ranks {ranks} does not end with one wide mode of "
             "the input; build its update instead"
         )
+    both = _Precisions(precision, kernel_precision)
     if cores.is_fast(core):
-        return _by_rows(precision, x_TJ, kernel_JO, core, list(factors), list(d))
+        return _by_rows(both, x_TJ, kernel_JO, core, list(factors), list(d))
 
     @jax.checkpoint  # recomputed in a fraction of a matmul's time
     def inner(d: Sequence[Array]) -> Array:
         return but_first(core, factors, d, precision)
 
-    return _product(precision, x_TJ, kernel_JO, factors[0], inner(d))
+    return _product(both, x_TJ, kernel_JO, factors[0], inner(d))
+
+
+class _Precisions(NamedTuple):
+    """Of the products with factors, and of those with the kernel."""
+
+    factors: PrecisionLike
+    kernel: PrecisionLike
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(precision: Any, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array) -> Array:
-    return _forward(precision, x_TJ, kernel_JO, wide, inner_RO)[0]
+def _product(
+    both: _Precisions, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
+) -> Array:
+    return _forward(both, x_TJ, kernel_JO, wide, inner_RO)[0]
 
 
 def _forward(
-    precision: Any, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
+    both: _Precisions, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
 ) -> tuple[Array, Any]:
-    update_JO = wide_product(inner_RO, 0, wide, precision)
+    update_JO = wide_product(inner_RO, 0, wide, both.factors)
     adapted_JO = checkpoint_name(add_update(kernel_JO, update_JO), MATERIALIZED)
-    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=both.kernel)
     return y_TO, (x_TJ, adapted_JO, wide)
 
 
-def _backward(precision: Any, residuals: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
+def _backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
     x_TJ, adapted_JO, wide = residuals
-    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO)
-    x_TR = _projected(x_TJ, wide, precision)
-    to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=precision)
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
+    x_TR = _projected(x_TJ, wide, both.factors)
+    to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=both.factors)
     return to_x_TJ, to_kernel_JO, None, to_inner_RO
 
 
 _product.defvjp(_forward, _backward)
 
 
-def _backward_to_inputs(x_TJ: Array, adapted_JO: Array, ct_TO: Array) -> tuple[Array, Array]:
+def _backward_to_inputs(
+    x_TJ: Array, adapted_JO: Array, ct_TO: Array, precision: PrecisionLike
+) -> tuple[Array, Array]:
     """What x and the kernel get; the latter is not computed where nothing asks for it."""
-    to_x_TJ = jnp.einsum("to,jo->tj", ct_TO, adapted_JO.astype(ct_TO.dtype))
-    to_kernel_JO = jnp.einsum("tj,to->jo", x_TJ, ct_TO).astype(adapted_JO.dtype)
-    return to_x_TJ, to_kernel_JO
+    adapted_JO, dtype = adapted_JO.astype(ct_TO.dtype), adapted_JO.dtype
+    to_x_TJ = jnp.einsum("to,jo->tj", ct_TO, adapted_JO, precision=precision)
+    to_kernel_JO = jnp.einsum("tj,to->jo", x_TJ, ct_TO, precision=precision)
+    return to_x_TJ, to_kernel_JO.astype(dtype)
 
 
-def _projected(x_TJ: Array, wide: Array, precision: Any) -> Array:
+def _projected(x_TJ: Array, wide: Array, precision: PrecisionLike) -> Array:
     """The product x A^T, or the transform of each row."""
     if _fused(x_TJ.dtype) and wide.ndim == 1 and hadamard.fits_rows(*x_TJ.shape):
         return hadamard.apply_to_rows(wide, x_TJ, dispatch.interpret())
@@ -120,7 +137,7 @@ def _fused(dtype: Any) -> bool:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _by_rows(
-    precision: Any,
+    both: _Precisions,
     x_TJ: Array,
     kernel_JO: Array,
     core: Sequence[Array],
@@ -128,33 +145,33 @@ def _by_rows(
     d: Sequence[Array],
 ) -> Array:
     """:func:`product` with a fast core."""
-    return _by_rows_forward(precision, x_TJ, kernel_JO, core, factors, d)[0]
+    return _by_rows_forward(both, x_TJ, kernel_JO, core, factors, d)[0]
 
 
 def _by_rows_forward(
-    precision: Any, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
+    both: _Precisions, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
 ) -> tuple[Array, Any]:
     if _takes_kernels(x_TJ, core, factors):
         parts = structured.parts(core, factors, d)
         adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret())
     else:
-        update_JO = network(core, factors, d, precision).reshape(kernel_JO.shape)
+        update_JO = network(core, factors, d, both.factors).reshape(kernel_JO.shape)
         adapted_JO = add_update(kernel_JO, update_JO)
     adapted_JO = checkpoint_name(adapted_JO, MATERIALIZED)
-    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype))
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=both.kernel)
     return y_TO, (x_TJ, adapted_JO, core, factors, d)
 
 
-def _by_rows_backward(precision: Any, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
+def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
     x_TJ, adapted_JO, core, factors, d = residuals
     if _takes_kernels(x_TJ, core, factors):
         parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
         to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
-        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, precision), d)
+        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, both.factors), d)
         (to_d,) = pull(ct_TO)
-    return (*_backward_to_inputs(x_TJ, adapted_JO, ct_TO), None, None, to_d)
+    return (*_backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel), None, None, to_d)
 
 
 _by_rows.defvjp(_by_rows_forward, _by_rows_backward)

@@ -108,10 +108,10 @@ def adapted(
     left_AX = (network.left_AX * trained.d_A[:, None]).astype(dtype)
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
 
-    def program(
-        w_ref, s_ref, scaled_ref, turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref,
-        left_ref, right_ref, out_ref,
-    ):  # fmt: skip
+    def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
+        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, out_ref = (
+            refs
+        )
         second, after, left, right = second_ref[...], b_ref[...], left_ref[...], right_ref[...]
         start = pl.program_id(0) * _ROWS
         # All rows of a program are of the same column of the first matrix.
@@ -185,9 +185,9 @@ def gradients(
     after_AB = network.after_S.reshape(a, b).astype(jnp.float32)
 
     def program(
-        x_ref, g_ref, s_ref, scaled_ref, back_ref, first_ref, second_ref, narrow_ref, left_ref,
-        right_ref, to_scaled_ref, to_core_ref,
-    ):  # fmt: skip
+        x_ref: Any, g_ref: Any, s_ref: Any, scaled_ref: Any, back_ref: Any, *refs: Any
+    ) -> None:
+        first_ref, second_ref, narrow_ref, left_ref, right_ref, to_scaled_ref, to_core_ref = refs
         signs, scaled, back = s_ref[...], scaled_ref[...], back_ref[...]
         first, second, narrow = first_ref[...], second_ref[...], narrow_ref[...]
         left, right = left_ref[...], right_ref[...]

@@ -1,14 +1,19 @@
 """The embedding of token ids, which refuses ids that have none."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from flax.linen import dtypes
+from jaxtyping import Array, Integer
 
 
 class TokenEmbed(nn.Embed):
     """``nn.Embed``, but for ids out of range: ``nn.Embed`` reads them as NaN or from the end."""
+
+    promote_dtype: Any = dtypes.promote_dtype  # linen's annotation cannot be checked at run time
 
     def __call__(self, inputs: Array) -> Array:
         """The embeddings (..., D) of ids (...).
@@ -23,7 +28,7 @@ class TokenEmbed(nn.Embed):
         return jnp.take(self.embedding.astype(dtype), inputs, axis=0)
 
 
-def require_token_ids(ids: Int[Array, "..."] | np.ndarray, count: int) -> None:
+def require_token_ids(ids: Integer[Array, "..."] | np.ndarray, count: int) -> None:
     """Raise ``ValueError`` unless all ids are from 0 to ``count - 1``.
 
     Traced ids, and those that lie on devices of other processes, are not known here and pass.

@@ -1,4 +1,4 @@
-"""Sums in a type wider than their terms, rounded once."""
+"""The types and precisions in which sums are taken."""
 
 from typing import Any
 
@@ -22,3 +22,17 @@ def add_update(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Floa
         return kernel + update
     acc = acc_dtype(kernel.dtype)
     return (kernel.astype(acc) + update.astype(acc)).astype(kernel.dtype)
+
+
+def matmul_precision() -> str | None:
+    """What ``jax.default_matmul_precision`` is here, as around an adapted layer; None if unset."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
+def full_precision(dtype: jax.typing.DTypeLike) -> jax.lax.PrecisionLike:
+    """:func:`matmul_precision` where it is set.
+
+    Else float32 gets float32 matmuls also where the backend would take fewer bits.
+    """
+    asked = matmul_precision()
+    return jax.lax.Precision.HIGHEST if asked is None and dtype == jnp.float32 else asked

@@ -150,9 +150,8 @@ def _backward(interpret: bool, residuals: Any, ct_RXY: Array) -> tuple[Array | N
     x, y = left_AX.shape[1], right_BY.shape[1]
     programs = tiles // _TILES
 
-    def kernel(
-        core_ref, d_ref, d_a_ref, d_b_ref, left_ref, right_ref, ct_ref, to_d_ref, to_a_ref, to_b_ref
-    ):
+    def kernel(core_ref: Any, d_ref: Any, d_a_ref: Any, d_b_ref: Any, *refs: Any) -> None:
+        left_ref, right_ref, ct_ref, to_d_ref, to_a_ref, to_b_ref = refs
         left, right = left_ref[...], right_ref[...]
         d_a, d_b = d_a_ref[...][:, None], d_b_ref[...][None, :]
 

@@ -1,7 +1,7 @@
 """Records to examples of token ids, and examples to batches of one shape."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ..config import DataConfig
 from . import packing
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What of a ``transformers`` tokenizer is used here."""
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Self, TextIO
+from typing import TextIO
 
 import jax
 import tensorboardX
@@ -48,7 +48,7 @@ class Log:
         self._tokens, self._since = 0, time.perf_counter()
         self._rates: list[float] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -30,6 +30,7 @@ SETTINGS = {
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4, "dropout": 0.0},
+    "unilora": {"rank": 4, "length": 200},
     "vera": {"rank": 8},
 }
 NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
@@ -146,7 +147,9 @@ def test_an_adapter_survives_the_round_trip(name, tmp_path):
             assert jnp.array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora"])
+@pytest.mark.parametrize(
+    "name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora", "unilora"]
+)
 def test_dropout_needs_a_key_and_changes_with_it(name):
     adapter, model, v, tokens_BL = made(name)
     config = TABLE[name](**{**SETTINGS[name], "dropout": 0.5})
