@@ -10,7 +10,7 @@ import dataclasses
 import math
 import typing
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from jaxtyping import Array, Float, Key
 
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
+
+KeyArray: TypeAlias = Key[Array, ""]
+Rng: TypeAlias = Key[Array, ""] | None
+"""A random key, or None where nothing is to be drawn."""
+Arrays: TypeAlias = dict[str, Array]
 
 
 class NotMergeableError(ValueError):
