@@ -87,7 +87,7 @@ class Setting(NamedTuple):
         return f"{self.adapter} {mode} {self.arithmetic} {self.attention}{' remat' * self.remat}"
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """What was found. ``tokens_per_second`` has no padding in it; memory is 0 on a CPU."""
 
     name: str
@@ -141,11 +141,11 @@ def _out_of_memory(error: BaseException | None) -> bool:
     return found or (error is not None and _out_of_memory(error.__cause__ or error.__context__))
 
 
-def _freeing(run: Callable[..., Measured]) -> Callable[..., Measured]:
+def _freeing(run: Callable[..., Measurement]) -> Callable[..., Measurement]:
     """Leave nothing of a run on the device, nor in torch, whether it ended well or not."""
 
     @functools.wraps(run)
-    def measure(config: Any, batches: Any, setting: Setting, **options: Any) -> Measured:
+    def measure(config: Any, batches: Any, setting: Setting, **options: Any) -> Measurement:
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("high" if setting.arithmetic == "tf32" else "highest")
         counters.clear()
@@ -159,7 +159,7 @@ def _freeing(run: Callable[..., Measured]) -> Callable[..., Measured]:
             torch.compiler.reset()
             gc.collect()
             torch.cuda.empty_cache()
-        return Measured(setting.name, note="out of memory")
+        return Measurement(setting.name, note="out of memory")
 
     return measure
 
@@ -173,7 +173,7 @@ def measure(
     steps: int = 20,
     warmup: int | None = None,
     learning_rate: float = 3e-3,
-) -> Measured:
+) -> Measurement:
     """Time rounds of ``steps`` training steps (:mod:`benchmarks.rounds`) after ``warmup`` others.
 
     They go round the batches in order, which are on the device before the clock starts; as in
@@ -221,7 +221,7 @@ def measure(
     values = torch.stack(losses).tolist()
     if not np.isfinite([base_loss, *values]).all():
         raise FloatingPointError(f"{setting.name}: losses {base_loss}, {values}")
-    return Measured(
+    return Measurement(
         name=setting.name,
         tokens_per_second=found.tokens_per_second,
         step_seconds=found.step_seconds,
@@ -238,7 +238,7 @@ def measure(
     )
 
 
-def check(found: Measured) -> None:
+def check(found: Measurement) -> None:
     """Raise ValueError unless a row of one batch starts at the base, and its loss falls."""
     same = math.isclose(found.first_loss, found.base_loss, rel_tol=2e-3)  # compiled, in bfloat16
     if not found.note and not (same and found.last_loss < found.first_loss):
@@ -268,7 +268,7 @@ def main() -> None:
     args = parser.parse_args()
     config, found = models[args.model](), []
     batches = [random_batch(config, args.rows, args.length)]
-    print(line(Measured._fields), line("---" for _ in Measured._fields), sep="\n")
+    print(line(Measurement._fields), line("---" for _ in Measurement._fields), sep="\n")
     grid = itertools.product(args.adapters, args.modes, args.arithmetic, args.attention)
     for adapter, mode, arithmetic, attention in grid:
         setting = Setting(adapter, modes[mode], arithmetic, attention, args.remat)

@@ -9,7 +9,7 @@ import numpy as np
 from configs.commonsense import get_config
 from tera_jax.llama import load_tokenizer
 from train.config import DataConfig, parse
-from train.data import Batch, Example, Stream, records, tokenize
+from train.data import Batch, DataIterator, Example, records, tokenize
 
 
 class Real(NamedTuple):
@@ -38,10 +38,10 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
     ]
     tokens = sum(len(example.prompt) + len(example.response) for example in examples)
     rows_packed = round(32 * tokens / len(examples) / packed)
-    with_rows = dataclasses.replace(settings, packed_tokens=packed)
+    with_rows = dataclasses.replace(settings, packed_length=packed)
     return Real(
         *(
-            list(itertools.islice(Stream(examples, batch_rows, 0, data_config), count))
+            list(itertools.islice(DataIterator(examples, batch_rows, 0, data_config), count))
             for batch_rows, data_config in ((max(1, rows_packed), with_rows), (32, settings))
         )
     )
@@ -58,11 +58,11 @@ def for_peft(batch: Batch) -> Any:
     """Padded to the longest row, as a data collator of transformers does."""
     from benchmarks import anchors
 
-    length_B = batch.index_BT.max(axis=1) + 2
+    length_B = batch.target_positions_BT.max(axis=1) + 2
     longest = int(length_B.max())
     labels_BL = np.full(batch.tokens_BL.shape, -100)
     row, place = np.nonzero(batch.weight_BT)
-    labels_BL[row, batch.index_BT[row, place] + 1] = batch.target_BT[row, place]
+    labels_BL[row, batch.target_positions_BT[row, place] + 1] = batch.target_BT[row, place]
     mask_BL = np.arange(longest)[None] < length_B[:, None]
     whole = bool(mask_BL.all())
     trimmed = batch.tokens_BL[:, :longest], labels_BL[:, :longest]

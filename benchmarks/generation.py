@@ -29,7 +29,7 @@ import transformers
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import sharding
-from tera_jax.llama import Decoding, load_pretrained, load_tokenizer, save_pretrained
+from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer, save_pretrained
 from tera_jax.llama.decode.generate import left_pad
 from train import command, data
 from train.config import parse
@@ -40,18 +40,18 @@ from train.training.checkpoint import Meta
 from train.training.run import Run, make_adapter
 
 SETTINGS = {
-    "greedy": Decoding(max_new_tokens=16),
-    "4 beams": Decoding(max_new_tokens=16, num_beams=4),
-    "4 beams, penalties": Decoding(
+    "greedy": GenerationConfig(max_new_tokens=16),
+    "4 beams": GenerationConfig(max_new_tokens=16, num_beams=4),
+    "4 beams, penalties": GenerationConfig(
         max_new_tokens=16, num_beams=4, length_penalty=0.9, no_repeat_ngram_size=4
     ),
 }
 
 Answers = list[list[int]]
-Decode = Callable[[Sequence[Sequence[int]], Decoding, int], Answers]
+Decode = Callable[[Sequence[Sequence[int]], GenerationConfig, int], Answers]
 
 
-class Timed(NamedTuple):
+class Timing(NamedTuple):
     """The best batch size, its prompts a second, and the answers."""
 
     batch: int
@@ -81,12 +81,12 @@ def ours(path: str, dtype: str, tokenizer: Any, unroll: bool) -> tuple[Decode, A
     adapter = make_adapter(parse(config), model)
     d = jax.jit(adapter.init_d)(params, {})
 
-    def decode(prompts: Sequence[Sequence[int]], decoding: Decoding, batch: int) -> Answers:
+    def decode(prompts: Sequence[Sequence[int]], decoding: GenerationConfig, batch: int) -> Answers:
         found = dict(generator(decoding, batch)(prompts))
         return [found[row] for row in range(len(prompts))]
 
     @functools.cache
-    def generator(decoding: Decoding, batch: int) -> Generator:
+    def generator(decoding: GenerationConfig, batch: int) -> Generator:
         config.evaluate.batch_size = batch
         meta = Meta(0, "", "", {})  # of checkpoints, which there are none of
         run = Run(parse(config), mesh, model, params, tokenizer, adapter, {}, meta)
@@ -105,7 +105,7 @@ def theirs(directory: str, dtype: str, tokenizer: Any) -> Decode:
     end = tokenizer.eos_token_id
 
     @torch.inference_mode()
-    def decode(prompts: Sequence[Sequence[int]], decoding: Decoding, batch: int) -> Answers:
+    def decode(prompts: Sequence[Sequence[int]], decoding: GenerationConfig, batch: int) -> Answers:
         order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
         found: dict[int, list[int]] = {}
         for start in range(0, len(order), batch):
@@ -131,8 +131,11 @@ def theirs(directory: str, dtype: str, tokenizer: Any) -> Decode:
 
 
 def best(
-    decode: Decode, prompts: Sequence[Sequence[int]], decoding: Decoding, batches: Sequence[int]
-) -> Timed:
+    decode: Decode,
+    prompts: Sequence[Sequence[int]],
+    decoding: GenerationConfig,
+    batches: Sequence[int],
+) -> Timing:
     """The fastest batch size, each measured on all prompts after a pass over as many shapes."""
     found = []
     for batch in batches:
@@ -143,7 +146,7 @@ def best(
         except torch.OutOfMemoryError:
             print(f"  batch {batch}: out of memory", flush=True)
             continue
-        found.append(Timed(batch, len(prompts) / (time.perf_counter() - start), answers))
+        found.append(Timing(batch, len(prompts) / (time.perf_counter() - start), answers))
         print(f"  batch {batch}: {found[-1].rate:.1f} prompts/s", flush=True)
     return max(found, key=lambda timed: timed.rate)
 

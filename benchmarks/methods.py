@@ -160,7 +160,9 @@ class Trainer:
         run = self._run if seed == 0 else make_run(self._base, self._variant, self._task, seed)
         state = self._init(run.params, run.frozen, seed, jnp.float32(learning_rate))
         virtual = len(run.virtual_tokens)
-        stream = data.Stream(self._examples.train, BATCH, seed, run.config.data, virtual=virtual)
+        stream = data.DataIterator(
+            self._examples.train, BATCH, seed, run.config.data, virtual=virtual
+        )
         start = 0.0
         for step in range(STEPS):
             if step == SKIPPED:

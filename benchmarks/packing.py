@@ -3,7 +3,7 @@ r"""How full packed rows are: in the order of the records, and in that of train/
     python -m benchmarks.packing --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf
 
-A step has 4,096 places, in rows of each length. Records are a random sample.
+A step has 4,096 positions, in rows of each length. Records are a random sample.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LENGTHS = (512, 1024, 2048)
 
 
 def filled(sizes: Sequence[Size], order: Iterable[int], row: Row) -> float:
-    """The part of the places of all steps that has a token."""
+    """The part of the positions of all steps that has a token."""
     steps = packing.batches((sizes[i] for i in order), PLACES // row.tokens, row)
     tokens = sum(size.tokens for size in sizes)
     return tokens / (sum(1 for _ in steps) * PLACES)
@@ -31,7 +31,7 @@ def table(examples: Sequence[Example], settings: DataConfig) -> Iterator[str]:
     yield "| tokens of a row | as they come | as train/data/packing.py has them |"
     yield "| ---: | ---: | ---: |"
     for length in LENGTHS:
-        packed = dataclasses.replace(settings, packed_tokens=length)
+        packed = dataclasses.replace(settings, packed_length=length)
         sizes, row = data.measure(examples, packed, virtual=0)
         parts = (
             filled(sizes, order, row) for order in (range(len(sizes)), packing.order(sizes, row))

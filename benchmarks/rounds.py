@@ -7,14 +7,14 @@ from typing import NamedTuple
 ROUNDS = 3
 
 
-class Timed(NamedTuple):
+class Timing(NamedTuple):
     """Of the median round: real tokens a second, and the mean of its steps."""
 
     tokens_per_second: float
     step_seconds: float
 
 
-def timed(advance: Callable[[int], float], tokens: Sequence[int], done: int, steps: int) -> Timed:
+def timed(advance: Callable[[int], float], tokens: Sequence[int], done: int, steps: int) -> Timing:
     """Time ``ROUNDS`` times ``steps`` steps.
 
     Args:
@@ -26,4 +26,4 @@ def timed(advance: Callable[[int], float], tokens: Sequence[int], done: int, ste
     seconds = statistics.median(advance(steps) for _ in range(ROUNDS))
     fed = range(done, done + ROUNDS * steps)
     real = sum(tokens[index % len(tokens)] for index in fed) / ROUNDS
-    return Timed(real / seconds, seconds / steps)
+    return Timing(real / seconds, seconds / steps)

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 
 from benchmarks.batches import Real, for_peft, read_records
 from benchmarks.cases import FROZEN, Case
-from benchmarks.steps import TINY, Bench, Found, matmul_rate, random_batch
+from benchmarks.steps import TINY, Bench, Measurement, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.network import cost_model
@@ -51,17 +51,18 @@ from train.data import Batch
 from train.params.shapes import MODELS
 
 
-def check(found: Sequence[Found], falls: bool = True) -> None:
+def check(found: Sequence[Measurement], falls: bool = True) -> None:
     """Raise ValueError unless every step starts at the loss of the frozen base, and goes down.
 
-    A prompt changes the model at once, and LoRETTA does. Losses of several batches need not fall.
+    A prompt changes the model at once, as do LoRETTA and Uni-LoRA. Losses of several batches need
+    not fall.
     """
     base = {row.tokens: row.first_loss for row in found if row.name.startswith(FROZEN)}
     for row in found:
         if (
             row.name.startswith("PEFT")
             or row.note
-            or row.name.split()[0] in ("prompt", "p_tuning", "loretta")
+            or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora")
         ):
             continue
         expected = base.get(row.tokens, row.first_loss)
@@ -71,7 +72,7 @@ def check(found: Sequence[Found], falls: bool = True) -> None:
             raise ValueError(f"{row}: the loss has not fallen")
 
 
-def table(found: list[Found], size: int, rate: float) -> Iterator[str]:
+def table(found: list[Measurement], size: int, rate: float) -> Iterator[str]:
     """Markdown, with each row's ratio to the frozen base and to compiled PEFT LoRA."""
     head = ["setting", "tokens", "tokens/s", "to frozen", "to PEFT LoRA", "ms", "model TFLOP/s"]
     head += ["of the product's rate", "peak GiB", "compile s", "trained"]
@@ -108,7 +109,7 @@ ANCHORS = ("lora", "lora:eager", "vera", "hira")
 
 def run_anchors(
     names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
-) -> Iterator[Found]:
+) -> Iterator[Measurement]:
     """Those of PEFT, compiled or ``:eager``, on batches of one record a row."""
     # before JAX takes memory, and only where torch is installed
     from benchmarks import anchors, torch_llamas
@@ -131,7 +132,7 @@ def run_anchors(
         row = anchors.measure(config, fed, setting, steps=max(steps, len(fed)))
         if len(fed) == 1:
             anchors.check(row)
-        yield Found(
+        yield Measurement(
             name=f"PEFT {adapter} {'compiled' if compiled else 'eager'}",
             tokens=batches[0].tokens_BL.size,
             tokens_per_second=row.tokens_per_second,
@@ -173,7 +174,7 @@ def main() -> None:
     shape = dict(TINY if args.model == "tiny" else MODELS[args.model])
     shape["num_hidden_layers"] = args.layers or shape["num_hidden_layers"]
 
-    def keep(row: Found) -> Found:
+    def keep(row: Measurement) -> Measurement:
         print(row, flush=True)
         if args.output:
             with args.output.open("a") as file:
@@ -184,7 +185,7 @@ def main() -> None:
     if args.records:
         options = (shape["vocab_size"], max(args.steps, 20), args.packed)
         real = read_records(args.records, args.tokenizer, *options)
-    anchors: list[Found] = []
+    anchors: list[Measurement] = []
     if args.anchors is not None:
         fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
         names = args.anchors or ANCHORS
@@ -206,7 +207,7 @@ def main() -> None:
         check(found, falls=real is None)
 
 
-def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator[Found]:
+def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator[Measurement]:
     """All cases on one mesh; of real records each packed, and before that padded if asked for."""
     sizes = sharding.parse_mesh(mesh)
     rows = args.rows * sizes["data"] * sizes["fsdp"]

@@ -38,7 +38,7 @@ _WARMUP = 2
 """Steps before the clock starts."""
 
 
-class Found(NamedTuple):
+class Measurement(NamedTuple):
     """What was measured. ``note`` says why there are no numbers.
 
     ``tokens`` are those of a step, with padding; those of ``tokens_per_second`` have none.
@@ -56,7 +56,7 @@ class Found(NamedTuple):
     note: str = ""
 
 
-class Lowered(NamedTuple):
+class StepProgram(NamedTuple):
     """A step of JAX's, its first state and frozen arrays, and the seconds of tracing it."""
 
     step: Any
@@ -68,8 +68,13 @@ class Lowered(NamedTuple):
 def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
     """Random tokens, the loss on all but the first."""
     tokens_BL = np.random.default_rng(0).integers(vocab_size, size=(rows, length), dtype=np.int32)
-    index_BT = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (rows, length - 1))
-    return Batch(tokens_BL, index_BT, tokens_BL[:, 1:], np.ones(index_BT.shape, np.float32))
+    target_positions_BT = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (rows, length - 1))
+    return Batch(
+        tokens_BL,
+        target_positions_BT,
+        tokens_BL[:, 1:],
+        np.ones(target_positions_BT.shape, np.float32),
+    )
 
 
 class Bench:
@@ -104,7 +109,7 @@ class Bench:
         if loop == stacking.is_split(self._params):
             self._params = (stacking.join if loop else stacking.split)(self._params)
 
-    def measure(self, case: Case, batches: Sequence[Batch] = ()) -> Found:
+    def measure(self, case: Case, batches: Sequence[Batch] = ()) -> Measurement:
         """Compile, check and time one case; a step that does not fit is a note.
 
         Args:
@@ -120,9 +125,9 @@ class Bench:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return Found(case.name, batches[0].tokens_BL.size, note="out of memory")
+            return Measurement(case.name, batches[0].tokens_BL.size, note="out of memory")
 
-    def lower(self, case: Case, batch: Batch) -> Lowered:
+    def lower(self, case: Case, batch: Batch) -> StepProgram:
         """The step of a case, and what it starts from."""
         loop = not stacking.unrolling_pays(case.remat) if case.loop is None else case.loop
         self._arrange(loop)
@@ -150,9 +155,9 @@ class Bench:
             step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
             start = time.perf_counter()
             lowered = step.lower(state, self._params, frozen, batch)
-            return Lowered(lowered, state, frozen, time.perf_counter() - start)
+            return StepProgram(lowered, state, frozen, time.perf_counter() - start)
 
-    def _measure(self, case: Case, batches: Sequence[Batch]) -> Found:
+    def _measure(self, case: Case, batches: Sequence[Batch]) -> Measurement:
         fed = jax.device_put(list(batches), sharding.rows(self._mesh))
         step, state, frozen, lower_seconds = self.lower(case, fed[0])
         start = time.perf_counter()
@@ -183,7 +188,7 @@ class Bench:
         if self._profile:
             kernels = profiled(lambda: compiled(state, self._params, frozen, fed[0]))
             print(f"{case.name}, one step:", *report(kernels), sep="\n", flush=True)
-        return Found(
+        return Measurement(
             name=case.name,
             tokens=batches[0].tokens_BL.size,
             tokens_per_second=found.tokens_per_second,

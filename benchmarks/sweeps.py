@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 
 from benchmarks.cases import ALL, FROZEN, QV, Case
-from benchmarks.steps import Found
+from benchmarks.steps import Measurement
 from tera_jax.methods import TABLE
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import cost_model
@@ -69,7 +69,7 @@ def _routes(hidden: int) -> list[cost_model.Route]:
     return [route for route in get_args(cost_model.Route) if projects or route != "project"]
 
 
-def choices(found: Sequence[Found], hidden: int) -> Iterator[str]:
+def choices(found: Sequence[Measurement], hidden: int) -> Iterator[str]:
     """Markdown: for each number of tokens the fastest route, and how near to it the chosen one is.
 
     Args:

@@ -19,7 +19,7 @@ def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     """The configuration; every field is documented in train/config/sections.py."""
     config = published(method)
     config.data.prompt = "llm-adapters"
-    config.data.loss_on = "prompt"
+    config.data.train_on_prompt = True
     config.data.split_seed = 42
     config.data.bos = "always"
     config.data.append_eos = True

@@ -23,25 +23,13 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
-from tests import margins, parts
+from tests import checked, margins, parts
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Shapes in annotations are checked at every call, under pytest only.
-install_import_hook(
-    [
-        "tera_jax.network.tensorization",
-        "tera_jax.random",
-        "tera_jax.network.contraction",
-        "tera_jax.network.hadamard",
-        "tera_jax.network.orthogonal",
-        "tera_jax.ops.two_sided_matmul",
-        "tera_jax.ops.segment_attention",
-        "tera_jax.methods",
-    ],
-    "beartype.beartype",
-)
+# Shapes and types in annotations are checked at every call, under pytest only.
+install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
 
 
 def pytest_addoption(parser):

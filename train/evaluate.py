@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="the directory of a run")
     parser.add_argument("--tasks", nargs="+", help="names of test sets, or NAME=FILE")
     parser.add_argument("--data", default=".", help="directory with <task>/test.json")
-    parser.add_argument("--rows", type=int, help="at most so many questions of each")
+    parser.add_argument("--limit", type=int, help="at most so many questions of each")
     parser.add_argument("--score", choices=SCORES, default="generate", help="see above")
     parser.add_argument("--base", action="store_true", help="the base, without the adapter")
     parser.add_argument("--output", type=Path, help="by default <workdir>/evaluation")
@@ -49,13 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num_beams:
         decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
         config = dataclasses.replace(config, decoding=decoding)
-    given = {key: getattr(args, key) for key in ("batch_size", "rows", "wordnet", "encoder")}
+    given = {key: getattr(args, key) for key in ("batch_size", "limit", "wordnet", "encoder")}
     chosen = {key: value for key, value in given.items() if value is not None}
     config = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, **chosen))
     if args.tasks:
         files = questions.find(args.data, args.tasks)
-        rows = config.evaluate.rows
-        tests = {t: questions.load(file, t, config.data, rows) for t, file in files.items()}
+        limit = config.evaluate.limit
+        tests = {t: questions.load(file, t, config.data, limit) for t, file in files.items()}
     else:
         tests = load_tests(config.evaluate, config.data)
     if args.score == "generate":
@@ -63,15 +63,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     _, held_out = records.split(config.data)
     run = runs.build(config, args.workdir)
     if args.base:
-        step, d = 0, runs.start(run, steps=1)[0].d
+        step, d = 0, runs.init_train_state(run, steps=1)[0].d
     else:
-        step, d = runs.trained(run, args.workdir)
+        step, d = runs.restore_best(run, args.workdir)
     output = args.output or args.workdir / ("evaluation-base" if args.base else "evaluation")
     valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         scores = measure(run, step, d, output, valid, tests, args.score)
-    distributed.say(table({"base" if args.base else f"step {step}": scores}))
-    distributed.say(f"written to {output}")
+    distributed.log(table({"base" if args.base else f"step {step}": scores}))
+    distributed.log(f"written to {output}")
 
 
 if __name__ == "__main__":

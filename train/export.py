@@ -98,14 +98,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--adapter-dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 rounds the trained numbers and halves the adapter",
+        help="bfloat16 rounds the trainable parameters and halves the adapter",
     )
     parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     args = parser.parse_args(argv)
 
     disk.require_empty(args.output)
     run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
-    step, d = runs.trained(run, args.workdir)
+    step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))

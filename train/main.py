@@ -49,29 +49,31 @@ def main(_: Sequence[str]) -> None:
     train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
-    distributed.on_first(lambda: checkpoint.require_claimable(workdir, config))
+    distributed.on_main_process(lambda: checkpoint.require_workdir(workdir, config))
 
     run = runs.build(config, workdir)
-    distributed.on_first(lambda: checkpoint.claim(workdir, config))
+    distributed.on_main_process(lambda: checkpoint.init_workdir(workdir, config))
     runs.keep_frozen(run, workdir)
-    distributed.say(runs.describe(run))
+    distributed.log(runs.describe(run))
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
-        before = evaluate.measure(run, 0, runs.start(run, 1)[0].d, workdir / "before", valid, tests)
+        before = evaluate.measure(
+            run, 0, runs.init_train_state(run, 1)[0].d, workdir / "before", valid, tests
+        )
         try:
             run = fit(run, workdir, train, valid)
         except Stopped as stopped:
-            distributed.say(stopped.message)
+            distributed.log(stopped.message)
             raise
-        step, d = runs.trained(run, workdir)
+        step, d = runs.restore_best(run, workdir)
         after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)
-    distributed.say(evaluate.table({"before": before, f"after (step {step})": after}))
+    distributed.log(evaluate.table({"before": before, f"after (step {step})": after}))
     for kind in config.export:
         path = export.export_once(run, d, kind, workdir / kind)
         print(f"{kind:<12}{path} ({export.size(path)})")
-    distributed.say(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
+    distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
 
 
 if __name__ == "__main__":

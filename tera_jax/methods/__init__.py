@@ -13,6 +13,7 @@ from tera_jax.methods.prompt import PromptTuning, PTuning
 from tera_jax.methods.quanta import QuanTA
 from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
 from tera_jax.methods.toplora import TopLoRA
+from tera_jax.methods.unilora import UniLoRA
 from tera_jax.methods.vera import VeRA
 
 __all__ = ["TABLE", "Method", "NotMergeableError", "TargetLayer", "method_class"]
@@ -29,6 +30,7 @@ TABLE: dict[str, type[Method]] = {
     "dora": DoRA,
     "toplora": TopLoRA,
     "vera": VeRA,
+    "unilora": UniLoRA,
     "hira": HiRA,
     "ia3": IA3,
     "mora": MoRA,

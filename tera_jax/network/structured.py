@@ -6,7 +6,7 @@ With one wide input mode, a fast core and two narrow groups of output modes, suc
     dW = diag(s) H^T diag(d a) H[:, :S] diag(b) (diag(e) L x diag(f) M)
 
 for the Kronecker product H of two square matrices P and Q, the network's signs s, a and b, and
-d, e and f that are trained. Any row vector times this is a few products from both sides of that
+d, e and f that are trained. Any row vector times this is a few matmuls from both sides of that
 vector as a tile: rows of dW are those of unit vectors, and what d gets back is a sum over the rows
 of x and of the cotangent g. Nothing is made but W + dW, and x and g are read once for each kernel.
 """
@@ -44,8 +44,8 @@ class Network(NamedTuple):
     right_BY: Array  # M, float32
 
 
-class Trained(NamedTuple):
-    """float32."""
+class Vectors(NamedTuple):
+    """The trainable d of the three modes, float32."""
 
     d_J: Array
     d_A: Array
@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 def fits(
     rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
 ) -> bool:
-    """Whether the kernels can: all products of middling powers of two, and whole programs.
+    """Whether the kernels can: all matmuls of middling powers of two, and whole programs.
 
     Args:
         rows: of the batch.
@@ -63,19 +63,19 @@ def fits(
         core_shape: (R, S) of the core.
         narrow: (rank, mode) of the groups of output modes.
     """
-    stages = hadamard.stages(width)
-    if len(stages) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
+    sizes = hadamard.kronecker_sizes(width)
+    if len(sizes) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
         return False
     (a, x), (b, y) = narrow
-    fitting = rows % _TOKENS == 0 and b == stages[1] and a * b == core_shape[1]
-    return fitting and two_sided_matmul.fits(width, *stages, a, b, x, y)
+    fitting = rows % _TOKENS == 0 and b == sizes[1] and a * b == core_shape[1]
+    return fitting and two_sided_matmul.fits(width, *sizes, a, b, x, y)
 
 
 def parts(
     core: Sequence[Float[Array, "..."]],
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
-) -> tuple[Network, Trained]:
+) -> tuple[Network, Vectors]:
     """What the kernels take of a network that :func:`fits`.
 
     Args:
@@ -84,13 +84,13 @@ def parts(
         d: N vectors.
     """
     wide, left, right = joined(factors, d)
-    trained = Trained(wide.d_R, left.d_R, right.d_R)
+    trained = Vectors(wide.d_R, left.d_R, right.d_R)
     before_J, after_S = core
     return Network(wide.matrix, before_J, after_S, left.matrix, right.matrix), trained
 
 
 def adapted(
-    kernel_JO: Float[Array, "J O"], network: Network, trained: Trained, interpret: bool = False
+    kernel_JO: Float[Array, "J O"], network: Network, trained: Vectors, interpret: bool = False
 ) -> Float[Array, "J O"]:
     """W + dW, summed in float32 and rounded once. Without gradients.
 
@@ -101,17 +101,17 @@ def adapted(
         interpret: run the kernel step by step in JAX, on any device.
     """
     dtype = network.signs_J.dtype
-    p, q = hadamard.stages(kernel_JO.shape[0])
+    p, q = hadamard.kronecker_sizes(kernel_JO.shape[0])
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
-    first_PP, second_QQ = (hadamard.stage(size, dtype) for size in (p, q))
+    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
     scaled_PQ = _scaled(network, trained).astype(dtype).reshape(p, q)
     left_AX = (network.left_AX * trained.d_A[:, None]).astype(dtype)
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
 
-    def program(
-        w_ref, s_ref, scaled_ref, turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref,
-        left_ref, right_ref, out_ref,
-    ):  # fmt: skip
+    def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
+        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, out_ref = (
+            refs
+        )
         second, after, left, right = second_ref[...], b_ref[...], left_ref[...], right_ref[...]
         start = pl.program_id(0) * _ROWS
         # All rows of a program are of the same column of the first matrix.
@@ -161,9 +161,9 @@ def gradients(
     x_TJ: Float[Array, "T J"],
     ct_TO: Float[Array, "T O"],
     network: Network,
-    trained: Trained,
+    trained: Vectors,
     interpret: bool = False,
-) -> Trained:
+) -> Vectors:
     """Of the sum of ``ct * (x @ dW)``, with respect to d, e and f.
 
     Args:
@@ -177,17 +177,17 @@ def gradients(
         float32.
     """
     dtype = x_TJ.dtype
-    p, q = hadamard.stages(x_TJ.shape[1])
+    p, q = hadamard.kronecker_sizes(x_TJ.shape[1])
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
     tokens = next(n for n in (_TOKENS, _TOKENS // 2, 8) if n == 8 or len(x_TJ) >= _PROGRAMS * n)
     programs = len(x_TJ) // tokens
-    first_PP, second_QQ = (hadamard.stage(size, dtype) for size in (p, q))
+    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
     after_AB = network.after_S.reshape(a, b).astype(jnp.float32)
 
     def program(
-        x_ref, g_ref, s_ref, scaled_ref, back_ref, first_ref, second_ref, narrow_ref, left_ref,
-        right_ref, to_scaled_ref, to_core_ref,
-    ):  # fmt: skip
+        x_ref: Any, g_ref: Any, s_ref: Any, scaled_ref: Any, back_ref: Any, *refs: Any
+    ) -> None:
+        first_ref, second_ref, narrow_ref, left_ref, right_ref, to_scaled_ref, to_core_ref = refs
         signs, scaled, back = s_ref[...], scaled_ref[...], back_ref[...]
         first, second, narrow = first_ref[...], second_ref[...], narrow_ref[...]
         left, right = left_ref[...], right_ref[...]
@@ -234,13 +234,13 @@ def gradients(
         network.right_BY.astype(dtype),
     )
     to_core_AB = jnp.sum(to_core_NAB, axis=0) * after_AB
-    return Trained(
+    return Vectors(
         network.before_J.astype(jnp.float32) * jnp.sum(to_scaled_NPQ, axis=0).reshape(-1),
         jnp.sum(to_core_AB * trained.d_B[None, :], axis=1),
         jnp.sum(to_core_AB * trained.d_A[:, None], axis=0),
     )
 
 
-def _scaled(network: Network, trained: Trained) -> Array:
+def _scaled(network: Network, trained: Vectors) -> Array:
     """The product d a, in float32."""
     return trained.d_J * network.before_J.astype(jnp.float32)

@@ -1,14 +1,19 @@
 """The embedding of token ids, which refuses ids that have none."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.linen import dtypes
 from jaxtyping import Array, Integer
 
 
 class TokenEmbed(nn.Embed):
     """``nn.Embed``, but for ids out of range: ``nn.Embed`` reads them as NaN or from the end."""
+
+    promote_dtype: Any = dtypes.promote_dtype  # linen's annotation cannot be checked at run time
 
     def __call__(self, inputs: Array) -> Array:
         """The embeddings (..., D) of ids (...).

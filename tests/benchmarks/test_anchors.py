@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from benchmarks import anchors, rounds, torch_llamas
-from benchmarks.anchors import ADAPTERS, Batch, Measured, Setting, check, measure, random_batch
+from benchmarks.anchors import ADAPTERS, Batch, Measurement, Setting, check, measure, random_batch
 from tests.margins import within
 
 TINY = torch_llamas.tiny()
@@ -247,7 +247,7 @@ def test_a_loss_that_is_not_finite_is_an_error():
 def test_a_wrong_start_and_a_loss_that_does_not_fall_are_errors(losses):
     base, first, last = losses
     with pytest.raises(ValueError, match="starts elsewhere, or has not fallen"):
-        check(Measured("x", base_loss=base, first_loss=first, last_loss=last))
+        check(Measurement("x", base_loss=base, first_loss=first, last_loss=last))
 
 
 def test_the_table_has_a_row_for_each_setting(monkeypatch, capsys):

@@ -79,9 +79,9 @@ def test_a_run_is_that_of_the_trainer(base, task):
     run = methods.make_run(base, LORA, task, seed=0)
     config = run.config
     object.__setattr__(config.optim, "learning_rate", 1e-2)
-    state, optimizer = runs.start(run, steps=4)
+    state, optimizer = runs.init_train_state(run, steps=4)
     step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
-    stream = data.Stream(examples.train, 2, 0, config.data)
+    stream = data.DataIterator(examples.train, 2, 0, config.data)
     for _ in range(4):
         state, _ = step(state, run.params, run.frozen, to_device(next(stream), run))
     evaluate = make_eval_step(run.model, run.adapter, run.mesh, run.params)

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import batches, speed, steps
 from benchmarks.cases import ALL, FROZEN, Case
 from benchmarks.speed import check, table
-from benchmarks.steps import Found
+from benchmarks.steps import Measurement
 from tests.margins import close
 from train import data
 
@@ -72,21 +72,23 @@ def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):
 
 
 def test_another_start_or_a_loss_that_does_not_fall_is_an_error():
-    base = Found(FROZEN, 32, first_loss=2.0, last_loss=1.9)
-    check([base, Found("tera", 32, first_loss=2.001, last_loss=1.9)])
-    check([base, Found("lora", 32, note="out of memory")])
+    base = Measurement(FROZEN, 32, first_loss=2.0, last_loss=1.9)
+    check([base, Measurement("tera", 32, first_loss=2.001, last_loss=1.9)])
+    check([base, Measurement("lora", 32, note="out of memory")])
     with pytest.raises(ValueError, match=r"starts at 2\.1"):
-        check([base, Found("tera", 32, first_loss=2.1, last_loss=1.9)])
+        check([base, Measurement("tera", 32, first_loss=2.1, last_loss=1.9)])
     with pytest.raises(ValueError, match="has not fallen"):
-        check([base, Found("tera", 32, first_loss=2.0, last_loss=2.0)])
+        check([base, Measurement("tera", 32, first_loss=2.0, last_loss=2.0)])
 
 
 def test_the_table_has_ratios_to_base_and_anchor():
     def row(name, seconds):
-        return Found(name, 100, 100 / seconds, seconds, 2**30, 3.0, 2.0, 1.9, 7)
+        return Measurement(name, 100, 100 / seconds, seconds, 2**30, 3.0, 2.0, 1.9, 7)
 
     rows = [row("PEFT lora compiled", 0.5), row(FROZEN, 0.4), row("tera", 0.44)]
-    lines = list(table([*rows, Found("hira", 100, note="out of memory")], size=1000, rate=1e6))
+    lines = list(
+        table([*rows, Measurement("hira", 100, note="out of memory")], size=1000, rate=1e6)
+    )
     cells = [cell.strip() for cell in lines[4].split("|")]
     assert cells[1:6] == ["tera", "100", "227", "1.100", "1.136"]
     assert cells[8] == "90.9%"
@@ -142,7 +144,7 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
         ]
         weighted = np.argwhere(batch.weight_BT > 0)
         expected = [
-            (int(row), int(batch.index_BT[row, t]) + 1, int(batch.target_BT[row, t]))
+            (int(row), int(batch.target_positions_BT[row, t]) + 1, int(batch.target_BT[row, t]))
             for row, t in weighted
         ]
         assert pairs == sorted(expected)

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import steps
 from benchmarks.cases import ALL, FROZEN, QV
-from benchmarks.steps import Found
+from benchmarks.steps import Measurement
 from benchmarks.sweeps import axes, choices, schemes, sweep
 from tera_jax.methods import TABLE
 from tera_jax.network.tensorization import Tensorization
@@ -43,11 +43,11 @@ def test_routes_that_a_network_does_not_have_are_left_out():
 def test_the_chosen_route_is_compared_with_the_fastest(monkeypatch):
     monkeypatch.setattr("tera_jax.network.cost_model.route", lambda *_, **__: "build")
     rows = [
-        Found("frozen", 512, step_seconds=0.001),
-        Found("tera through", 512, step_seconds=0.004),
-        Found("tera build", 512, step_seconds=0.005),
-        Found("tera through", 8192, step_seconds=0.004),
-        Found("tera build", 8192, note="out of memory"),
+        Measurement("frozen", 512, step_seconds=0.001),
+        Measurement("tera through", 512, step_seconds=0.004),
+        Measurement("tera build", 512, step_seconds=0.005),
+        Measurement("tera through", 8192, step_seconds=0.004),
+        Measurement("tera build", 8192, note="out of memory"),
     ]
     head, rule, few, many = choices(rows, 4096)
     assert few == "| 512 | through | 4.00 | build | 5.00 | 1.250 |"

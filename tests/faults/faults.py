@@ -43,14 +43,14 @@ class Fault(NamedTuple):
 @contextlib.contextmanager
 def before_step(step: int, act: Callable[[], Any]) -> Iterator[None]:
     """``act`` as the batch of a step is asked for."""
-    feed = data.Stream.__next__
+    feed = data.DataIterator.__next__
 
-    def fed(stream: data.Stream) -> Any:
+    def fed(stream: data.DataIterator) -> Any:
         if stream.position == (step - 1) * BATCH:
             act()
         return feed(stream)
 
-    with mock.patch.object(data.Stream, "__next__", fed):
+    with mock.patch.object(data.DataIterator, "__next__", fed):
         yield
 
 

@@ -25,7 +25,7 @@ SCENE = "TERA_JAX_SCENE"
 def fit(config: Config, workdir: Path) -> None:
     """Start a run, or start it again."""
     run = runs.build(config, workdir)
-    checkpoint.claim(workdir, config)
+    checkpoint.init_workdir(workdir, config)
     train, valid = (
         data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
     )
@@ -50,7 +50,7 @@ class Scene:
         run = runs.build(self.config, workdir)
         with Checkpoints(workdir) as checkpoints:
             assert checkpoints.whole == STEPS
-            like, _ = runs.start(run, STEPS)
+            like, _ = runs.init_train_state(run, STEPS)
             state, _ = checkpoints.restore(STEPS, like, run.meta)
         return jax.device_get(state.d)
 
@@ -83,13 +83,13 @@ def make_config(directory: Path, model: Path, examples: Path) -> Config:
 def child(directory: Path, workdir: Path) -> None:
     """The run in a process that is to be killed, slow enough to be killed in the middle."""
     config = parse(json.loads((directory / "config.json").read_text()))
-    feed = data.Stream.__next__
+    feed = data.DataIterator.__next__
 
-    def slowly(stream: data.Stream) -> Any:
+    def slowly(stream: data.DataIterator) -> Any:
         time.sleep(0.05)
         return feed(stream)
 
-    with mock.patch.object(data.Stream, "__next__", slowly):
+    with mock.patch.object(data.DataIterator, "__next__", slowly):
         fit(config, workdir)
 
 

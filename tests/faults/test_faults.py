@@ -25,8 +25,10 @@ def test_a_lost_run_is_counted(scene, monkeypatch):
 
     def other_order(scene, workdir, rng):
         faults.sigterm(scene, workdir, rng)
-        order = data.Stream._order
-        monkeypatch.setattr(data.Stream, "_order", lambda stream, epoch: order(stream, epoch)[::-1])
+        order = data.DataIterator._order
+        monkeypatch.setattr(
+            data.DataIterator, "_order", lambda stream, epoch: order(stream, epoch)[::-1]
+        )
 
     monkeypatch.setitem(faults.FAULTS, "another order", faults.Fault(other_order))
     assert inject.inject(scene, "another order", times=1) == 1

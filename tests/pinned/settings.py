@@ -101,10 +101,10 @@ def first_losses(settings: dict[str, Any]) -> list[float]:
     run = runs.build(parse(config))
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
-    stream = data.Stream(examples, settings["batch_size"], settings["seed"], run.config.data)
+    stream = data.DataIterator(examples, settings["batch_size"], settings["seed"], run.config.data)
     losses = []
     with jax.set_mesh(run.mesh):
-        state, optimizer = runs.start(run, settings["steps"])
+        state, optimizer = runs.init_train_state(run, settings["steps"])
         step = make_train_step(
             run.model, run.adapter, optimizer, run.mesh, run.params, state, settings["seed"]
         )

@@ -7,7 +7,7 @@ import pytest
 from train import data
 from train.config import default, parse
 from train.data import records
-from train.training.checkpoint import claim
+from train.training.checkpoint import init_workdir
 from train.training.loop import fit
 from train.training.run import build
 
@@ -74,7 +74,7 @@ def make_config(tiny_llama: Path, records_path: Path):
     config.loop.eval_every = 6
     config.loop.log_every = 2
     config.evaluate.path = str(records_path)
-    config.evaluate.rows = 6
+    config.evaluate.limit = 6
     config.evaluate.batch_size = 8
     config.decoding.max_new_tokens = 8
     return config
@@ -85,7 +85,7 @@ def finished(tiny_llama, records_path, tmp_path_factory):
     """A run that was trained to its end: its parts, and its directory."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     config = parse(make_config(tiny_llama, records_path))
-    claim(workdir, config)
+    init_workdir(workdir, config)
     run = build(config)
     train, valid = (
         data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)

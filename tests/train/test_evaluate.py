@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tera_jax.llama import Decoding
+from tera_jax.llama import GenerationConfig
 from train import data, evaluate
 from train.config import EvaluateConfig
 from train.evaluation import answers, measure, questions, text_metrics
@@ -25,7 +25,7 @@ def lines(path):
 
 def test_a_run_is_evaluated_by_one_command(finished, tmp_path, capsys):
     _, workdir = finished
-    call(workdir, f"--output={tmp_path / 'e'}", "--rows=5")
+    call(workdir, f"--output={tmp_path / 'e'}", "--limit=5")
     task = tmp_path / "e" / "commonsense"
     summary = json.loads((task / "summary.json").read_text())
     found = lines(task / "answers.jsonl")
@@ -43,7 +43,7 @@ def test_a_run_is_evaluated_by_one_command(finished, tmp_path, capsys):
     assert loss["held_out_loss"] == pytest.approx(best["held_out_loss"], rel=1e-6)
     assert f"{loss['held_out_loss']:.4f}" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match=r"other settings: settings\.questions: "):
-        call(workdir, f"--output={tmp_path / 'e'}", "--rows=4")
+        call(workdir, f"--output={tmp_path / 'e'}", "--limit=4")
 
 
 def test_an_evaluation_that_was_killed_goes_on(finished, tmp_path, monkeypatch):
@@ -76,9 +76,9 @@ def test_an_evaluation_that_was_killed_goes_on(finished, tmp_path, monkeypatch):
 
 def test_the_base_is_evaluated_under_the_runs_settings(finished, tmp_path):
     _, workdir = finished
-    call(workdir, f"--output={tmp_path / 'b'}", "--base", "--rows=5")
+    call(workdir, f"--output={tmp_path / 'b'}", "--base", "--limit=5")
     loss = json.loads((tmp_path / "b" / HELD_OUT / "loss.json").read_text())
-    call(workdir, f"--output={tmp_path / 'e'}", "--rows=5")
+    call(workdir, f"--output={tmp_path / 'e'}", "--limit=5")
     tuned = json.loads((tmp_path / "e" / HELD_OUT / "loss.json").read_text())
     assert loss["step"] == 0
     assert loss["held_out_loss"] > tuned["held_out_loss"]
@@ -87,10 +87,10 @@ def test_the_base_is_evaluated_under_the_runs_settings(finished, tmp_path):
 @pytest.mark.parametrize("beams", [1, 2])
 def test_answers_do_not_depend_on_the_batch(finished, beams):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
-    decoding = Decoding(num_beams=beams, max_new_tokens=6)
+    decoding = GenerationConfig(num_beams=beams, max_new_tokens=6)
     generator = Generator(run, d, decoding)
     together = dict(generator(ids))
     alone = dict(pair for row in range(6) for pair in generator(ids, [row]))
@@ -100,10 +100,10 @@ def test_answers_do_not_depend_on_the_batch(finished, beams):
 
 def test_answers_are_the_same_with_the_layers_unrolled(finished):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
-    decoding = Decoding(num_beams=2, max_new_tokens=6)
+    decoding = GenerationConfig(num_beams=2, max_new_tokens=6)
     evaluate_ = dataclasses.replace(run.config.evaluate, unroll=True)
     unrolled = run._replace(config=dataclasses.replace(run.config, evaluate=evaluate_))
     assert dict(Generator(unrolled, d, decoding)(ids)) == dict(Generator(run, d, decoding)(ids))
@@ -114,7 +114,7 @@ def test_answers_are_the_same_with_the_layers_unrolled(finished):
 def test_answers_are_those_of_uncached_greedy_decoding(finished):
     """Token by token through the whole adapted model, one question at a time."""
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 3)
     ids = answers.prompts(run, asked)
     found = answers.ask(run, Generator(run, d), asked, ids, "commonsense")
@@ -139,10 +139,10 @@ def test_answers_are_those_of_uncached_greedy_decoding(finished):
 
 def test_sampled_answers_follow_from_the_seed(finished):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
-    decoding = Decoding(do_sample=True, max_new_tokens=6)
+    decoding = GenerationConfig(do_sample=True, max_new_tokens=6)
     first, again, other = (dict(Generator(run, d, decoding, seed)(ids)) for seed in (0, 0, 1))
     assert first == again
     assert first != other
@@ -150,7 +150,7 @@ def test_sampled_answers_follow_from_the_seed(finished):
 
 def test_a_prompt_beyond_the_context_is_refused_before_any_work(finished):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     with pytest.raises(ValueError, match=r"prompt 1 has 250 tokens, and with 8 new ones .* of 256"):
         next(Generator(run, d)([[3] * 5, [3] * 250]))
 
@@ -182,13 +182,13 @@ def test_the_likeliest_choices_are_scored(finished, tmp_path):
 
 def test_a_mesh_gives_the_same_answers(finished):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     asked = questions.load(run.config.evaluate.path, "commonsense", run.config.data, 6)
     ids = answers.prompts(run, asked)
     mesh = dataclasses.replace(run.config.mesh, data=2, fsdp=2, tensor=2)
     sharded = runs.build(dataclasses.replace(run.config, mesh=mesh))
-    _, same_d = runs.trained(sharded, workdir)
-    decoding = Decoding(num_beams=3, max_new_tokens=6)
+    _, same_d = runs.restore_best(sharded, workdir)
+    decoding = GenerationConfig(num_beams=3, max_new_tokens=6)
     with jax.set_mesh(sharded.mesh):
         found = dict(Generator(sharded, same_d, decoding)(ids))
     assert found == dict(Generator(run, d, decoding)(ids))
@@ -197,7 +197,7 @@ def test_a_mesh_gives_the_same_answers(finished):
 def test_the_mesh_of_an_evaluation_is_a_flag(finished, tmp_path, capsys):
     _, workdir = finished
     for name, mesh in (("one", "data=1"), ("many", "data=2,fsdp=2")):
-        call(workdir, f"--output={tmp_path / name}", "--rows=2", f"--mesh={mesh}")
+        call(workdir, f"--output={tmp_path / name}", "--limit=2", f"--mesh={mesh}")
     one, many = (
         json.loads((tmp_path / name / HELD_OUT / "loss.json").read_text())["held_out_loss"]
         for name in ("one", "many")
@@ -223,7 +223,7 @@ def test_dialogues_are_scored_by_six_metrics(finished, tmp_path, monkeypatch):
     config = dataclasses.replace(run.config.data, prompt="convai2")
     asked = questions.load(str(tmp_path / "d.txt"), "convai2", config)
     talking = run._replace(config=dataclasses.replace(run.config, data=config))
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     given = {}
 
     def score(outputs, references, *, wordnet, encoder):

@@ -22,7 +22,7 @@ TOKENS = np.random.default_rng(0).integers(3, 49152, (2, 24))
 @pytest.fixture
 def trained(finished):
     run, workdir = finished
-    _, d = runs.trained(run, workdir)
+    _, d = runs.restore_best(run, workdir)
     return run, run.variables(d)
 
 

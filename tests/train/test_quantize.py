@@ -42,16 +42,16 @@ def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
     train, valid = examples(run)
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     with jax.set_mesh(run.mesh):
-        state, _ = runs.start(run, 1)
+        state, _ = runs.init_train_state(run, 1)
         before = held_out_loss(run, eval_step, state.d, valid)
         fit(run, tmp_path / "run", train, valid)
-        step, d = runs.trained(run, tmp_path / "run")
+        step, d = runs.restore_best(run, tmp_path / "run")
         after = held_out_loss(run, eval_step, d, valid)
     assert step == 12
     assert after < before - 0.5
 
-    # Decoding leaves the base as it is, and does what the merged weights do.
-    _, variables, apply = runs.serving(run, d)
+    # The model for inference leaves the base as it is, and does what the merged weights do.
+    _, variables, apply = runs.inference_model(run, d)
     assert quantize.any_quantized(variables["params"])
     merged = jax.jit(run.adapter.merge)(run.variables(d))
     expected, _ = run.model.apply({"params": merged}, TOKENS_BL)
@@ -71,9 +71,9 @@ def test_a_sharded_run_equals_one_device(quantised):
         quantised.mesh.update(mesh)
         quantised.model.block = 8
         run = runs.build(parse(quantised))
-        state, optimizer = runs.start(run, 3)
+        state, optimizer = runs.init_train_state(run, 3)
         step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
-        stream = data.Stream(examples(run)[0], run.config.loop.batch_size, 0, run.config.data)
+        stream = data.DataIterator(examples(run)[0], run.config.loop.batch_size, 0, run.config.data)
         found = []
         with jax.set_mesh(run.mesh):
             for _ in range(3):
@@ -102,7 +102,7 @@ def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
     run = runs.build(parse(config))
     train, valid = examples(run)
     rows = [*train[:48], *valid]  # of 16 rows the loss moves by 5 % either way
-    state, _ = runs.start(run, 1)
+    state, _ = runs.init_train_state(run, 1)
     losses = {}
     for kind in ("none", "int8", "nf4"):
         params = run.params if kind == "none" else quantize.quantize(run.params, kind)

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from tera_jax import sharding
-from tera_jax.llama.decode.config import Decoding
+from tera_jax.llama.decode.config import GenerationConfig
 from tera_jax.methods import TABLE, method_class
 from tera_jax.methods.base import FullMethod
 
@@ -50,7 +50,7 @@ class Config:
     optim: OptimConfig = dataclasses.field(default_factory=OptimConfig)
     loop: LoopConfig = dataclasses.field(default_factory=LoopConfig)
     evaluate: EvaluateConfig = dataclasses.field(default_factory=EvaluateConfig)
-    decoding: Decoding = dataclasses.field(default_factory=Decoding)
+    decoding: GenerationConfig = dataclasses.field(default_factory=GenerationConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     export: tuple[str, ...] = ()
 
@@ -62,10 +62,10 @@ class Config:
                 raise ValueError(
                     f"{section}.batch_size {size} is not a multiple of mesh data x fsdp = {shards}"
                 )
-        if loop.batch_size % (loop.accumulate * shards):
+        if loop.batch_size % (loop.grad_accum_steps * shards):
             raise ValueError(
-                f"loop.batch_size {loop.batch_size} is not a multiple of loop.accumulate x mesh "
-                f"data x fsdp = {loop.accumulate * shards}"
+                f"loop.batch_size {loop.batch_size} is not a multiple of loop.grad_accum_steps x "
+                f"mesh data x fsdp = {loop.grad_accum_steps * shards}"
             )
         if self.model.quantize != "none" and isinstance(self.method.settings, FullMethod):
             raise ValueError(
@@ -91,7 +91,7 @@ def classes(method: str) -> dict[str, Any]:
         "optim": OptimConfig,
         "loop": LoopConfig,
         "evaluate": EvaluateConfig,
-        "decoding": Decoding,
+        "decoding": GenerationConfig,
         "mesh": MeshConfig,
     }
 

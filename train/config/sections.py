@@ -20,7 +20,7 @@ class ModelConfig:
     Attributes:
         path: a HF directory, a GGUF file, a directory that holds one, or a hub name.
         dtype: of the weights and of the computation.
-        remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
+        remat: what the backward pass recomputes: ``none``, ``dots`` (all but the matmuls with
             weights) or ``full`` (each layer).
         unroll: train with the layers one after the other in place of a loop: faster steps, longer
             to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less
@@ -60,11 +60,11 @@ class DataConfig:
         max_response: tokens of a response; longer ones lose their end.
         max_tokens: of a training row, prompt and response together; longer ones lose their end.
             None sets no other limit.
-        loss_on: the ``response``, or the ``prompt`` too.
+        train_on_prompt: have the loss on the prompt too, not on the response alone.
         bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
             setting), or ``always``.
         append_eos: end a response with the tokenizer's EOS token where it fits.
-        packed_tokens: of a row that holds several records, apart from one another: the loss is the
+        packed_length: of a row that holds several records, apart from one another: the loss is the
             same and little is padding. Batch sizes then count rows, in training and for the
             held-out loss. None gives each record a row.
     """
@@ -78,10 +78,10 @@ class DataConfig:
     max_prompt: int = 256
     max_response: int = 16
     max_tokens: int | None = None
-    loss_on: Literal["response", "prompt"] = "response"
+    train_on_prompt: bool = False
     bos: Literal["never", "inference", "always"] = "never"
     append_eos: bool = False
-    packed_tokens: int | None = None
+    packed_length: int | None = None
 
     def __post_init__(self) -> None:
         require_at_least(
@@ -94,9 +94,9 @@ class DataConfig:
         require_at_least(2, max_tokens=self.max_tokens)
         longest = self.max_prompt + self.max_response
         longest = min(longest, self.max_tokens or longest)
-        if self.packed_tokens is not None and self.packed_tokens < longest:
+        if self.packed_length is not None and self.packed_length < longest:
             raise ValueError(
-                f"packed_tokens is {self.packed_tokens}, but a record may have {longest} tokens; "
+                f"packed_length is {self.packed_length}, but a record may have {longest} tokens; "
                 "raise it, or lower max_prompt, max_response or max_tokens"
             )
 
@@ -133,7 +133,7 @@ class LoopConfig:
     """Batches and cadence.
 
     Attributes:
-        batch_size: records a step, over all devices; rows where ``data.packed_tokens`` is set.
+        batch_size: records a step, over all devices; rows where ``data.packed_length`` is set.
         epochs: passes over the training records; ignored when ``steps`` is given.
         steps: optimizer steps, or None.
         seed: of the order of the records.
@@ -141,7 +141,7 @@ class LoopConfig:
             best and the last are kept.
         checkpoint_every: steps between further checkpoints, or None.
         log_every: steps between lines of the log.
-        accumulate: parts of a batch that are computed one after the other, for less memory.
+        grad_accum_steps: parts of a batch that are computed one after the other, for less memory.
         max_hours: after which the run saves its state and stops, for a scheduler to start it again;
             None sets no limit.
         requeue_status: the exit status after SIGTERM and after ``max_hours``.
@@ -154,7 +154,7 @@ class LoopConfig:
     eval_every: int = 80
     checkpoint_every: int | None = None
     log_every: int = 10
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     max_hours: float | None = None
     requeue_status: int = 75
 
@@ -166,7 +166,7 @@ class LoopConfig:
             eval_every=self.eval_every,
             checkpoint_every=self.checkpoint_every,
             log_every=self.log_every,
-            accumulate=self.accumulate,
+            grad_accum_steps=self.grad_accum_steps,
         )
         require_above_zero(max_hours=self.max_hours)
         if self.steps is None:
@@ -184,7 +184,7 @@ class EvaluateConfig:
     Attributes:
         path: records whose answers are generated, or None to generate none.
         task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``.
-        rows: at most so many of them, or None for all.
+        limit: at most so many of them, or None for all.
         batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
         unroll: decode with the layers one after the other in place of a loop, which on a GPU is
             faster for a small model and longer to compile. Takes a second copy of the base.
@@ -196,7 +196,7 @@ class EvaluateConfig:
 
     path: str | None = None
     task: str = "commonsense"
-    rows: int | None = None
+    limit: int | None = None
     batch_size: int = 32
     unroll: bool = False
     seed: int = 0
@@ -205,7 +205,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         tasks.task(self.task)
-        require_at_least(1, rows=self.rows, batch_size=self.batch_size)
+        require_at_least(1, limit=self.limit, batch_size=self.batch_size)
 
 
 @dataclasses.dataclass(frozen=True)

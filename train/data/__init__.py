@@ -10,12 +10,12 @@ from .batches import (
     num_tokens,
     tokenize,
 )
-from .feed import Stream, held_out
+from .feed import DataIterator, held_out
 
 __all__ = [
     "Batch",
+    "DataIterator",
     "Example",
-    "Stream",
     "Tokenizer",
     "collate",
     "encode_prompts",

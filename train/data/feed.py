@@ -14,14 +14,14 @@ from .batches import Batch, Example, by_row, collate, fill, measure
 
 
 @dataclasses.dataclass
-class Stream:
+class DataIterator:
     """The training examples in a new random order each epoch, without end.
 
     Epochs follow each other within a batch, so that every example is seen once before any is seen
     twice. The order is a function of ``seed``, the epoch and the examples alone: ``position``, the
     number of examples fed, is all there is to save.
 
-    A batch has ``batch_size`` rows, of one example each or, where ``config.packed_tokens`` is set,
+    A batch has ``batch_size`` rows, of one example each or, where ``config.packed_length`` is set,
     of as many as the next in order fill; the random order is then changed a little, such that they
     fill more (:func:`train.data.packing.order`).
     """
@@ -37,7 +37,7 @@ class Stream:
         return self
 
     def __next__(self) -> Batch:
-        if not self.config.packed_tokens:
+        if not self.config.packed_length:
             return collate(self._take(self.batch_size), self.config, self.virtual)
         sizes, row = self._sizes
         upcoming = (sizes[index] for index in self._indices(self.position))
@@ -51,7 +51,7 @@ class Stream:
 
     def num_steps(self, epochs: float) -> int:
         """Steps, counted from the first, that feed ``epochs`` times all examples."""
-        if not self.config.packed_tokens:
+        if not self.config.packed_length:
             return math.ceil(len(self.examples) * epochs / self.batch_size)
         sizes, row = self._sizes
         count = math.ceil(len(self.examples) * epochs)
@@ -81,7 +81,7 @@ class Stream:
                 del self._orders[other]
             bits = np.random.Philox(key=np.array([self.seed, epoch], np.uint64))
             order = np.random.Generator(bits).permutation(len(self.examples))
-            if self.config.packed_tokens:
+            if self.config.packed_length:
                 sizes, row = self._sizes
                 order = order[packing.order([sizes[index] for index in order], row)]
             self._orders[epoch] = order
@@ -96,7 +96,7 @@ def held_out(
     examples: Sequence[Example], batch_size: int, config: DataConfig, virtual: int = 0
 ) -> Iterator[Batch]:
     """The examples in order; the last batch is filled up with rows of no weight."""
-    if config.packed_tokens:
+    if config.packed_length:
         sizes, row = measure(examples, config, virtual)
         left = iter(examples)
         for places in packing.batches(sizes, batch_size, row):

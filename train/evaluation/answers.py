@@ -20,7 +20,7 @@ class Answer(NamedTuple):
     """A question, what was generated, and the verdict.
 
     Attributes:
-        row: the place of the question, from 0.
+        row: the index of the question, from 0.
         prompt: the text that was completed.
         output: all that was generated.
         answer: None where the output holds none; the text itself where texts are compared.
@@ -68,15 +68,15 @@ def ask(
         ids: their :func:`prompts`.
         task: which; it says how they are judged.
         directory: where each answer is written as soon as it is there, and where those of an
-            evaluation that was killed are found; None keeps nothing. See :func:`claim`.
+            evaluation that was killed are found; None keeps nothing. See :func:`init_directory`.
         progress: show a bar.
     """
     outputs = {}
     if directory is not None:
-        outputs = dict(distributed.on_first(lambda: list(read(directory).items())))
+        outputs = dict(distributed.on_main_process(lambda: list(read(directory).items())))
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
-    kept = directory if distributed.is_first() else None
+    kept = directory if distributed.is_main_process() else None
     file = None if kept is None else (kept / _ANSWERS).open("a")
     try:
         for row, tokens in made:
@@ -146,7 +146,7 @@ def require(names: Iterable[str], config: EvaluateConfig) -> None:
     text_metrics.require(Path(config.wordnet), config.encoder)
 
 
-def claim(directory: Path, settings: dict[str, Any]) -> None:
+def init_directory(directory: Path, settings: dict[str, Any]) -> None:
     """Make a directory for the answers under ``settings``, or go on in one.
 
     Raises:
@@ -181,15 +181,15 @@ def read(directory: Path) -> dict[int, str]:
 
 
 class Pick(NamedTuple):
-    """A question whose given choices were compared; places count from 0.
+    """A question whose given choices were compared; indices count from 0.
 
     Attributes:
-        row: the place of the question.
+        row: the index of the question.
         prompt: the instruction.
         logprobs: of each choice, in nats.
-        answer: the place of the likeliest choice.
-        by_length: the place of the likeliest for its length.
-        gold: the place of the right choice.
+        answer: the index of the likeliest choice.
+        by_length: the index of the likeliest for its length.
+        gold: the index of the right choice.
         right: whether ``answer`` is ``gold``.
     """
 

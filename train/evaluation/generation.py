@@ -8,13 +8,13 @@ import jax
 import numpy as np
 
 from tera_jax import sharding
-from tera_jax.llama.decode.config import Decoding
+from tera_jax.llama.decode.config import GenerationConfig
 from tera_jax.llama.decode.generate import generate as decode
 from tera_jax.llama.decode.generate import left_pad
 
 from ..training import distributed
 from ..training.loop import one_late, to_device
-from ..training.run import Run, serving
+from ..training.run import Run, inference_model
 
 
 class Generator:
@@ -28,10 +28,10 @@ class Generator:
     """
 
     def __init__(
-        self, run: Run, d: Any, decoding: Decoding | None = None, seed: int | None = None
+        self, run: Run, d: Any, decoding: GenerationConfig | None = None, seed: int | None = None
     ) -> None:
         self._run, self._decoding = run, decoding or run.config.decoding
-        model, self._variables, apply = serving(run, d)
+        model, self._variables, apply = inference_model(run, d)
         seed = run.config.evaluate.seed if seed is None else seed
         eos_id = run.tokenizer.eos_token_id
         static = {"decoding": self._decoding, "eos_id": eos_id, "pad_id": 0, "apply": apply}
@@ -91,7 +91,7 @@ def generate(
     run: Run,
     d: Any,
     prompts: Sequence[Sequence[int]],
-    decoding: Decoding,
+    decoding: GenerationConfig,
     seed: int = 0,
     progress: bool = False,
 ) -> Iterator[tuple[int, list[int]]]:

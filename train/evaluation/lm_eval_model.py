@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from tera_jax.llama.decode.config import Decoding
+from tera_jax.llama.decode.config import GenerationConfig
 
 from ..config import parse
 from ..training import checkpoint
@@ -74,7 +74,7 @@ class TeraLM(TemplateLM):
             evaluate = dataclasses.replace(config.evaluate, batch_size=rows)
             config = dataclasses.replace(config, evaluate=evaluate)
         self.run: Run = runs.build(config, Path(workdir))
-        self.step, self.d = runs.trained(self.run, workdir)
+        self.step, self.d = runs.restore_best(self.run, workdir)
         self.tokenizer = self.run.tokenizer
         self.add_bos_token = add_bos_token
         if add_bos_token and self.tokenizer.bos_token_id is None:
@@ -175,7 +175,7 @@ class TeraLM(TemplateLM):
         """Answers up to EOS or a stop string, which is left out.
 
         Raises:
-            ValueError: for a setting that :class:`tera_jax.llama.decode.config.Decoding` has not,
+            ValueError: for a setting that :class:`tera_jax.llama.GenerationConfig` has not,
                 or an answer that is as long as the model's context.
         """
         groups: dict[str, list[int]] = {}
@@ -209,20 +209,20 @@ class TeraLM(TemplateLM):
             for index, tokens in answer(prompts, progress=progress):
                 yield index, _text(tokens, stops, self.tokenizer)
 
-    def _decoding(self, options: dict[str, Any]) -> tuple[Decoding, list[str]]:
+    def _decoding(self, options: dict[str, Any]) -> tuple[GenerationConfig, list[str]]:
         """A task's ``generation_kwargs``, under which the harness is greedy by default."""
         settings: dict[str, Any] = dict(normalize_gen_kwargs(options, self.max_gen_toks))
         stops = handle_stop_sequences(settings.pop("until"), eos=None)
         most = settings.pop("max_gen_toks")
         if not settings["do_sample"]:
             settings = {name: settings[name] for name in settings if name not in _SAMPLING}
-        known = {field.name for field in dataclasses.fields(Decoding)}
+        known = {field.name for field in dataclasses.fields(GenerationConfig)}
         if unknown := settings.keys() - known:
             raise ValueError(
                 f"generation_kwargs {', '.join(sorted(unknown))} are not offered; choose from "
                 f"until, max_gen_toks, {', '.join(sorted(known - {'max_new_tokens'}))}"
             )
-        return Decoding(max_new_tokens=most, **settings), stops
+        return GenerationConfig(max_new_tokens=most, **settings), stops
 
 
 def _batch_size(value: int | str, shards: int) -> int:

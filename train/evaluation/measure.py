@@ -40,7 +40,7 @@ def load_tests(config: EvaluateConfig, data_config: Any) -> dict[str, list[Quest
     """The questions that the configuration names, by their task; none without a path."""
     if config.path is None:
         return {}
-    return {config.task: questions.load(config.path, config.task, data_config, config.rows)}
+    return {config.task: questions.load(config.path, config.task, data_config, config.limit)}
 
 
 def measure(
@@ -74,8 +74,10 @@ def measure(
         place = directory / _name(task, score)
         settings = _settings(run, step, task, asked, score)
         # On the first of several processes, as all that is written and read here.
-        distributed.on_first(functools.partial(answers.claim, place, settings))
-        if score == "generate" and not distributed.on_first((place / answers.SUMMARY).is_file):
+        distributed.on_main_process(functools.partial(answers.init_directory, place, settings))
+        if score == "generate" and not distributed.on_main_process(
+            (place / answers.SUMMARY).is_file
+        ):
             ids[task] = answers.prompts(run, asked)
     result: dict[str, Score] = {}
     if valid:
@@ -85,7 +87,7 @@ def measure(
     for task, asked in tests.items():
         name = _name(task, score)
         file = directory / name / answers.SUMMARY
-        summary = distributed.on_first(functools.partial(_read, file))
+        summary = distributed.on_main_process(functools.partial(_read, file))
         if summary is not None:
             result[name] = Score(summary["metrics"], summary["examples"])
             continue
@@ -93,7 +95,7 @@ def measure(
         if generator is not None:
             found = answers.ask(run, generator, asked, ids[task], task, directory / name, True)
             score_answers = functools.partial(answers.metrics, found, task, run)
-            metrics = distributed.on_first(score_answers)
+            metrics = distributed.on_main_process(score_answers)
         else:
             found = _picked(run, d, asked, score)
             metrics = {
@@ -102,7 +104,9 @@ def measure(
             }
         result[name] = Score(metrics, len(asked))
         summary = _summary(run, step, d, name, result[name])
-        distributed.on_first(functools.partial(answers.write, directory / name, found, summary))
+        distributed.on_main_process(
+            functools.partial(answers.write, directory / name, found, summary)
+        )
     return result
 
 
@@ -117,12 +121,12 @@ def _name(task: str, score: str) -> str:
 
 def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
     file = directory / "loss.json"
-    kept = distributed.on_first(lambda: _read(file))
+    kept = distributed.on_main_process(lambda: _read(file))
     if kept is not None and kept["step"] == step:
         return kept["held_out_loss"]
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     loss = held_out_loss(run, eval_step, d, valid)
-    if distributed.is_first():
+    if distributed.is_main_process():
         directory.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
     return loss

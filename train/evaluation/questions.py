@@ -21,7 +21,7 @@ class Question(NamedTuple):
     golds: tuple[str, ...]
 
 
-def load(path: str, task: str, config: DataConfig, rows: int | None = None) -> list[Question]:
+def load(path: str, task: str, config: DataConfig, limit: int | None = None) -> list[Question]:
     """The questions of a file; each needs an ``answer`` that the task can have.
 
     In a dialogue what is said is the reference, and rows that follow each other with an equal
@@ -31,7 +31,7 @@ def load(path: str, task: str, config: DataConfig, rows: int | None = None) -> l
         path: a file of records, see :func:`train.data.records.load`.
         task: a row of ``train.tasks.TASKS``.
         config: the style of the prompts.
-        rows: at most so many questions.
+        limit: at most so many questions.
 
     Raises:
         FileNotFoundError: when the file does not exist.
@@ -39,7 +39,7 @@ def load(path: str, task: str, config: DataConfig, rows: int | None = None) -> l
     """
     judge = tasks.task(task)
     if judge.answer is None:
-        return _dialogues(path, config)[:rows]
+        return _dialogues(path, config)[:limit]
     questions = []
     for row, record in enumerate(records.load(path, config.prompt, answered=False)):
         gold = record.get("answer")
@@ -50,7 +50,7 @@ def load(path: str, task: str, config: DataConfig, rows: int | None = None) -> l
         except ValueError as error:
             raise ValueError(f"record {row} of {path} is no question of {task}: {error}") from None
         questions.append(Question(record, (gold,)))
-    return questions[:rows]
+    return questions[:limit]
 
 
 def _dialogues(path: str, config: DataConfig) -> list[Question]:

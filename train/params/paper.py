@@ -1,4 +1,4 @@
-"""The percentages of trained parameters that the TeRA paper prints, and what gives them.
+"""The percentages of trainable parameters that the TeRA paper prints, and what gives them.
 
 Where the paper leaves a setting open, it is the one under which the printed digits come out; the
 docstring of each says so.
@@ -16,7 +16,7 @@ _OUT_GQA = {"tensorizations": ("4096|8x8x8x8", "4096|2x8x8x8")}
 _IN_GQA = {"tensorizations": ("8x8x8x8|4096", "8x8x8x8|1024")}
 
 
-class Printed(NamedTuple):
+class PaperFigure(NamedTuple):
     """One percentage of the paper.
 
     Attributes:
@@ -40,7 +40,7 @@ class Printed(NamedTuple):
     exception: str = ""
 
 
-def _table_2(table: int, model: str, percents: str, tera: dict[str, Any]) -> list[Printed]:
+def _table_2(table: int, model: str, percents: str, tera: dict[str, Any]) -> list[PaperFigure]:
     """The ten methods that Tables 2 and 3 share, in their order."""
     methods: list[tuple[str, str, dict[str, Any]]] = [
         ("Prompt Tuning", "prompt", {}),
@@ -55,18 +55,18 @@ def _table_2(table: int, model: str, percents: str, tera: dict[str, Any]) -> lis
         ("TeRA", "tera", tera),
     ]
     return [
-        Printed(table, name, percent, model, method, settings)
+        PaperFigure(table, name, percent, model, method, settings)
         for (name, method, settings), percent in zip(methods, percents.split(), strict=True)
     ]
 
 
-def _few(table: int, model: str, percents: str, tera: dict[str, Any]) -> list[Printed]:
+def _few(table: int, model: str, percents: str, tera: dict[str, Any]) -> list[PaperFigure]:
     """The five methods of Table 4."""
     rows = _table_2(table, model, "0 0 0 {} {} 0 0 {} {} {}".format(*percents.split()), tera)
     return [row for row in rows if row.percent != "0"]
 
 
-def _ranks(model: str, percents: str, tera: dict[str, Any]) -> list[Printed]:
+def _ranks(model: str, percents: str, tera: dict[str, Any]) -> list[PaperFigure]:
     """Table 7."""
     methods: list[tuple[str, str, dict[str, Any]]] = [
         ("LoRA (r=32)", "lora", {"rank": 32}),
@@ -77,15 +77,15 @@ def _ranks(model: str, percents: str, tera: dict[str, Any]) -> list[Printed]:
         ("TeRA", "tera", tera),
     ]
     return [
-        Printed(7, name, percent, model, method, settings)
+        PaperFigure(7, name, percent, model, method, settings)
         for (name, method, settings), percent in zip(methods, percents.split(), strict=True)
     ]
 
 
-PRINTED: tuple[Printed, ...] = (
-    Printed(2, "Full FT", "100", L2, "full", {}),
+PRINTED: tuple[PaperFigure, ...] = (
+    PaperFigure(2, "Full FT", "100", L2, "full", {}),
     *_table_2(2, L2, "0.0012 0.7428 0.2484 0.0078 0.2484 0.2484 0.0408 0.0052 0.0041 0.0039", _OUT),
-    Printed(2, "Full FT", "100", L3, "full", {}),
+    PaperFigure(2, "Full FT", "100", L3, "full", {}),
     *_table_2(
         2, L3, "0.0010 0.6240 0.1695 0.0053 0.1695 0.1692 0.0343 0.0045 0.0022 0.0033", _OUT_GQA
     ),
@@ -95,9 +95,9 @@ PRINTED: tuple[Printed, ...] = (
     ),
     *_few(4, L2, "0.0078 0.2484 0.0052 0.0041 0.0039", _OUT),
     *_few(4, L3, "0.0053 0.1695 0.0045 0.0022 0.0021", _IN_GQA),
-    Printed(6, "Query only", "0.0020", L2, "tera", _OUT, ("q_proj",)),
-    Printed(6, "Value only", "0.0020", L2, "tera", _OUT, ("v_proj",)),
-    Printed(
+    PaperFigure(6, "Query only", "0.0020", L2, "tera", _OUT, ("q_proj",)),
+    PaperFigure(6, "Value only", "0.0020", L2, "tera", _OUT, ("v_proj",)),
+    PaperFigure(
         6,
         "Query & Value",
         "0.0040",
@@ -108,8 +108,8 @@ PRINTED: tuple[Printed, ...] = (
     ),
     *_ranks(L2, "0.2484 0.9861 0.0078 0.2484 0.9861 0.0039", _OUT),
     *_ranks(L3, "0.1695 0.6744 0.0053 0.1695 0.6744 0.0033", _OUT_GQA),
-    Printed(10, "TopLoRA (r=16)", "0.1369", L3, "toplora", {"rank": 16}),
-    Printed(10, "PiSSA (r=16)", "0.0848", L3, "pissa", {"rank": 16}),
-    Printed(10, "DoRA (r=32)", "0.1715", L3, "dora", {"rank": 32}),
-    Printed(10, "TeRA", "0.0033", L3, "tera", _OUT_GQA),
+    PaperFigure(10, "TopLoRA (r=16)", "0.1369", L3, "toplora", {"rank": 16}),
+    PaperFigure(10, "PiSSA (r=16)", "0.0848", L3, "pissa", {"rank": 16}),
+    PaperFigure(10, "DoRA (r=32)", "0.1715", L3, "dora", {"rank": 32}),
+    PaperFigure(10, "TeRA", "0.0033", L3, "tera", _OUT_GQA),
 )

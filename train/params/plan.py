@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     per_device: dict[str, int]
 
 
-class Compiled(NamedTuple):
+class CompiledStep(NamedTuple):
     """Of a compiled step: bytes of one device, and the arrays it gathers, the largest first."""
 
     memory: dict[str, int]
@@ -102,7 +102,7 @@ def table(plan: Plan) -> str:
 
 def compiled(
     parts: Parts, mesh: str, rows: int | None = None, length: int = 1024, remat: str = "full"
-) -> Compiled:
+) -> CompiledStep:
     """A training step as the compiler plans it here.
 
     The step is lowered and compiled from abstract arguments. The plan is of the backend at hand: a
@@ -146,7 +146,7 @@ def compiled(
         "results in place of arguments": found.alias_size_in_bytes,
         "temporary": found.temp_size_in_bytes,
     }
-    return Compiled(memory, sorted(gathered(program.as_text()), key=math.prod, reverse=True))
+    return CompiledStep(memory, sorted(gathered(program.as_text()), key=math.prod, reverse=True))
 
 
 def gathered(text: str) -> set[tuple[int, ...]]:
@@ -175,7 +175,7 @@ def _placed(tree: Any, layouts: Any) -> Any:
     return jax.tree.map(place, tree, layouts)
 
 
-def compiled_table(compiled: Compiled) -> str:
+def compiled_table(compiled: CompiledStep) -> str:
     """A line for each kind of memory, and the largest arrays that are gathered."""
     largest = ", ".join("x".join(map(str, shape)) for shape in compiled.gathered[:5])
     rows = [f"{name:<32}{size:>20,}" for name, size in compiled.memory.items()]

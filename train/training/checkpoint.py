@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
@@ -55,14 +55,14 @@ class Checkpoints:
 
     Args:
         workdir: of the run.
-        say: told of each checkpoint that is set aside.
+        log: told of each checkpoint that is set aside.
     """
 
     def __init__(
-        self, workdir: str | os.PathLike[str], say: Callable[[str], Any] = distributed.say
+        self, workdir: str | os.PathLike[str], log: Callable[[str], Any] = distributed.log
     ) -> None:
         directory = Path(workdir).absolute() / "checkpoints"
-        self._say = say
+        self._log = log
         self._sums = directory.with_name("checksums")
         self._damaged = directory.with_name("damaged")
         keep = managers.AnyPreservationPolicy(
@@ -91,7 +91,7 @@ class Checkpoints:
             },
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,12 +127,12 @@ class Checkpoints:
 
     def _whole(self, choose: Callable[[], int | None]) -> int | None:
         while (step := choose()) is not None:
-            damage = distributed.on_first(functools.partial(self._damage, step))
+            damage = distributed.on_main_process(functools.partial(self._damage, step))
             if damage is None:
                 return step
-            place = distributed.on_first(functools.partial(self._set_aside, step))
+            place = distributed.on_main_process(functools.partial(self._set_aside, step))
             self._manager.reload()
-            self._say(f"checkpoint {step} is not used: {damage}; it is in {place} now")
+            self._log(f"checkpoint {step} is not used: {damage}; it is in {place} now")
         return None
 
     def _damage(self, step: int) -> str | None:
@@ -196,7 +196,7 @@ class Checkpoints:
             metrics=None if held_out_loss is None else {_LOSS: held_out_loss},
             force=True,
         )
-        distributed.on_first(lambda: self._seal(step))
+        distributed.on_main_process(lambda: self._seal(step))
 
     def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
         """The state of a step, laid out like ``like``.
@@ -227,7 +227,7 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
+def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     """Check that ``workdir`` is empty, absent, or holds a run with this configuration.
 
     Another mesh, other hours and unrolled layers are allowed: the run is the same to rounding.
@@ -248,13 +248,13 @@ def require_claimable(workdir: str | os.PathLike[str], config: Config) -> None:
         )
 
 
-def claim(workdir: str | os.PathLike[str], config: Config) -> None:
+def init_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     """Write the configuration into ``workdir``, unless it is there.
 
     Raises:
-        FileExistsError: as :func:`require_claimable`.
+        FileExistsError: as :func:`require_workdir`.
     """
-    require_claimable(workdir, config)
+    require_workdir(workdir, config)
     path = Path(workdir) / _CONFIG
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,23 +60,23 @@ def launched(environment: Mapping[str, str] = os.environ) -> bool:
     return several or any(name in environment for name in _PRESENT)
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this is the process that prints and writes."""
     return jax.process_index() == 0
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Print once, not once a process."""
-    if is_first():
+    if is_main_process():
         print(text, flush=True)
 
 
 def bar(shown: bool = True, **options: Any) -> tqdm:
     """A progress bar, on the first process."""
-    return tqdm(**options, dynamic_ncols=True, disable=not (shown and is_first()))
+    return tqdm(**options, dynamic_ncols=True, disable=not (shown and is_main_process()))
 
 
-def on_first(work: Callable[[], _T]) -> _T:
+def on_main_process(work: Callable[[], _T]) -> _T:
     """What ``work`` gives on the first process, on every process; it runs on the first alone.
 
     It travels as JSON. No process goes on before it is done. An error that it raises is raised on
@@ -84,8 +84,8 @@ def on_first(work: Callable[[], _T]) -> _T:
     """
     if jax.process_count() == 1:
         return work()
-    if not is_first():
-        sent = json.loads(_from_first(b""))
+    if not is_main_process():
+        sent = json.loads(_from_main_process(b""))
         if "error" in sent:
             kind, message = sent["error"]
             known = getattr(builtins, kind, RuntimeError)
@@ -95,17 +95,17 @@ def on_first(work: Callable[[], _T]) -> _T:
         value = work()
         content = json.dumps({"value": value}).encode()
     except Exception as error:
-        _from_first(json.dumps({"error": [type(error).__name__, str(error)]}).encode())
+        _from_main_process(json.dumps({"error": [type(error).__name__, str(error)]}).encode())
         raise
-    _from_first(content)
+    _from_main_process(content)
     return value
 
 
-def _from_first(content: bytes) -> bytes:
+def _from_main_process(content: bytes) -> bytes:
     """The bytes that the first process gives."""
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     padded = np.zeros(length, np.uint8)
-    if is_first():
+    if is_main_process():
         padded[:] = np.frombuffer(content, np.uint8)
     return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes()
 
@@ -118,7 +118,7 @@ def require_same(settings: Mapping[str, Any]) -> None:
             their settings, and on those that differ from the first every key that does.
     """
     own = json.loads(json.dumps(settings))
-    firsts = on_first(lambda: own)
+    firsts = on_main_process(lambda: own)
     crc = zlib.crc32(json.dumps(own, sort_keys=True).encode())
     hashes = np.asarray(multihost_utils.process_allgather(np.uint32(crc))).reshape(-1).tolist()
     if len(set(hashes)) == 1:

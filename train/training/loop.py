@@ -20,7 +20,7 @@ from . import distributed, stops
 from .checkpoint import Checkpoints
 from .loss import LossSum
 from .metrics import Log
-from .run import Run, start
+from .run import Run, init_train_state
 from .step import make_eval_step, make_train_step
 
 _T = TypeVar("_T")
@@ -45,14 +45,21 @@ def fit(
     """
     loop = run.config.loop
     virtual = len(run.virtual_tokens)
-    stream = data.Stream(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
+    stream = data.DataIterator(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
     steps = loop.steps or stream.num_steps(loop.epochs)
-    state, optimizer = start(run, steps)
+    state, optimizer = init_train_state(run, steps)
     model = run.model
     if _unrolls(run):
         run = run._replace(model=model.clone(unroll=True), params=stacking.split(run.params))
     train_step = make_train_step(
-        run.model, run.adapter, optimizer, run.mesh, run.params, state, loop.seed, loop.accumulate
+        run.model,
+        run.adapter,
+        optimizer,
+        run.mesh,
+        run.params,
+        state,
+        loop.seed,
+        loop.grad_accum_steps,
     )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 

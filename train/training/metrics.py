@@ -7,7 +7,7 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Self, TextIO
+from typing import TextIO
 
 import jax
 import tensorboardX
@@ -38,7 +38,7 @@ class Log:
     """
 
     def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
-        first = distributed.is_first()
+        first = distributed.is_main_process()
         path = workdir / "metrics.jsonl" if first else Path(os.devnull)
         self._file: TextIO = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
@@ -48,7 +48,7 @@ class Log:
         self._tokens, self._since = 0, time.perf_counter()
         self._rates: list[float] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Log":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -92,7 +92,7 @@ class Log:
 
     def message(self, text: str) -> None:
         """Print above the progress bar."""
-        if distributed.is_first():
+        if distributed.is_main_process():
             self._bar.write(text)
 
     def pause(self) -> "Log._Pause":

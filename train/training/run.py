@@ -99,13 +99,13 @@ def make_adapter(config: Config, model: Llama) -> Adapter:
 
 def keep_frozen(run: Run, workdir: Path) -> None:
     """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
-    if run.adapter.regenerates or distributed.on_first((workdir / _FROZEN).is_file):
+    if run.adapter.regenerates or distributed.on_main_process((workdir / _FROZEN).is_file):
         return
     whole = jax.device_put(run.frozen, sharding.replicated(run.mesh))  # for the first process
-    distributed.on_first(lambda: save_arrays(workdir / _FROZEN, whole))
+    distributed.on_main_process(lambda: save_arrays(workdir / _FROZEN, whole))
 
 
-def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
+def init_train_state(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
     """The state before the first of ``steps`` steps, and the optimizer that goes with it."""
     optimizer_ = optimizer(run.config.optim, steps)
 
@@ -118,7 +118,7 @@ def start(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
     return jax.jit(init, out_shardings=shardings)(run.params, run.frozen), optimizer_
 
 
-def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
+def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
     """The best step of the run in ``workdir`` and its ``d``.
 
     Raises:
@@ -128,7 +128,7 @@ def trained(run: Run, workdir: str | Path) -> tuple[int, Any]:
         step = checkpoints.best_whole
         if step is None:
             raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
-        like, _ = start(run, steps=1)
+        like, _ = init_train_state(run, steps=1)
         state, _ = checkpoints.restore(step, like, run.meta)
     return step, state.d
 
@@ -142,7 +142,7 @@ def merged(run: Run, d: Any) -> Any:
     return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
 
 
-class Served(NamedTuple):
+class InferenceModel(NamedTuple):
     """A model for inference.
 
     Attributes:
@@ -156,7 +156,7 @@ class Served(NamedTuple):
     apply: Callable[..., Any]
 
 
-def serving(run: Run, d: Any) -> Served:
+def inference_model(run: Run, d: Any) -> InferenceModel:
     """What answers and scores with ``d``.
 
     A method that can be merged is merged first, which makes it as fast as the base. A quantised
@@ -164,11 +164,11 @@ def serving(run: Run, d: Any) -> Served:
     """
     model = run.model
     if not run.adapter.mergeable or quantize.any_quantized(run.params):
-        return Served(model, run.variables(d), _adapted(run.adapter, model))
+        return InferenceModel(model, run.variables(d), _adapted(run.adapter, model))
     params = merged(run, d)
     if run.config.evaluate.unroll:
         model, params = model.clone(unroll=True), stacking.split(params, keep=True)
-    return Served(model, {"params": params}, _merged(model))
+    return InferenceModel(model, {"params": params}, _merged(model))
 
 
 @functools.cache  # the same object each time, so that what is jitted with it is not compiled again
@@ -196,12 +196,12 @@ def describe(run: Run) -> str:
     """One paragraph: the base, the devices, the method and its counts."""
     base = quantize.size(run.params)
     kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
-    state = jax.eval_shape(lambda: start(run, steps=1)[0])
+    state = jax.eval_shape(lambda: init_train_state(run, steps=1)[0])
     trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
         f"mesh {shape} on {dispatch.device_kind()}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
-        f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
+        f"{trained_:,} trainable parameters ({trained_ / (base + trained_):.4%})"
     )

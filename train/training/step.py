@@ -68,7 +68,7 @@ def make_train_step(
     params: Any,
     state: State,
     seed: int = 0,
-    accumulate: int = 1,
+    grad_accum_steps: int = 1,
 ) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
     """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
 
@@ -85,7 +85,7 @@ def make_train_step(
             unrolls them a list (:mod:`tera_jax.llama.stacking`).
         state: real or abstract, for its layout.
         seed: of the dropout of methods that have one.
-        accumulate: parts of a batch that are computed one after the other. The kernels that a
+        grad_accum_steps: parts of a batch that are computed one after the other. The kernels that a
             method materializes are made once for all of them, and their gradient taken back once.
     """
 
@@ -97,12 +97,14 @@ def make_train_step(
             return loss_sum(model, adapter, {**base, "d": d}, part, key, materialized).nll
 
         def materialize(d: Any) -> Any:
-            return adapter.materialize({**base, "d": d}, batch.tokens_BL.size // accumulate)
+            return adapter.materialize({**base, "d": d}, batch.tokens_BL.size // grad_accum_steps)
 
-        if accumulate == 1:
+        if grad_accum_steps == 1:
             loss, grads = jax.value_and_grad(nll)(state.d, {}, batch, key)
         else:
-            loss, grads = _accumulated(nll, materialize, state.d, _parts(batch, accumulate), key)
+            loss, grads = _accumulated(
+                nll, materialize, state.d, _parts(batch, grad_accum_steps), key
+            )
         count = jnp.maximum(jnp.sum(batch.weight_BT), 1)
         grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count

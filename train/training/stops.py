@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data import Stream
+from ..data import DataIterator
 from . import distributed
 from .checkpoint import Checkpoints
 from .metrics import NotFiniteError
@@ -69,7 +69,7 @@ def _is_full(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def not_finite(workdir: Path, stream: Stream) -> Iterator[None]:
+def not_finite(workdir: Path, stream: DataIterator) -> Iterator[None]:
     """Write down what a step that gave no numbers was made of, and say where.
 
     ``not_finite-<step>.json`` has its metrics (loss, norms of the gradient and of d before it) and
@@ -80,7 +80,7 @@ def not_finite(workdir: Path, stream: Stream) -> Iterator[None]:
     except NotFiniteError as error:
         path = workdir / f"not_finite-{error.step}.json"
         found = {"step": error.step, **error.values, "examples": stream.fed(*error.fed)}
-        if distributed.is_first():
+        if distributed.is_main_process():
             path.write_text(json.dumps(found) + "\n")
         raise FloatingPointError(
             f"{error}; its examples and norms are in {path}. No state of it was saved. Lower "

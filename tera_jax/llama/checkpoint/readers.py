@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -13,6 +13,7 @@ from tera_jax.llama.checkpoint import names
 _FLOATS = ("F32", "F16", "BF16")
 
 
+@runtime_checkable
 class Tensors(Protocol):
     """An open checkpoint, in Hugging Face's names and layout."""
 

@@ -81,7 +81,7 @@ def load_pretrained(
     layout = functools.partial(parameter_shardings, mesh=mesh)
     quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, layout)
 
-    def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding):
+    def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> Any:
         array = _load_leaf(tensors, trees.name(key_path), leaf, sharding)
         return array if quantizer is None else quantizer(key_path, array)
 

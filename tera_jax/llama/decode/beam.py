@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tera_jax.llama.decode.cache import Cache, init_cache
-from tera_jax.llama.decode.config import Decoding, without_repeats
+from tera_jax.llama.decode.config import GenerationConfig, without_repeats
 from tera_jax.llama.model import Llama
 
 _NEVER = -1e9
@@ -49,7 +49,7 @@ def beam_search(
     apply: Any,
     tokens_BL: jax.Array,
     segment_ids_BL: jax.Array,
-    decoding: Decoding,
+    decoding: GenerationConfig,
     eos_ids: jax.Array,
     pad_id: int,
     key_B: Any = None,
@@ -127,7 +127,9 @@ def _start(batch: int, beams: int, count: int, pad_id: int) -> _State:
     )
 
 
-def _choose(logp_BKV: jax.Array, state: _State, decoding: Decoding, eos_ids: jax.Array) -> _State:
+def _choose(
+    logp_BKV: jax.Array, state: _State, decoding: GenerationConfig, eos_ids: jax.Array
+) -> _State:
     """The running and the ended hypotheses after one more token."""
     beams, count, penalty = decoding.num_beams, decoding.max_new_tokens, decoding.length_penalty
     # Enough that K running ones are left should all others of them end.
@@ -214,7 +216,7 @@ def _without_repeats(
     state: _State,
     tokens_BL: jax.Array,
     prompt_B: jax.Array,
-    decoding: Decoding,
+    decoding: GenerationConfig,
 ) -> jax.Array:
     batch, beams, vocab = logp_BKV.shape
     length = tokens_BL.shape[1]

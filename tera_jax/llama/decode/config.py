@@ -9,7 +9,7 @@ from jax import lax
 
 
 @dataclasses.dataclass(frozen=True)
-class Decoding:
+class GenerationConfig:
     """Greedy by default; beam search with ``num_beams``, sampling with ``do_sample``.
 
     Attributes:
@@ -56,7 +56,7 @@ class Decoding:
             )
 
 
-def filtered(logits_BV: jax.Array, decoding: Decoding) -> jax.Array:
+def filtered(logits_BV: jax.Array, decoding: GenerationConfig) -> jax.Array:
     """The logits of the distribution that is drawn from; -inf for tokens that are left out."""
     logits_BV = logits_BV / decoding.temperature
     if decoding.top_k:

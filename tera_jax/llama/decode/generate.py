@@ -10,8 +10,8 @@ import numpy as np
 from jax import lax
 
 from tera_jax.llama.decode.beam import beam_search, left_padded
-from tera_jax.llama.decode.cache import init_cache
-from tera_jax.llama.decode.config import Decoding, filtered, without_repeats
+from tera_jax.llama.decode.cache import Cache, init_cache
+from tera_jax.llama.decode.config import GenerationConfig, filtered, without_repeats
 from tera_jax.llama.model import Llama
 
 
@@ -48,7 +48,7 @@ def generate(
     variables: Any,
     tokens_BL: jax.Array,
     segment_ids_BL: jax.Array,
-    decoding: Decoding,
+    decoding: GenerationConfig,
     *,
     eos_id: int | Sequence[int] | None,
     pad_id: int,
@@ -94,12 +94,28 @@ def generate(
     )
 
 
-def _single(model, apply, tokens_BL, segment_ids_BL, decoding, eos_ids, pad_id, key_B):
+def _single(
+    model: Llama,
+    apply: Callable[..., Any],
+    tokens_BL: jax.Array,
+    segment_ids_BL: jax.Array,
+    decoding: GenerationConfig,
+    eos_ids: jax.Array,
+    pad_id: int,
+    key_B: jax.Array | None,
+) -> jax.Array:
     """One hypothesis a row."""
     batch, length = tokens_BL.shape
     count = decoding.max_new_tokens
 
-    def advance(step, text_BS, positions_BL, tokens_BL, segment_ids_BL, cache):
+    def advance(
+        step: jax.Array,
+        text_BS: jax.Array,
+        positions_BL: jax.Array,
+        tokens_BL: jax.Array,
+        segment_ids_BL: jax.Array,
+        cache: Cache,
+    ) -> tuple[jax.Array, Cache]:
         hidden_BLD, cache = apply(tokens_BL, positions_BL, segment_ids_BL, cache, method="hidden")
         logits_BV = apply(hidden_BLD[:, -1], method="logits")
         if decoding.no_repeat_ngram_size:
@@ -111,11 +127,11 @@ def _single(model, apply, tokens_BL, segment_ids_BL, decoding, eos_ids, pad_id, 
         draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row))
         return draw(key_B, filtered(logits_BV, decoding)).astype(jnp.int32), cache
 
-    def unfinished(state):
+    def unfinished(state: Any) -> jax.Array:
         step, done_B, *_ = state
         return (step < count) & ~jnp.all(done_B)
 
-    def body(state):
+    def body(state: Any) -> Any:
         step, done_B, text_BS, cache = state
         token_B1 = lax.dynamic_slice_in_dim(text_BS, length + step - 1, 1, axis=1)
         positions_BL = (prompt_B + step - 1)[:, None]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tera_jax.network import hadamard, structured
-from tera_jax.network.structured import Network, Trained
+from tera_jax.network.structured import Network, Vectors
 from tera_jax.random import seed_key
 from tests.margins import roundings, within
 from tests.tera_jax.network.networks import far
@@ -28,7 +28,7 @@ def arguments(sizes, dtype, tokens=64, seed=0):
     signs = [hadamard.signs(key, n, dtype) for key, n in zip(keys, sizes, strict=True)]
     signs[1] *= 4
     network = Network(*signs, draw(a, x) / a**0.5, draw(b, y) / b**0.5)
-    trained = Trained(*(1 + 0.5 * draw(n) for n in (width, a, b)))
+    trained = Vectors(*(1 + 0.5 * draw(n) for n in (width, a, b)))
     kernel, x_TJ, ct_TO = draw(width, x * y), draw(tokens, width), draw(tokens, x * y)
     return network, trained, kernel, x_TJ.astype(dtype), ct_TO.astype(dtype)
 
@@ -98,7 +98,7 @@ def test_both_change_with_every_argument():
     for i, each in enumerate((*network, *trained)):
         parts = [*network, *trained]
         parts[i] = each.at[0].multiply(1.5)
-        other = Network(*parts[:5]), Trained(*parts[5:])
+        other = Network(*parts[:5]), Vectors(*parts[5:])
         assert not jnp.allclose(structured.adapted(kernel, *other, True), made)
         assert not all(map(jnp.allclose, structured.gradients(x_TJ, ct_TO, *other, True), found))
 
@@ -132,11 +132,16 @@ def test_what_fits():
     assert structured.fits(32, 4096, (4096, 1024), [(16, 16), (64, 64)])
     for other in (
         (8200, 4096, (4096, 4096), square),  # tokens
-        (8192, 4096, (4096, 1024), [(32, 32), (32, 32)]),  # groups of other sizes than the stages
+        (
+            8192,
+            4096,
+            (4096, 1024),
+            [(32, 32), (32, 32)],
+        ),  # groups of other sizes than the Kronecker factors
         (8192, 4096, (2048, 4096), square),  # a rank below the mode
         (8192, 4096, (4096, 8192), [(128, 64), (64, 64)]),  # more output ranks than input ranks
         (8192, 4096, (4096, 4096), [(4096, 4096)]),  # a whole output side
         (8192, 576, (576, 576), [(24, 24), (24, 24)]),  # no powers of two
-        (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single stage
+        (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single factor
     ):
         assert not structured.fits(*other)

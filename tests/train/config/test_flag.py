@@ -63,6 +63,8 @@ def test_a_mesh_flag_with_an_unknown_axis_is_refused(from_flags):
         ("--noconfig.data.append_eso", "did you mean config.data.append_eos?"),
         ("--config.method.parts=3", "it is called config.method.num_modes now"),
         ("--config.method.wide=fast", "it is called config.method.structure now"),
+        ("--config.loop.accumulate=2", "it is called config.loop.grad_accum_steps now"),
+        ("--config.evaluate.rows=2", "it is called config.evaluate.limit now"),
         ("--config.wandb=1", "the keys of config are data, decoding, evaluate"),
         ("--config.wandb.project=1", "the keys of config are data, decoding, evaluate"),
     ],

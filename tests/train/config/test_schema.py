@@ -18,6 +18,8 @@ from train.config import (
     parse,
     to_dict,
 )
+from train.config.names import RENAMED
+from train.config.schema import keys
 
 CONFIGS = sorted(Path(__file__).parents[3].glob("configs/[!_]*.py"))
 
@@ -77,8 +79,12 @@ def changed(path, value):
         ("method.rank", 8, r"unknown config key config.method.rank"),
         ("method.name", "nora", r"config.method.name 'nora'; choose one of"),
         ("method.gain", -1.0, r"config.method.gain -1.0; it must be"),
-        ("data.packed_tokens", 100, r"config.data.packed_tokens is 100, but a record may have 272"),
-        ("loop.accumulate", 5, r"config.loop.batch_size \d+ is not a multiple of loop.accumulate"),
+        ("data.packed_length", 100, r"config.data.packed_length is 100, but a record may have 272"),
+        (
+            "loop.grad_accum_steps",
+            5,
+            r"config.loop.batch_size \d+ is not a multiple of loop.grad_accum_steps",
+        ),
         ("method.tensorizations", ["8|8|8"], r"not of the form"),
         ("model.dtype", "float8", r"config.model.dtype is 'float8'; choose one of"),
         ("model.path", None, r"config.model.path is not set; pass --config.model.path="),
@@ -127,6 +133,14 @@ def test_the_whole_checks_what_no_section_can():
     full.model.path, full.data.path, full.model.quantize = "some/model", "records.json", "nf4"
     with pytest.raises(ValueError, match=r"^config.method.name 'full' trains the base's own"):
         parse(full)
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_an_old_key_names_its_successor(old, new):
+    assert f"config.{new}" in keys("tera")
+    assert f"config.{old}" not in keys("tera")
+    with pytest.raises(ValueError, match=rf"key config.{old}; it is called config.{new} now$"):
+        parse(changed(old, 1))
 
 
 def test_a_missing_key_is_refused_by_name():

@@ -12,7 +12,7 @@ from train.config import DataConfig
 from train.data import Example, packing
 from train.data.packing import Row, Size
 
-CONFIG = DataConfig(path="x", max_prompt=30, max_response=6, packed_tokens=36)
+CONFIG = DataConfig(path="x", max_prompt=30, max_response=6, packed_length=36)
 ROWS = 4
 
 
@@ -24,7 +24,7 @@ def examples(count=60, virtual=0):
 
 
 def stream(position=0, config=CONFIG, seed=0):
-    return data.Stream(examples(), ROWS, seed, config, position)
+    return data.DataIterator(examples(), ROWS, seed, config, position)
 
 
 def segment_ids(batch):
@@ -100,34 +100,34 @@ def test_a_record_that_no_row_holds_is_refused():
 
 def test_a_row_holds_records_one_after_the_other():
     rows = [Example([5, 6, 7], [8, 9]), Example([4, 4], [3]), Example([2], [1, 1])]
-    config = dataclasses.replace(CONFIG, max_prompt=6, max_response=3, packed_tokens=9)
+    config = dataclasses.replace(CONFIG, max_prompt=6, max_response=3, packed_length=9)
     (batch,) = data.held_out(rows, 2, config)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 4, 4, 3, 0], [2, 1, 1, 0, 0, 0, 0, 0, 0]]
     assert segment_ids(batch).tolist() == [[1] * 5 + [2] * 3 + [0], [1] * 3 + [0] * 6]
     assert batch.lengths_BM.tolist() == [[5, 3, 0, 0], [3, 0, 0, 0]]
-    assert batch.index_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
+    assert batch.target_positions_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
     assert batch.target_BT[:, :4].tolist() == [[8, 9, 3, 0], [1, 1, 0, 0]]
     assert batch.weight_BT[:, :4].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
     assert batch.weight_BT[:, 4:].sum() == 0
     assert data.num_tokens(batch) == 11
 
 
-@pytest.mark.parametrize(("loss_on", "virtual"), [("response", 0), ("prompt", 0), ("prompt", 2)])
-def test_no_token_is_predicted_from_another_record(loss_on, virtual):
-    config = dataclasses.replace(CONFIG, loss_on=loss_on)
+@pytest.mark.parametrize(("train_on_prompt", "virtual"), [(False, 0), (True, 0), (True, 2)])
+def test_no_token_is_predicted_from_another_record(train_on_prompt, virtual):
+    config = dataclasses.replace(CONFIG, train_on_prompt=train_on_prompt)
     rows = examples(virtual=virtual)
     count = 0
     for batch in data.held_out(rows, ROWS, config, virtual):
         for row, place in np.argwhere(batch.weight_BT):
-            index = batch.index_BT[row, place]
-            segments = segment_ids(batch)[row, index : index + 2]
+            position = batch.target_positions_BT[row, place]
+            segments = segment_ids(batch)[row, position : position + 2]
             assert segments[0] == segments[1] != 0
-            assert batch.tokens_BL[row, index + 1] == batch.target_BT[row, place]
+            assert batch.tokens_BL[row, position + 1] == batch.target_BT[row, place]
             count += 1
     first = max(1, virtual)
     on_response = sum(len(response) for _, response in rows)
     on_both = sum(len(prompt) + len(response) - first for prompt, response in rows)
-    assert count == (on_response if loss_on == "response" else on_both)
+    assert count == (on_both if train_on_prompt else on_response)
 
 
 def test_every_record_comes_once_an_epoch_in_a_new_order():
@@ -143,14 +143,14 @@ def test_every_record_comes_once_an_epoch_in_a_new_order():
     assert fed(one) != fed(next(stream(position=60)))
 
 
-@pytest.mark.parametrize("loss_on", ["response", "prompt"])
-def test_no_row_holds_more_than_its_tokens_and_targets(loss_on):
-    config = dataclasses.replace(CONFIG, loss_on=loss_on)
+@pytest.mark.parametrize("train_on_prompt", [False, True])
+def test_no_row_holds_more_than_its_tokens_and_targets(train_on_prompt):
+    config = dataclasses.replace(CONFIG, train_on_prompt=train_on_prompt)
     batches = list(itertools.islice(stream(config=config), 20))
     assert len({jax.tree.map(np.shape, batch) for batch in batches}) == 1
-    shape_BL, shape_BT = batches[0].tokens_BL.shape, batches[0].index_BT.shape
+    shape_BL, shape_BT = batches[0].tokens_BL.shape, batches[0].target_positions_BT.shape
     assert shape_BL == (ROWS, 36)
-    assert shape_BT == ((ROWS, 36) if loss_on == "prompt" else (ROWS, 16))
+    assert shape_BT == ((ROWS, 36) if train_on_prompt else (ROWS, 16))
     for batch in batches:
         for place in range(ROWS):
             row = jax.tree.map(lambda array, place=place: array[[place]], batch)
@@ -158,7 +158,7 @@ def test_no_row_holds_more_than_its_tokens_and_targets(loss_on):
             tokens = sum(len(prompt) + len(response) for prompt, response in held)
             assert tokens == row.lengths_BM.sum() <= shape_BL[1]
             targets = sum(len(response) for _, response in held)
-            targets = tokens - len(held) if loss_on == "prompt" else targets
+            targets = tokens - len(held) if train_on_prompt else targets
             assert targets == row.weight_BT.sum() <= shape_BT[1]
 
 

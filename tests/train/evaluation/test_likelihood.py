@@ -28,7 +28,7 @@ RECORD = {
 @pytest.fixture(scope="module")
 def trained(finished):
     run, workdir = finished
-    return run, runs.trained(run, workdir)[1]
+    return run, runs.restore_best(run, workdir)[1]
 
 
 def make_pairs(count, longest=50, seed=0):
@@ -80,7 +80,7 @@ def test_likelihoods_are_those_of_all_logits_of_one_row_at_a_time(trained):
     run, d = trained
     pairs = make_pairs(19)
     found = require_equal(run, d, pairs)
-    untrained, _ = runs.start(run, steps=1)
+    untrained, _ = runs.init_train_state(run, steps=1)
     base = score(run, untrained.d, pairs)
     moved = [abs(a.logprob - b.logprob) for a, b in zip(found, base, strict=True)]
     assert np.median(moved) > 0.1

@@ -11,7 +11,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from tera_jax.llama.decode.config import Decoding
+from tera_jax.llama.decode.config import GenerationConfig
 from tests.train.evaluation.lm_eval_tasks import LONG, TASKS, write_tasks
 from train import export
 from train.evaluation import lm_eval_model
@@ -29,7 +29,7 @@ def theirs(finished, tmp_path_factory):
     """The harness's own model on the merged export."""
     run, workdir = finished
     path = tmp_path_factory.mktemp("harness") / "hf"
-    export.export(run, runs.trained(run, workdir)[1], "hf", path)
+    export.export(run, runs.restore_best(run, workdir)[1], "hf", path)
     return HFLM(pretrained=str(path), device="cpu", dtype="float32", batch_size=4)
 
 
@@ -69,7 +69,7 @@ def require_close(found, expected):
 def without_adapter(model):
     """The same model with the numbers that training started from, which are the base."""
     base = copy.copy(model)
-    base.d = runs.start(model.run, steps=1)[0].d
+    base.d = runs.init_train_state(model.run, steps=1)[0].d
     return base
 
 
@@ -164,10 +164,10 @@ def test_generation_settings_are_those_of_the_harness(ours):
     def decoding(**options):
         return ours._decoding(options)
 
-    assert decoding() == (Decoding(max_new_tokens=256), [])
+    assert decoding() == (GenerationConfig(max_new_tokens=256), [])
     greedy = decoding(do_sample=False, temperature=0.7, top_p=0.9, until="x")
-    assert greedy == (Decoding(max_new_tokens=256), ["x"])
-    sampled = Decoding(max_new_tokens=5, do_sample=True, temperature=0.5, top_k=3)
+    assert greedy == (GenerationConfig(max_new_tokens=256), ["x"])
+    sampled = GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.5, top_k=3)
     assert decoding(temperature=0.5, top_k=3, max_tokens=5) == (sampled, [])
     with pytest.raises(ValueError, match=r"repetition_penalty are not offered; choose from until"):
         decoding(repetition_penalty=1.2)

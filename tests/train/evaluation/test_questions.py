@@ -21,7 +21,7 @@ def test_questions_need_an_answer_that_the_task_can_have(tmp_path):
     path = write(tmp_path / "t.json", [record("true"), record("false", output="")])
     found = questions.load(path, "boolq", CONFIG)
     assert [question.golds for question in found] == [("true",), ("false",)]
-    assert len(questions.load(path, "commonsense", CONFIG, rows=1)) == 1
+    assert len(questions.load(path, "commonsense", CONFIG, limit=1)) == 1
     path = write(tmp_path / "n.json", [record("true"), record(None)])
     with pytest.raises(ValueError, match=r"record 1 of .* has no text in field 'answer'"):
         questions.load(path, "boolq", CONFIG)

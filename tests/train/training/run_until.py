@@ -9,7 +9,7 @@ from absl import app
 from train import data, main
 
 number, step = signal.Signals[sys.argv[1]], int(sys.argv[2])
-feed = data.Stream.__next__
+feed = data.DataIterator.__next__
 
 
 def feed_until(stream):
@@ -18,6 +18,6 @@ def feed_until(stream):
     return feed(stream)
 
 
-data.Stream.__next__ = feed_until
+data.DataIterator.__next__ = feed_until
 sys.argv = ["train.main", *sys.argv[3:]]
 app.run(main.main)

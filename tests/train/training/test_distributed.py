@@ -124,9 +124,9 @@ def test_two_processes_have_the_loss_curve_of_one(one, two):
 def test_two_processes_end_with_the_d_of_one(one, two):
     config = parse({**json.loads((one / "config.json").read_text()), "mesh": "data=1"})
     run = runs.build(config)
-    (step, expected), (other, found) = (runs.trained(run, workdir) for workdir in (one, two))
+    (step, expected), (other, found) = (runs.restore_best(run, workdir) for workdir in (one, two))
     assert step == other
-    start, _ = runs.start(run, 1)
+    start, _ = runs.init_train_state(run, 1)
     for a, b, c in zip(*map(jax.tree.leaves, (found, expected, start.d)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
         assert np.abs(a - c).max() > 1e-2
@@ -183,8 +183,8 @@ def test_flags_that_are_given_in_part_are_refused(given):
 
 
 def test_one_process_needs_no_others():
-    assert distributed.is_first()
-    assert distributed.on_first(lambda: 3) == 3
+    assert distributed.is_main_process()
+    assert distributed.on_main_process(lambda: 3) == 3
     distributed.require_same({"a": 1})
     assert [distributed.stopping(5, caught) for caught in (True, False)] == [True, False]
 

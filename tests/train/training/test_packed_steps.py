@@ -26,7 +26,7 @@ def build(tiny_config):
             config = config.copy_and_resolve_references().unlock()
             config.method = {"name": method, "targets": ("q_proj",), "num_virtual_tokens": 5}
         config.data.max_prompt = 120
-        config.data.packed_tokens = 133
+        config.data.packed_length = 133
         config.mesh.update(mesh or {})
         config.loop.update(loop)
         parsed = parse(config)
@@ -48,7 +48,7 @@ def test_packed_loss_and_gradient_are_the_padded_ones(build, method):
     padded = data.collate(train[:7], run.config.data, virtual)
     (several,) = data.held_out(train[:7], 3, run.config.data, virtual)
     assert (several.lengths_BM[:, 1] > 0).any()
-    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
 
     @jax.jit
     def value_and_grad(d, batch):
@@ -78,9 +78,9 @@ def close(found, expected):
 
 def trained(run, train):
     """Losses of the steps of one epoch, and how often the step was traced."""
-    feed = data.Stream(train, run.config.loop.batch_size, 0, run.config.data)
+    feed = data.DataIterator(train, run.config.loop.batch_size, 0, run.config.data)
     count = feed.num_steps(1.0)
-    state, optimizer = runs.start(run, count)
+    state, optimizer = runs.init_train_state(run, count)
     step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
     losses = []
     with jax.set_mesh(run.mesh):
@@ -110,12 +110,12 @@ def test_a_fit_feeds_its_epochs_and_the_held_out_loss_is_the_padded_one(build, t
         fit(run, tmp_path, train, valid)
         with Checkpoints(tmp_path) as checkpoints:
             last = checkpoints.latest
-            like, _ = runs.start(run, 1)
+            like, _ = runs.init_train_state(run, 1)
             state, meta = checkpoints.restore(last, like, run.meta)
             packed_loss = checkpoints.loss(last)
-        assert last == data.Stream(train, 8, 0, run.config.data).num_steps(1.5)
+        assert last == data.DataIterator(train, 8, 0, run.config.data).num_steps(1.5)
         assert len(train) * 1.5 <= meta.position < len(train) * 1.5 + 8 * 4
-        padding = dataclasses.replace(run.config.data, packed_tokens=None)
+        padding = dataclasses.replace(run.config.data, packed_length=None)
         padded = run._replace(config=dataclasses.replace(run.config, data=padding))
         eval_step = steps.make_eval_step(run.model, run.adapter, run.mesh, run.params)
         loss = held_out_loss(padded, eval_step, state.d, valid)

@@ -27,7 +27,7 @@ def parts(tiny_config):
         config = parse(tiny_config)
         train, valid = records.split(config.data)
         run = runs.build(config)
-        state, optimizer = runs.start(run, config.loop.steps)
+        state, optimizer = runs.init_train_state(run, config.loop.steps)
         step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
         examples = data.tokenize(train, run.tokenizer, config.data)
         held_out = data.tokenize(valid, run.tokenizer, config.data)
@@ -37,7 +37,7 @@ def parts(tiny_config):
 
 
 def train(run, state, step, examples, count):
-    stream = data.Stream(examples, run.config.loop.batch_size, 0, run.config.data)
+    stream = data.DataIterator(examples, run.config.loop.batch_size, 0, run.config.data)
     losses = []
     with jax.set_mesh(run.mesh):
         for _ in range(count):
@@ -86,7 +86,7 @@ def test_a_sharded_run_equals_one_device(parts, mesh):
 
 
 def _restart(run):
-    state, optimizer = runs.start(run, run.config.loop.steps)
+    state, optimizer = runs.init_train_state(run, run.config.loop.steps)
     return state, steps.make_train_step(
         run.model, run.adapter, optimizer, run.mesh, run.params, state
     )
@@ -170,11 +170,11 @@ def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method,
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
 
-    def after(accumulate):
-        state, optimizer = runs.start(run, 4)
+    def after(grad_accum_steps):
+        state, optimizer = runs.init_train_state(run, 4)
         base = (run.model, run.adapter, optimizer, run.mesh, run.params, state)
-        step = steps.make_train_step(*base, accumulate=accumulate)
-        stream = data.Stream(examples, 8, 0, run.config.data)
+        step = steps.make_train_step(*base, grad_accum_steps=grad_accum_steps)
+        stream = data.DataIterator(examples, 8, 0, run.config.data)
         with jax.set_mesh(run.mesh):
             for _ in range(3):
                 state, metrics = step(state, run.params, run.frozen, to_device(next(stream), run))
@@ -183,7 +183,7 @@ def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method,
     whole, parts = after(1), after(2)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    start = jax.device_get(runs.start(run, 4)[0].d)
+    start = jax.device_get(runs.init_train_state(run, 4)[0].d)
     moved = [
         np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole[0], start)), strict=True)
     ]
@@ -196,7 +196,7 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
-    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
     variables = run.variables(d)
     built = run.adapter.materialize(variables, batch.tokens_BL.size)
     assert len(jax.tree.leaves(built)) == len(run.adapter.layers)
@@ -214,14 +214,14 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
 
 
 def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch):
-    tiny_config.data.update(loss_on="prompt", max_prompt=40, max_response=8)
+    tiny_config.data.update(train_on_prompt=True, max_prompt=40, max_response=8)
     run = runs.build(parse(tiny_config))
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
     assert (batch.weight_BT == 0).any()
-    assert batch.index_BT[0, 0] == 0  # shared with the filling
-    d = jax.tree.map(lambda v: v + 0.1, runs.start(run, 1)[0].d)
+    assert batch.target_positions_BT[0, 0] == 0  # shared with the filling
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
 
     def value_and_grad(batch):
         def nll(d):
@@ -253,7 +253,7 @@ def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, prod
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
-    d = runs.start(run, 1)[0].d
+    d = runs.init_train_state(run, 1)[0].d
 
     def nll(d):
         return loss.loss_sum(run.model, run.adapter, run.variables(d), batch).nll

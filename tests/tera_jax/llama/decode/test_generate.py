@@ -10,7 +10,7 @@ import scipy.stats
 import torch
 import transformers
 
-from tera_jax.llama import Decoding, load_pretrained, load_tokenizer
+from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer
 from tera_jax.llama.decode.config import filtered, without_repeats
 from tera_jax.llama.decode.generate import generate, left_pad
 
@@ -41,7 +41,7 @@ def _torch_decode(model, prompts, eos_id=None, **kwargs):
 
 
 FAMILIES = ["llama-2", "llama-3.1", "tinyllama", "mistral", "qwen2", "qwen3"]
-GREEDY = Decoding(max_new_tokens=64)
+GREEDY = GenerationConfig(max_new_tokens=64)
 
 
 def test_left_pad():
@@ -89,9 +89,9 @@ def assert_same_beams(path, load_torch, options):
     options = {"num_beams": 4, "max_new_tokens": 24, **options}
     eos_id = list(range(3, 128, 11))
     prompts = [*PROMPTS, [9, 9, 9, 9, 9, 9], [60]]
-    ours = _decode(model, params, prompts, Decoding(**options), eos_id)
+    ours = _decode(model, params, prompts, GenerationConfig(**options), eos_id)
     np.testing.assert_array_equal(ours, _torch_decode(load_torch(path), prompts, eos_id, **options))
-    one = _decode(model, params, prompts, Decoding(max_new_tokens=24), eos_id)
+    one = _decode(model, params, prompts, GenerationConfig(max_new_tokens=24), eos_id)
     assert not np.array_equal(ours, one)
 
 
@@ -99,16 +99,18 @@ def test_greedy_without_repeats_equals_transformers(tiny_path, load_torch):
     path = tiny_path("llama-3")
     model, params = load_pretrained(path)
     options = {"no_repeat_ngram_size": 2, "max_new_tokens": 32}
-    ours = _decode(model, params, PROMPTS, Decoding(**options))
+    ours = _decode(model, params, PROMPTS, GenerationConfig(**options))
     np.testing.assert_array_equal(ours, _torch_decode(load_torch(path), PROMPTS, **options))
-    assert not np.array_equal(ours, _decode(model, params, PROMPTS, Decoding(max_new_tokens=32)))
+    assert not np.array_equal(
+        ours, _decode(model, params, PROMPTS, GenerationConfig(max_new_tokens=32))
+    )
 
 
 def test_beams_without_an_end_run_to_the_last_token(tiny_path, load_torch):
     path = tiny_path("llama-3")
     model, params = load_pretrained(path)
     options = {"num_beams": 3, "max_new_tokens": 9}
-    ours = _decode(model, params, PROMPTS, Decoding(**options))
+    ours = _decode(model, params, PROMPTS, GenerationConfig(**options))
     np.testing.assert_array_equal(ours, _torch_decode(load_torch(path), PROMPTS, **options))
     assert (ours != 0).any(axis=0).all()
 
@@ -133,7 +135,7 @@ def test_filtered_logits_are_those_of_transformers(options):
     }
     for name, value in options.items():
         expected = warpers[name](value)(None, expected)
-    found = filtered(jnp.asarray(logits_BV), Decoding(do_sample=True, **options))
+    found = filtered(jnp.asarray(logits_BV), GenerationConfig(do_sample=True, **options))
     np.testing.assert_array_equal(np.isneginf(found), np.isneginf(expected.numpy()))
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-6)
     assert np.isfinite(found).sum() < logits_BV.size or options.keys() == {"temperature"}
@@ -144,7 +146,7 @@ def test_sampled_tokens_have_the_filtered_distribution(tiny_path, options):
     """A chi-square test at 1e-3 of 4,000 first tokens; the seed is fixed."""
     model, params = load_pretrained(tiny_path("llama-3"))
     params = jax.tree.map(lambda leaf: leaf * 1.5, params)  # a distribution that is not flat
-    decoding = Decoding(do_sample=True, max_new_tokens=1, **options)
+    decoding = GenerationConfig(do_sample=True, max_new_tokens=1, **options)
     key_B = jax.random.split(jax.random.key(0), 4000)
     tokens = _decode(model, params, [PROMPTS[0]] * 4000, decoding, key_B=key_B)[:, 0]
     tokens_BL, segments_BL = left_pad(PROMPTS[:1], 0, multiple=1)
@@ -165,7 +167,7 @@ def test_sampled_tokens_have_the_filtered_distribution(tiny_path, options):
 
 def test_a_rows_draws_follow_from_its_key_alone(tiny_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    decoding = Decoding(do_sample=True, max_new_tokens=12)
+    decoding = GenerationConfig(do_sample=True, max_new_tokens=12)
     key_B = jax.random.split(jax.random.key(1), 3)
     rows = _decode(model, params, [PROMPTS[1], PROMPTS[0], PROMPTS[0]], decoding, key_B=key_B)
     alone = _decode(model, params, [PROMPTS[0]], decoding, key_B=key_B[1:2])
@@ -205,7 +207,7 @@ def test_only_what_would_complete_an_n_gram_is_banned():
 )
 def test_what_cannot_be_decoded_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Decoding(**options)
+        GenerationConfig(**options)
 
 
 @pytest.mark.smollm2
@@ -214,12 +216,12 @@ def test_smollm2_equals_transformers(smollm2, smollm2_path, torch_smollm2):
     tokenizer = load_tokenizer(smollm2_path)
     texts = ["Gravity is", "The three primary colours are red, blue"]
     prompts = [tokenizer(text)["input_ids"] for text in texts]
-    ours = _decode(model, params, prompts, Decoding(max_new_tokens=16))
+    ours = _decode(model, params, prompts, GenerationConfig(max_new_tokens=16))
     np.testing.assert_array_equal(ours, _torch_decode(torch_smollm2, prompts, max_new_tokens=16))
     assert "yellow" in tokenizer.decode(ours[1])
     assert ours[0].tolist() != ours[1].tolist()
     options = {"num_beams": 4, "max_new_tokens": 10, "no_repeat_ngram_size": 4}
-    beams = _decode(model, params, prompts[1:], Decoding(**options), tokenizer.eos_token_id)
+    beams = _decode(model, params, prompts[1:], GenerationConfig(**options), tokenizer.eos_token_id)
     theirs = _torch_decode(torch_smollm2, prompts[1:], tokenizer.eos_token_id, **options)
     np.testing.assert_array_equal(beams, theirs)
 
@@ -228,7 +230,7 @@ def test_smollm2_equals_transformers(smollm2, smollm2_path, torch_smollm2):
 def test_unrolled_layers_have_a_cache_each(options, tiny_path):
     looped, params = load_pretrained(tiny_path("llama-3"))
     unrolled = looped.clone(unroll=True)
-    decoding = Decoding(max_new_tokens=4, **options)
+    decoding = GenerationConfig(max_new_tokens=4, **options)
     given = left_pad(PROMPTS, 0)
     programs = [
         jax.jit(partial(generate, model, decoding=decoding, eos_id=None, pad_id=0))
@@ -250,13 +252,13 @@ def test_unrolled_layers_have_a_cache_each(options, tiny_path):
 
 def test_a_row_ends_at_eos_and_the_loop_with_the_last_row(tiny_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    free = _decode(model, params, PROMPTS, Decoding(max_new_tokens=16))
+    free = _decode(model, params, PROMPTS, GenerationConfig(max_new_tokens=16))
     end = int(free[0, 4])
     stop = free[0].tolist().index(end)
     assert end not in free[1]
     for eos_id in (end, (end, 127), [end]):
         ended = _decode(
-            model, params, PROMPTS, Decoding(max_new_tokens=16), eos_id=eos_id, pad_id=99
+            model, params, PROMPTS, GenerationConfig(max_new_tokens=16), eos_id=eos_id, pad_id=99
         )
         assert ended[0].tolist() == [*free[0, : stop + 1].tolist(), *[99] * (15 - stop)]
         np.testing.assert_array_equal(ended[1], free[1])
@@ -268,7 +270,9 @@ def test_a_row_ends_at_eos_and_the_loop_with_the_last_row(tiny_path):
             jax.debug.callback(lambda: calls.append(1))
         return model.apply(variables, *args, **kwargs)
 
-    _decode(model, params, PROMPTS[:1], Decoding(max_new_tokens=16), eos_id=end, apply=counting)
+    _decode(
+        model, params, PROMPTS[:1], GenerationConfig(max_new_tokens=16), eos_id=end, apply=counting
+    )
     jax.effects_barrier()
     assert len(calls) == stop + 1
 
@@ -287,8 +291,10 @@ def test_decodes_through_the_given_apply(tiny_path):
     negated = jax.tree.map_with_path(
         lambda path, leaf: -leaf if any("v_proj" in str(key) for key in path) else leaf, params
     )
-    ours = _decode(model, params, PROMPTS, Decoding(max_new_tokens=8), apply=adapted)
+    ours = _decode(model, params, PROMPTS, GenerationConfig(max_new_tokens=8), apply=adapted)
     np.testing.assert_array_equal(
-        ours, _decode(model, negated, PROMPTS, Decoding(max_new_tokens=8))
+        ours, _decode(model, negated, PROMPTS, GenerationConfig(max_new_tokens=8))
     )
-    assert not np.array_equal(ours, _decode(model, params, PROMPTS, Decoding(max_new_tokens=8)))
+    assert not np.array_equal(
+        ours, _decode(model, params, PROMPTS, GenerationConfig(max_new_tokens=8))
+    )
