@@ -4,6 +4,7 @@ from tera_jax.methods.base import Method, NotMergeableError, TargetLayer
 from tera_jax.methods.dora import DoRA
 from tera_jax.methods.full import Full
 from tera_jax.methods.hira import HiRA
+from tera_jax.methods.ia3 import IA3
 from tera_jax.methods.lora import LoRA
 from tera_jax.methods.loretta import LoRETTA
 from tera_jax.methods.mora import MoRA
@@ -31,6 +32,7 @@ TABLE: dict[str, type[Method]] = {
     "vera": VeRA,
     "unilora": UniLoRA,
     "hira": HiRA,
+    "ia3": IA3,
     "mora": MoRA,
     "quanta": QuanTA,
     "loretta": LoRETTA,

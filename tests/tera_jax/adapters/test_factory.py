@@ -19,6 +19,7 @@ SETTINGS = {
     "dora": {"rank": 4},
     "full": {},
     "hira": {"rank": 4},
+    "ia3": {},
     "lora": {"rank": 4},
     "loretta": {"rank": 4, "dropout": 0.0},
     "mora": {"rank": 2},

@@ -19,6 +19,8 @@ FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough
 SETTINGS = {
     "dora": {"rank": 4},
     "hira": {"rank": 4},
+    "ia3": {},
+    "ia3 feedforward": {"feedforward": ("layer",)},
     "lora": {"rank": 4, "alpha": 8.0},
     "loretta": {"rank": 4},
     "mora": {"rank": 2},
@@ -36,7 +38,7 @@ NOT_IDENTITY = {"loretta", "unilora"}  # the published initial values already ch
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
-KERNEL_METHODS += ["tera fast"]
+KERNEL_METHODS += ["tera fast", "ia3 feedforward"]
 
 
 def site_of(name, shape):
@@ -46,7 +48,7 @@ def site_of(name, shape):
 @functools.cache
 def made(name, shape, dtype=jnp.float32):
     """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
-    entry = TABLE[name.removesuffix(" fast")]
+    entry = TABLE[name.split()[0]]
     site = site_of(name, shape)
     method = on_layer(entry(**SETTINGS[name]), (site,))
     random = np.random.default_rng(0)
