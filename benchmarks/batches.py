@@ -58,11 +58,11 @@ def for_peft(batch: Batch) -> Any:
     """Padded to the longest row, as a data collator of transformers does."""
     from benchmarks import anchors
 
-    length_B = batch.index_BT.max(axis=1) + 2
+    length_B = batch.target_positions_BT.max(axis=1) + 2
     longest = int(length_B.max())
     labels_BL = np.full(batch.tokens_BL.shape, -100)
     row, place = np.nonzero(batch.weight_BT)
-    labels_BL[row, batch.index_BT[row, place] + 1] = batch.target_BT[row, place]
+    labels_BL[row, batch.target_positions_BT[row, place] + 1] = batch.target_BT[row, place]
     mask_BL = np.arange(longest)[None] < length_B[:, None]
     whole = bool(mask_BL.all())
     trimmed = batch.tokens_BL[:, :longest], labels_BL[:, :longest]

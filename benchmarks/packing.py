@@ -3,7 +3,7 @@ r"""How full packed rows are: in the order of the records, and in that of train/
     python -m benchmarks.packing --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf
 
-A step has 4,096 places, in rows of each length. Records are a random sample.
+A step has 4,096 positions, in rows of each length. Records are a random sample.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LENGTHS = (512, 1024, 2048)
 
 
 def filled(sizes: Sequence[Size], order: Iterable[int], row: Row) -> float:
-    """The part of the places of all steps that has a token."""
+    """The part of the positions of all steps that has a token."""
     steps = packing.batches((sizes[i] for i in order), PLACES // row.tokens, row)
     tokens = sum(size.tokens for size in sizes)
     return tokens / (sum(1 for _ in steps) * PLACES)

@@ -54,14 +54,15 @@ from train.params.shapes import MODELS
 def check(found: Sequence[Measurement], falls: bool = True) -> None:
     """Raise ValueError unless every step starts at the loss of the frozen base, and goes down.
 
-    A prompt changes the model at once, and LoRETTA does. Losses of several batches need not fall.
+    A prompt changes the model at once, as do LoRETTA and Uni-LoRA. Losses of several batches need
+    not fall.
     """
     base = {row.tokens: row.first_loss for row in found if row.name.startswith(FROZEN)}
     for row in found:
         if (
             row.name.startswith("PEFT")
             or row.note
-            or row.name.split()[0] in ("prompt", "p_tuning", "loretta")
+            or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora")
         ):
             continue
         expected = base.get(row.tokens, row.first_loss)

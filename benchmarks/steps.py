@@ -68,8 +68,13 @@ class StepProgram(NamedTuple):
 def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
     """Random tokens, the loss on all but the first."""
     tokens_BL = np.random.default_rng(0).integers(vocab_size, size=(rows, length), dtype=np.int32)
-    index_BT = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (rows, length - 1))
-    return Batch(tokens_BL, index_BT, tokens_BL[:, 1:], np.ones(index_BT.shape, np.float32))
+    target_positions_BT = np.broadcast_to(np.arange(length - 1, dtype=np.int32), (rows, length - 1))
+    return Batch(
+        tokens_BL,
+        target_positions_BT,
+        tokens_BL[:, 1:],
+        np.ones(target_positions_BT.shape, np.float32),
+    )
 
 
 class Bench:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 _SCHEMES = ("576|24x24", "576|12x16")
+_ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _SPLIT_INPUT = ("24x24|576", "24x24|192")
 
 
@@ -37,6 +38,7 @@ METHODS = (
     Variant("quanta", 1e-3, {"axes": (8, 8, 9)}),
     Variant("loretta", 3e-3, {}),
     Variant("vera", 1e-2, {}),
+    Variant("unilora", 3e-2, {"length": 36_840}),
     Variant("prompt", 1e-1, {}),
     Variant("p_tuning", 1e-3, {}),
     _tera(),
@@ -48,6 +50,7 @@ METHODS = (
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
 _ORTHOGONAL: dict[str, Any] = {"start": 3e-2, "init": "orthogonal"}
 CHOICES = (
+    Variant("unilora", 3e-2, {"length": 36_840, "targets": _ALL}),
     _tera(**_ORTHOGONAL),
     _tera(structure="hadamard", **_ORTHOGONAL),
     _tera(**_ORTHOGONAL, targets=("v_proj", "o_proj")),
@@ -65,7 +68,7 @@ CHOICES = (
     _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
     _tera("tera_unique", **_UNSCALED),
 )
-"""Orthogonal factors, the fast transforms, and what the paper leaves open.
+"""Uni-LoRA on all modules, orthogonal factors, the fast transforms, and what the paper leaves open.
 
 The last is from gain 1, one change at a time.
 """

@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--adapter-dtype",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 rounds the trained numbers and halves the adapter",
+        help="bfloat16 rounds the trainable parameters and halves the adapter",
     )
     parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     args = parser.parse_args(argv)

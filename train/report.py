@@ -3,7 +3,7 @@
     python -m train.report runs/tera-0 runs/tera-1 runs/vera-0 runs/vera-1 --output=report
 
 Reads ``<run>/evaluation/<task>/summary.json`` of each run, which ``train.evaluate`` writes. Runs of
-the same model, method and count of trained parameters are one row, with mean and sample standard
+the same model, method and count of trainable parameters are one row, with mean and sample standard
 deviation over their seeds. Prints Markdown; ``--output`` also gets ``report.md`` and
 ``report.csv``, which has a line for each cell, unrounded.
 """

@@ -55,7 +55,7 @@ class FullAdapter(Adapter):
         return model.apply({**rest, "params": self.merge(variables)}, *args, **kwargs)
 
     def _merge(self, variables: Variables) -> Any:
-        """The trained parameters in the types of the base, rounded once."""
+        """The trainable parameters in the types of the base, rounded once."""
 
         def cast(new: jax.Array, old: jax.Array) -> jax.Array:
             return new.astype(old.dtype)

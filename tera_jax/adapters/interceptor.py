@@ -79,9 +79,9 @@ def kernels(
         own_d: Any = _visible(module, "d", name, optional=bool(shared_d))
         d = with_shared(own_d, shared_d)
         own = _visible(module, "frozen", name, optional=True)
-        frozen, near = own, own
-        if key is not None:
-            frozen, near = shared_set(shared, key), rounded[key]
+        frozen, near = (
+            with_shared(own, shared_arrays(sets, key, name), "frozen") for sets in (shared, rounded)
+        )
         return multiply(
             module,
             lambda kernel: method.merge(frozen, d, kernel, layer),
@@ -93,30 +93,45 @@ def kernels(
     return calls(lambda module: module.path in by_path, body)
 
 
-def shared_set(shared: Mapping[str, Any], name: str) -> Any:
-    """The frozen arrays of a set.
+def shared_arrays(shared: Mapping[str, Any], key: str | None, name: str) -> Any:
+    """The frozen arrays that a layer shares: those of its set, or those that all layers read.
+
+    Args:
+        shared: sets by name.
+        key: of the layer's set, if it has one.
+        name: of the method, under which stands what all layers read, if anything.
 
     Raises:
-        ValueError: when they are not there.
+        ValueError: when the set is not there.
     """
-    if name not in shared:
+    if key is None:
+        return shared.get(name, {})
+    if key not in shared:
         raise ValueError(
-            f"the collection frozen lacks the shared set {name!r}; pass adapter.init_frozen(params)"
+            f"the collection frozen lacks the shared set {key!r}; pass adapter.init_frozen(params)"
         )
-    return shared[name]
+    return shared[key]
 
 
-def with_shared(own: Any, shared_d: Mapping[str, Any]) -> Any:
-    """A layer's trainable arrays, with those that all layers read beside them.
+def with_shared(own: Any, shared: Any, kind: str = "d") -> Any:
+    """A layer's arrays of a kind, ``d`` or ``frozen``, with the shared ones beside them.
 
     Raises:
         ValueError: when two have one name.
     """
-    if not shared_d:
+    if _is_empty(shared):
         return own
-    if both := set(own) & set(shared_d):
-        raise ValueError(f"{sorted(both)} are both a layer's own d and shared; rename one of each")
-    return {**own, **shared_d}
+    if _is_empty(own):
+        return shared
+    if both := set(own) & set(shared):
+        raise ValueError(
+            f"{sorted(both)} are both a layer's own {kind} and shared; rename one of each"
+        )
+    return {**own, **shared}
+
+
+def _is_empty(arrays: Any) -> bool:
+    return isinstance(arrays, Mapping) and not arrays
 
 
 def _is_quantized(module: nn.Module) -> bool:

@@ -29,9 +29,19 @@ class LinearAdapter(Adapter):
         return choose(found.linear, targets, "linear layer", found)
 
     def init_frozen(self, params: Variables) -> dict[str, Any]:
-        """One shared set for each name that the method gives, or one for each layer."""
+        """One shared set for each name that the method gives, or one for each layer.
+
+        Or those that the method draws for all layers together.
+        """
         method = self._method
         frozen: dict[str, Any] = {}
+        together = method.init_frozen_all(self.layers)
+        if together is not None:
+            for layer in self.layers:
+                put(frozen, (*layer.path, self.name), together.own[layer.name])
+            if together.shared:
+                put(frozen, (SHARED, self.name), together.shared)
+            return frozen
         for layer in self.layers:
             name = method.frozen_set(layer)
             if name is None:
@@ -62,7 +72,7 @@ class LinearAdapter(Adapter):
             def init(
                 key: Any, kernel: Any, own: Any, shared: Any = shared, layer: TargetLayer = layer
             ) -> Any:
-                arrays = own if shared is None else shared
+                arrays = interceptor.with_shared(own, shared, "frozen")
                 return method.init_d(key, quantize.dequantize(kernel), arrays, layer)
 
             each = over_stack(init, layer)(keys, _matrices(params, layer), own)
@@ -154,7 +164,7 @@ class LinearAdapter(Adapter):
         shared_d = variables["d"].get(SHARED, {}).get(self.name, {})
 
         def one(d: Any, kernel: Any, own: Any) -> Any:
-            frozen = own if shared is None else shared
+            frozen = interceptor.with_shared(own, shared, "frozen")
             return make(frozen, interceptor.with_shared(d, shared_d), kernel, layer)
 
         d = _below(variables["d"], (*layer.path, self.name))
@@ -163,11 +173,11 @@ class LinearAdapter(Adapter):
         return over_stack(one, layer)(d, _matrices(variables["params"], layer, leaf), own)
 
     def _frozen(self, frozen: Variables, layer: TargetLayer) -> tuple[Any, Any]:
-        """The set that the layer shares, or else its own arrays, stacked like the kernel."""
-        name = self._method.frozen_set(layer)
-        if name is not None:
-            return interceptor.shared_set(frozen.get(SHARED, {}), name), {}
-        return None, _below(frozen, (*layer.path, self.name))
+        """What the layer shares, and its own arrays, stacked like the kernel."""
+        shared = interceptor.shared_arrays(
+            frozen.get(SHARED, {}), self._method.frozen_set(layer), self.name
+        )
+        return shared, _below(frozen, (*layer.path, self.name))
 
     @property
     def _method(self) -> LinearMethod:

@@ -47,13 +47,13 @@ class Attention(nn.Module):
         mask: jax.Array | None,
         start: jax.Array | None,
         lengths_BM: jax.Array | None,
-        index_BT: jax.Array | None,
+        target_positions_BT: jax.Array | None,
     ) -> tuple[jax.Array, tuple[Slots, Slots] | None]:
         """Attends to ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
 
         The cache is that of all layers: in a stack this one's number says which part is its own,
-        and of a tuple the first is. ``asking_BLD`` are the tokens that attend: ``x_BLD``, or
-        where ``index_BT`` is given those at these places, which see what ``mask`` shows them.
+        and of a tuple the first is. ``asking_BLD`` are the tokens that attend: ``x_BLD``, or those
+        at ``target_positions_BT`` where these are given, which see what ``mask`` shows them.
         """
         config = self.config
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -69,11 +69,14 @@ class Attention(nn.Module):
         if config.qk_norm:
             _, query_BLNH = RMSNorm(config.rms_norm_eps, name="q_norm", **types)(query_BLNH)
             _, key_BSKH = RMSNorm(config.rms_norm_eps, name="k_norm", **types)(key_BSKH)
-        at = [table if index_BT is None else at_places(table, index_BT) for table in (cos, sin)]
+        at = [
+            table if target_positions_BT is None else at_positions(table, target_positions_BT)
+            for table in (cos, sin)
+        ]
         query_BLNH = checkpoint_name(rope.rotate(query_BLNH, *at), ROTATED)
         key_BSKH = checkpoint_name(rope.rotate(key_BSKH, cos, sin), ROTATED)
         if cache is None:
-            causal = index_BT is None
+            causal = target_positions_BT is None
             out_BLNH = self._attend(query_BLNH, key_BSKH, value_BSKH, mask, lengths_BM, causal)
         else:
             keys, key_BSKH = _write(cache[0], key_BSKH, layer, start)
@@ -116,9 +119,9 @@ class Attention(nn.Module):
         cudnn = cudnn and (mask is None or length % 2 == 0)
         if not cudnn:
             # XLA's gradient mixes bfloat16 with float32, which strict promotion refuses.
-            wide = acc_dtype(self.dtype)
+            acc = acc_dtype(self.dtype)
             query_BLNH, key_BSKH, value_BSKH = (
-                x.astype(wide) for x in (query_BLNH, key_BSKH, value_BSKH)
+                x.astype(acc) for x in (query_BLNH, key_BSKH, value_BSKH)
             )
         out_BLNH = _attention(
             query_BLNH,
@@ -168,9 +171,9 @@ class Layer(nn.Module):
         eps = self.config.rms_norm_eps
         norm = RMSNorm(eps, name="input_layernorm", **types)
         x_BLD, normed_BLD = norm(x_BLD)
-        asking_BLD, index_BT = normed_BLD, where[-1]
-        if index_BT is not None:
-            x_BLD, asking_BLD = norm(at_places(x_BLD, index_BT))
+        asking_BLD, target_positions_BT = normed_BLD, where[-1]
+        if target_positions_BT is not None:
+            x_BLD, asking_BLD = norm(at_positions(x_BLD, target_positions_BT))
         attended_BLD, cache = Attention(self.config, name="self_attn", **types)(
             asking_BLD, normed_BLD, cache, *where
         )
@@ -180,9 +183,11 @@ class Layer(nn.Module):
         return (split_rows(x_BLD), cache), None
 
 
-def at_places(x: jax.Array, index_BT: jax.Array) -> jax.Array:
-    """``(B, T, ...)``: the entries of ``x``, ``(B, L, ...)``, at some places of each row."""
-    return jnp.take_along_axis(x, index_BT.reshape(*index_BT.shape, *[1] * (x.ndim - 2)), axis=1)
+def at_positions(x: jax.Array, target_positions_BT: jax.Array) -> jax.Array:
+    """``(B, T, ...)``: the entries of ``x``, ``(B, L, ...)``, at some positions of each row."""
+    return jnp.take_along_axis(
+        x, target_positions_BT.reshape(*target_positions_BT.shape, *[1] * (x.ndim - 2)), axis=1
+    )
 
 
 def split_rows(x_BLD: jax.Array) -> jax.Array:
@@ -208,10 +213,10 @@ def _write(slots: Slots, new_BLKH: jax.Array, layer: Any, start: Any) -> tuple[S
     and after all of them the order is what it was.
     """
     zero = jnp.zeros_like(layer)
-    place = (zero, start, zero, zero)
+    start_at = (zero, start, zero, zero)
     if isinstance(slots, tuple):
-        own_BSKH = lax.dynamic_update_slice(slots[0], new_BLKH.astype(slots[0].dtype), place)
+        own_BSKH = lax.dynamic_update_slice(slots[0], new_BLKH.astype(slots[0].dtype), start_at)
         return (*slots[1:], own_BSKH), own_BSKH
     new_1BLKH = new_BLKH.astype(slots.dtype)[None]
-    slots = lax.dynamic_update_slice(slots, new_1BLKH, (layer, *place))
+    slots = lax.dynamic_update_slice(slots, new_1BLKH, (layer, *start_at))
     return slots, lax.dynamic_index_in_dim(slots, layer, keepdims=False)

@@ -3,7 +3,6 @@
 The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -16,16 +15,16 @@ from jax.typing import DTypeLike
 from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Cache
-from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_places, split_rows
+from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_positions, split_rows
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
+from tera_jax.ops.acc_matmul import dot_general_acc
 from tera_jax.ops.embedding import TokenEmbed
-from tera_jax.ops.numerics import acc_dtype
 from tera_jax.ops.rms_norm import RMSNorm
 
 
 def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
-    """The policy of ``dots``: products of kernels, and what else takes long for its size."""
+    """The policy of ``dots``: matmuls with kernels, and what else takes long for its size."""
     if primitive.name.startswith("dot_product_attention_fwd"):  # cuDNN's
         return True
     return _KEPT(primitive, *args, **params)
@@ -37,9 +36,9 @@ _KEPT = _POLICIES.save_from_both_policies(
     _POLICIES.save_only_these_names(MATERIALIZED, ROTATED, RESIDUAL),
 )
 REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots": _kept}
-"""What the backward pass recomputes: nothing, all of a layer, or all but its matrix products, its
+"""What the backward pass recomputes: nothing, all of a layer, or all but its matmuls, its
 fused attention and the kernels that a method built. Rotated queries and keys, and the residual
-stream, are kept in place of the products that they are made of."""
+stream, are residuals in place of the matmuls that they are made of."""
 
 _STACKED = ("params", "d", "frozen")
 """The collections in which arrays of a layer lead with the axis of the layers."""
@@ -50,7 +49,7 @@ class Llama(nn.Module):
 
     Attributes:
         config: its sizes.
-        dtype: of the matrix products and the residual stream. Norms, RoPE, softmax and logits are
+        dtype: of the matmuls and the residual stream. Norms, RoPE, softmax and logits are
             float32 whatever it is. For float64 they are float64, but not the softmax.
         remat: ``none``, ``full`` or ``dots``, see ``REMAT``.
         unroll: the layers one after the other in place of a loop over them. With their parameters
@@ -86,7 +85,7 @@ class Llama(nn.Module):
         self.norm = RMSNorm(config.rms_norm_eps, **types)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Dense(
-                config.vocab_size, use_bias=False, dot_general=_dot_general_f32, **types
+                config.vocab_size, use_bias=False, dot_general=dot_general_acc, **types
             )
 
     def __call__(
@@ -112,7 +111,7 @@ class Llama(nn.Module):
         cache: Cache | None = None,
         mask_BLS: jax.Array | None = None,
         lengths_BM: jax.Array | None = None,
-        index_BT: jax.Array | None = None,
+        target_positions_BT: jax.Array | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The normed residual stream after the last layer.
 
@@ -129,12 +128,12 @@ class Llama(nn.Module):
             lengths_BM: int32, without a cache and in place of ``segment_ids_BL``: the tokens of
                 segments 1, 2, ... of each row, which follow each other from its start; 0 for none.
                 Some GPUs then skip what a mask would only hide.
-            index_BT: int32, the places of each row whose states are wanted, in place of all.
+            target_positions_BT: int32, those of each row whose states are wanted; None for all.
                 Unrolled layers leave the rest out of the last one, but for its keys and values.
 
         Returns:
             ``(hidden_BLD, cache)``, the hidden states in ``dtype``, or ``hidden_BTD`` of the
-            places.
+            positions.
 
         Raises:
             ValueError: for a cache without positions, tokens that are not rows, or a known token
@@ -167,18 +166,22 @@ class Llama(nn.Module):
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
-        wide = np.float64 if self.dtype == jnp.float64 else np.float32
-        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling, wide)
+        acc = np.float64 if self.dtype == jnp.float64 else np.float32
+        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling, acc)
         cos, sin = rope.tables(positions_BL, frequency)
         x_BLD = split_rows(self.embed_tokens(tokens_BL))
         carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
-        if index_BT is not None and cache is None and self._ends_early(length, index_BT.shape[1]):
-            x = self._layers_ending_at(index_BT, segment_ids_BL, carry, where)
+        if (
+            target_positions_BT is not None
+            and cache is None
+            and self._ends_early(length, target_positions_BT.shape[1])
+        ):
+            x = self._layers_ending_at(target_positions_BT, segment_ids_BL, carry, where)
         else:
             number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
             layers = _one_after_another(config.num_layers, self.unroll)
             (x, slots), _ = layers(self.layers, carry, number_N, *where, None)
-            x = x if index_BT is None else at_places(x, index_BT)
+            x = x if target_positions_BT is None else at_positions(x, target_positions_BT)
         if cache is not None and slots is not None:
             cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
         return self.norm(x)[1], cache
@@ -189,37 +192,43 @@ class Llama(nn.Module):
             return self.lm_head(hidden)
         embedding_VD = self.embed_tokens.embedding.astype(self.dtype)
         contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return _dot_general_f32(hidden, embedding_VD, contract)
+        return dot_general_acc(hidden, embedding_VD, contract)
 
-    def _ends_early(self, length: int, places: int) -> bool:
-        """Whether it pays to do the last layer at some places only.
+    def _ends_early(self, length: int, targets: int) -> bool:
+        """Whether it pays to do the last layer at the target positions only.
 
         Not in a loop: the layers before it would be copied out of their stack. Its attention has a
         mask, of which no half is skipped and which cuDNN takes in even sizes.
         """
-        return self.unroll and 2 * places <= length and length % 2 == places % 2 == 0
+        return self.unroll and 2 * targets <= length and length % 2 == targets % 2 == 0
 
     def _layers_ending_at(
-        self, index_BT: jax.Array, segment_ids_BL: jax.Array | None, carry: Any, where: Any
+        self,
+        target_positions_BT: jax.Array,
+        segment_ids_BL: jax.Array | None,
+        carry: Any,
+        where: Any,
     ) -> jax.Array:
-        """The residual stream after the last layer at some places: ``(B, T, D)``."""
+        """The residual stream after the last layer at the target positions: ``(B, T, D)``."""
         last = self.config.num_layers - 1
         number_N = jnp.arange(last + 1, dtype=jnp.int32)
         first = _of_stack(_one_after_another(last, self.unroll), slice(last))
         carry, _ = first(self.layers, carry, number_N[:last], *where, None)
         if segment_ids_BL is None:
             segment_ids_BL = jnp.ones(carry[0].shape[:2], jnp.int32)
-        mask_BTL = self._mask(index_BT, at_places(segment_ids_BL, index_BT), segment_ids_BL)
-        at = (number_N[last], *where[:2], mask_BTL[:, None], None, None, index_BT)
+        mask_BTL = self._mask(
+            target_positions_BT, at_positions(segment_ids_BL, target_positions_BT), segment_ids_BL
+        )
+        at = (number_N[last], *where[:2], mask_BTL[:, None], None, None, target_positions_BT)
         (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
         return x_BTD
 
     def _mask(
-        self, place_BT: jax.Array, segment_ids_BT: jax.Array, segment_ids_BS: jax.Array
+        self, position_BT: jax.Array, segment_ids_BT: jax.Array, segment_ids_BS: jax.Array
     ) -> jax.Array:
-        """``(B, T, S)``: places up to the query's own, of its segment, within its window."""
-        place_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
-        age_BTS = place_BT[:, :, None] - place_S[None, None, :]
+        """``(B, T, S)``: positions up to the query's own, of its segment, within its window."""
+        position_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
+        age_BTS = position_BT[:, :, None] - position_S[None, None, :]
         seen_BTS = age_BTS >= 0
         if self.config.sliding_window is not None:
             seen_BTS &= age_BTS < self.config.sliding_window
@@ -259,34 +268,3 @@ def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Ar
     changed = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
     starts_BL = jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
     return index_BL - lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)
-
-
-def _dot_general_f32(
-    lhs: jax.Array, rhs: jax.Array, dimension_numbers: Any, precision: Any = None, **_: Any
-) -> jax.Array:
-    """``lax.dot_general`` that returns the float32 (or float64) in which it accumulates."""
-    return _product_f32(dimension_numbers, precision, lhs, rhs)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _product_f32(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> jax.Array:
-    """Its gradients are products in the type of the operands: float32 takes twice as long."""
-    return lax.dot_general(
-        lhs, rhs, contract, precision=precision, preferred_element_type=acc_dtype(lhs.dtype)
-    )
-
-
-def _product_forward(contract: Any, precision: Any, lhs: jax.Array, rhs: jax.Array) -> Any:
-    return _product_f32(contract, precision, lhs, rhs), (lhs, rhs)
-
-
-def _product_backward(contract: Any, precision: Any, operands: Any, cotangent: jax.Array) -> Any:
-    lhs, rhs = operands
-    product = functools.partial(lax.dot_general, dimension_numbers=contract, precision=precision)
-    cotangent = cotangent.astype(lhs.dtype)
-    (to_lhs,) = jax.linear_transpose(lambda lhs: product(lhs, rhs), lhs)(cotangent)
-    (to_rhs,) = jax.linear_transpose(lambda rhs: product(lhs, rhs), rhs)(cotangent)
-    return to_lhs, to_rhs
-
-
-_product_f32.defvjp(_product_forward, _product_backward)

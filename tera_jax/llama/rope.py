@@ -73,8 +73,8 @@ def tables(positions_BL: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, j
 
 def rotate(x_BLNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32 at least."""
-    wide = acc_dtype(x_BLNH.dtype)
-    first, second = jnp.split(x_BLNH.astype(wide), 2, axis=-1)
+    acc = acc_dtype(x_BLNH.dtype)
+    first, second = jnp.split(x_BLNH.astype(acc), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BLNH.dtype)
 

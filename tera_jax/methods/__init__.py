@@ -4,6 +4,7 @@ from tera_jax.methods.base import Method, NotMergeableError, TargetLayer
 from tera_jax.methods.dora import DoRA
 from tera_jax.methods.full import Full
 from tera_jax.methods.hira import HiRA
+from tera_jax.methods.ia3 import IA3
 from tera_jax.methods.lora import LoRA
 from tera_jax.methods.loretta import LoRETTA
 from tera_jax.methods.mora import MoRA
@@ -12,6 +13,7 @@ from tera_jax.methods.prompt import PromptTuning, PTuning
 from tera_jax.methods.quanta import QuanTA
 from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
 from tera_jax.methods.toplora import TopLoRA
+from tera_jax.methods.unilora import UniLoRA
 from tera_jax.methods.vera import VeRA
 
 __all__ = ["TABLE", "Method", "NotMergeableError", "TargetLayer", "method_class"]
@@ -28,7 +30,9 @@ TABLE: dict[str, type[Method]] = {
     "dora": DoRA,
     "toplora": TopLoRA,
     "vera": VeRA,
+    "unilora": UniLoRA,
     "hira": HiRA,
+    "ia3": IA3,
     "mora": MoRA,
     "quanta": QuanTA,
     "loretta": LoRETTA,

@@ -10,18 +10,39 @@ import dataclasses
 import math
 import typing
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
 
+KeyArray: TypeAlias = Key[Array, ""]
+Rng: TypeAlias = Key[Array, ""] | None
+"""A random key, or None where nothing is to be drawn."""
+Arrays: TypeAlias = dict[str, Array]
+Kernel: TypeAlias = Float[Array, "I O"]
+Inputs: TypeAlias = Float[Array, "*B I"]
+Outputs: TypeAlias = Float[Array, "*B O"]
+
 
 class NotMergeableError(ValueError):
     """The method changes the model by something that no weight holds; the message says what."""
+
+
+class FrozenOfAll(NamedTuple):
+    """Frozen arrays that were drawn for all layers together.
+
+    Attributes:
+        own: by the name of a layer those of its own, the axes of its stack in front.
+        shared: those that all layers read, under names that no layer's own have.
+    """
+
+    own: dict[str, dict[str, Array]]
+    shared: dict[str, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,26 +94,31 @@ class LinearMethod(Method):
         del layer
         return None
 
-    def init_frozen(self, key: Key[Array, ""], kernel: Any, layer: TargetLayer) -> Any:
+    def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> Any:
         """The frozen arrays. The kernel of a shared set is abstract: a shape."""
         del key, kernel, layer
         return {}
 
-    def init_shared_d(self, key: Key[Array, ""], layers: Sequence[TargetLayer]) -> dict[str, Array]:
+    def init_frozen_all(self, layers: Sequence[TargetLayer]) -> FrozenOfAll | None:
+        """The frozen arrays where they are drawn for all layers together, and not layer by layer.
+
+        They follow from the configuration and the layers alone. Not None, it stands in the place of
+        :meth:`init_frozen`, and :meth:`frozen_set` is None.
+        """
+        del layers
+        return None
+
+    def init_shared_d(self, key: KeyArray, layers: Sequence[TargetLayer]) -> Arrays:
         """Trainable arrays, float32, that all layers read; by default there are none."""
         del key, layers
         return {}
 
     @abc.abstractmethod
-    def init_d(
-        self, key: Key[Array, ""], kernel: Float[Array, "I O"], frozen: Any, layer: TargetLayer
-    ) -> Any:
+    def init_d(self, key: KeyArray, kernel: Kernel, frozen: Any, layer: TargetLayer) -> Any:
         """The trainable arrays, float32."""
 
     @abc.abstractmethod
-    def delta(
-        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer
-    ) -> Float[Array, "I O"]:
+    def delta(self, frozen: Any, d: Any, kernel: Kernel, layer: TargetLayer) -> Kernel:
         """ΔW, in float32 or a wider type.
 
         Raises:
@@ -100,19 +126,10 @@ class LinearMethod(Method):
         """
 
     @abc.abstractmethod
-    def branch(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Float[Array, "I O"],
-        x: Float[Array, "*B I"],
-        layer: TargetLayer,
-    ) -> Float[Array, "*B O"]:
+    def branch(self, frozen: Any, d: Any, kernel: Kernel, x: Inputs, layer: TargetLayer) -> Outputs:
         """The product x ΔW by the cheapest exact route, in the type of x."""
 
-    def merge(
-        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer
-    ) -> Float[Array, "I O"]:
+    def merge(self, frozen: Any, d: Any, kernel: Kernel, layer: TargetLayer) -> Kernel:
         """The adapted kernel, summed in float32 and rounded once.
 
         Raises:
@@ -136,11 +153,11 @@ class LinearMethod(Method):
         self,
         frozen: Any,
         d: Any,
-        kernel: Float[Array, "I O"],
-        x: Float[Array, "*B I"],
+        kernel: Kernel,
+        x: Inputs,
         layer: TargetLayer,
-        dropout: Key[Array, ""] | None = None,
-    ) -> Float[Array, "*B O"]:
+        dropout: Rng = None,
+    ) -> Outputs:
         """What the adapted layer makes of x before its bias, in the type of x.
 
         Without dropout it is ``x @ merge(frozen, d, kernel)``.
@@ -166,8 +183,8 @@ class LinearMethod(Method):
         return False
 
     def materialize(
-        self, frozen: Any, d: Any, kernel: Float[Array, "I O"], layer: TargetLayer, dtype: Any
-    ) -> Float[Array, "I O"]:
+        self, frozen: Any, d: Any, kernel: Kernel, layer: TargetLayer, dtype: DTypeLike
+    ) -> Kernel:
         """That kernel: :meth:`merge` with matmuls in ``dtype``."""
         del dtype
         return self.merge(frozen, d, kernel, layer)
@@ -191,7 +208,7 @@ class PromptMethod(Method):
             raise ValueError(f"num_virtual_tokens {self.num_virtual_tokens}; it must be at least 1")
 
     @abc.abstractmethod
-    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> Any:
+    def init_d(self, key: KeyArray, embedding_VD: Float[Array, "V D"]) -> Any:
         """The trainable arrays, float32."""
 
     @abc.abstractmethod
@@ -206,7 +223,7 @@ class NormMethod(Method):
     default_targets: ClassVar[tuple[str, ...]] = ("*norm",)
 
     @abc.abstractmethod
-    def init_d(self, key: Key[Array, ""], scale_D: Float[Array, " D"], layer: TargetLayer) -> Any:
+    def init_d(self, key: KeyArray, scale_D: Float[Array, " D"], layer: TargetLayer) -> Any:
         """The trainable arrays, float32."""
 
     @abc.abstractmethod
@@ -237,12 +254,12 @@ def bind(method: Method, layers: Sequence[TargetLayer]) -> tuple[TargetLayer, ..
     )
 
 
-def linear(x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
+def linear(x: Inputs, kernel: Kernel) -> Outputs:
     """The product x W in the type of x."""
     return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
 
 
-def drop(key: Key[Array, ""] | None, rate: float, x: Float[Array, "*B I"]) -> Float[Array, "*B I"]:
+def drop(key: Rng, rate: float, x: Inputs) -> Inputs:
     """Inverted dropout, its expectation being x; all of x when ``key`` is None or ``rate`` 0."""
     if key is None or rate == 0:
         return x

@@ -1,4 +1,4 @@
-"""What the methods with a rank share: its checks, dropout, and the product of two thin matrices."""
+"""What the methods with a rank share: its checks, dropout, and the matmul of two thin matrices."""
 
 import dataclasses
 import math

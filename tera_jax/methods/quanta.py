@@ -124,7 +124,7 @@ def update(
         d: the trained gates.
         features: of the output.
         config: the axes.
-        precision: of the products, as in ``jax.lax.dot_general``.
+        precision: of the matmuls, as in ``jax.lax.dot_general``.
 
     Returns:
         (..., out) in the type of x.

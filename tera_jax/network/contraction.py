@@ -1,6 +1,6 @@
 """A Tucker-like network with diagonal factors, contracted: the weight update, and x times it.
 
-Exact routes. Building the update costs products of the size of the kernel and, in the backward
+Exact routes. Building the update costs matmuls of the size of the kernel and, in the backward
 pass, one of the size of a batch; it is the route for many tokens
 (:mod:`tera_jax.network.projection` has a backward pass with less of them). On the side of the
 activations nothing of the kernel's size is made; it is the route for few.
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard
-from tera_jax.network.contraction_order import turns
+from tera_jax.network.contraction_order import contraction_order
 from tera_jax.network.core import Core
 from tera_jax.network.factors import Factor, joined, sizes
 from tera_jax.ops import dispatch, two_sided_matmul
@@ -41,14 +41,14 @@ def network(
     """G x_1 diag(d^(1)) x_1 A^(1) ... x_N diag(d^(N)) x_N A^(N), Eq. 5.
 
     The tensor is scaled by the d of a wide factor, not the factor, so that the gradient of d is a
-    sum over the tensor and costs no product of its own. Scaling is done in float32 at least and
+    sum over the tensor and costs no matmul of its own. Scaling is done in float32 at least and
     rounded once to the type of the core.
 
     Args:
         core: (R_1..R_N), or the signs of a fast one.
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
-        precision: of the products, as in ``jax.lax.dot_general``.
+        precision: of the matmuls, as in ``jax.lax.dot_general``.
 
     Returns:
         (I_1..I_N) in the type of the core.
@@ -87,7 +87,11 @@ def _grouped(
     """The groups of modes, the core with an axis for each, and the order of these axes."""
     grouped = joined(factors, d)
     pairs = [(rank, mode) for rank, mode in (sizes(factor.matrix) for factor in grouped)]
-    return grouped, cores.formed(core).reshape([rank for rank, _ in pairs]), turns(pairs)
+    return (
+        grouped,
+        cores.formed(core).reshape([rank for rank, _ in pairs]),
+        contraction_order(pairs),
+    )
 
 
 def _contracted(
@@ -118,9 +122,9 @@ def _by_kernel(tensor: Array, grouped: Sequence[Factor]) -> Array:
 
 def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:
     """``tensor x_axis diag(d)``."""
-    wide = acc_dtype(tensor.dtype)
-    scale = d_R.astype(wide).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
-    return (tensor.astype(wide) * scale).astype(tensor.dtype)
+    acc = acc_dtype(tensor.dtype)
+    scale = d_R.astype(acc).reshape([-1 if i == axis else 1 for i in range(tensor.ndim)])
+    return (tensor.astype(acc) * scale).astype(tensor.dtype)
 
 
 def _scaled_product(tensor: Array, axis: int, factor: Factor, precision: Any) -> Array:
@@ -190,14 +194,14 @@ def _narrow_forward(precision: Any, flat_aRb: Array, matrix_RI: Array) -> tuple[
     return _narrow_product(precision, flat_aRb, matrix_RI), (flat_aRb, matrix_RI)
 
 
-def _narrow_backward(precision: Any, kept: Any, ct_aIb: Array) -> tuple[Array, Array]:
-    flat_aRb, matrix_RI = kept
-    wide = matrix_RI.dtype
+def _narrow_backward(precision: Any, residuals: Any, ct_aIb: Array) -> tuple[Array, Array]:
+    flat_aRb, matrix_RI = residuals
+    acc = matrix_RI.dtype
     matrix_RI = matrix_RI.astype(ct_aIb.dtype)
     tensor_RX, ct_XI = _rows(flat_aRb), _rows(ct_aIb).T
     return (
         jnp.einsum("aib,ri->arb", ct_aIb, matrix_RI, precision=precision),
-        jnp.einsum("rx,xi->ri", tensor_RX, ct_XI, precision=precision, preferred_element_type=wide),
+        jnp.einsum("rx,xi->ri", tensor_RX, ct_XI, precision=precision, preferred_element_type=acc),
     )
 
 
@@ -228,7 +232,7 @@ def through(
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
         split: k, the number of input modes.
-        precision: of the products, as in ``jax.lax.dot_general``.
+        precision: of the matmuls, as in ``jax.lax.dot_general``.
 
     Returns:
         (T, J_2) in the type of the core.

@@ -39,19 +39,19 @@ def pairs(ranks: Sequence[int], modes: Sequence[int]) -> list[tuple[int, int]]:
     ]
 
 
-def turns(pairs: Sequence[tuple[int, int]]) -> list[int]:
+def contraction_order(pairs: Sequence[tuple[int, int]]) -> list[int]:
     """The axes of a tensor in the order in which they are contracted, by (rank, mode) of each.
 
     The least enlarging comes first, and of equal ones the smaller.
     """
 
-    def turn(axis: int) -> tuple[float, int, int]:
+    def cost(axis: int) -> tuple[float, int, int]:
         rank, mode = pairs[axis]
         return mode / rank, mode, -axis
 
-    return sorted(range(len(pairs)), key=turn)
+    return sorted(range(len(pairs)), key=cost)
 
 
 def ends_with_input(ranks: Sequence[int], modes: Sequence[int], split: int) -> bool:
     """Whether the input side, the first ``split`` modes, is one wide mode and contracted last."""
-    return split == 1 and ranks[0] > NARROW and turns(pairs(ranks, modes))[-1] == 0
+    return split == 1 and ranks[0] > NARROW and contraction_order(pairs(ranks, modes))[-1] == 0

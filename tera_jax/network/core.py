@@ -6,7 +6,7 @@ Unfolded to R input ranks by S output ranks, a fast core is
 
 with the orthogonal H of :mod:`tera_jax.network.hadamard` for max(R, S), and signs a and b. Beside a
 dense core of R S random numbers it has R + S random bits, and no multiplication of R by S. Products
-of such stages stand for Gaussian matrices in random features (Yu et al., "Orthogonal Random
+of such transforms stand for Gaussian matrices in random features (Yu et al., "Orthogonal Random
 Features", arXiv:1610.09072); docs/methods.md has the loss that TeRA reaches with it.
 """
 
@@ -38,7 +38,7 @@ def draw(
         ValueError: when the larger rank is a size without transform.
     """
     size = max(in_rank, out_rank)
-    hadamard.stages(size)
+    hadamard.kronecker_sizes(size)
     before, after = (
         hadamard.signs(jax.random.fold_in(key, i), rank)
         for i, rank in enumerate((in_rank, out_rank))
@@ -51,11 +51,11 @@ def formed(core: Core) -> Float[Array, "..."]:
     if not isinstance(core, Sequence):
         return core
     before_R, after_S = core
-    stages = (
-        hadamard.stage(factor, before_R.dtype)
-        for factor in hadamard.stages(max(before_R.size, after_S.size))
+    factors = (
+        hadamard.kronecker_factor(factor, before_R.dtype)
+        for factor in hadamard.kronecker_sizes(max(before_R.size, after_S.size))
     )
-    matrix_RS = functools.reduce(jnp.kron, stages)[: before_R.size, : after_S.size]
+    matrix_RS = functools.reduce(jnp.kron, factors)[: before_R.size, : after_S.size]
     return before_R[:, None] * matrix_RS * after_S[None, :]
 
 

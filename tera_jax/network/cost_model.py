@@ -1,4 +1,4 @@
-"""Which exact route of a network's contraction takes less time: a model of a device's products."""
+"""Which exact route of a network's contraction takes less time: a model of a device's matmuls."""
 
 import functools
 import logging
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from tera_jax.network import hadamard, structured
-from tera_jax.network.contraction_order import NARROW, ends_with_input, pairs, turns
+from tera_jax.network.contraction_order import NARROW, contraction_order, ends_with_input, pairs
 from tera_jax.network.random_network import Structure
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import dispatch
 
 
 class Device(NamedTuple):
-    """What the choice of a route needs to know. Products are in bfloat16 where there are units."""
+    """What the choice of a route needs to know. Matmuls are in bfloat16 where there are units."""
 
     flops: float
-    """Operations a second in matrix products."""
+    """Operations a second in matmuls."""
     bandwidth: float
     """Bytes a second from and to memory."""
 
@@ -115,7 +115,7 @@ def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Rou
     inward = pairs(scheme.in_ranks, scheme.in_modes)
     outward = pairs(scheme.out_ranks, scheme.out_modes)
     transposed = [(mode, rank) for rank, mode in inward]
-    every = [every[axis] for axis in turns(every)]
+    every = [every[axis] for axis in contraction_order(every)]
     made = _chain_seconds(r1 * r2, every, rates, fast)
     enter = _chain_seconds(tokens * j1, transposed, rates, fast)
     apply = enter + _core_seconds(tokens, network, rates)
@@ -144,7 +144,7 @@ def _core_seconds(rows: int, network: Network, rates: Device) -> float:
 def _structured_seconds(tokens: int, j1: int, j2: int, rates: Device) -> float:
     """Of reading W and writing W + dW, and of reading a batch and its cotangent.
 
-    A row of either takes as many small products as fit in the time of moving it.
+    A row of either takes as many small matmuls as fit in the time of moving it.
     """
     return 2 * (2 * j1 * j2 + tokens * (j1 + j2)) / rates.bandwidth
 
@@ -160,10 +160,10 @@ def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, f
 
 
 def _factor_seconds(rows: int, rank: int, mode: int, rates: Device, fast: bool) -> float:
-    """Of ``rows`` vectors with a factor or, where it is a transform, with each of its stages."""
+    """Of ``rows`` vectors with a factor, or with each Kronecker factor of a transform."""
     if not (fast and rank > NARROW):
         return _seconds(rows, rank, mode, rates)
-    return sum(_seconds(rows * rank // h, h, h, rates) for h in hadamard.stages(rank))
+    return sum(_seconds(rows * rank // h, h, h, rates) for h in hadamard.kronecker_sizes(rank))
 
 
 def _seconds(rows: int, inner: int, columns: int, rates: Device) -> float:

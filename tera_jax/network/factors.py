@@ -46,6 +46,6 @@ def joined(
 def _one(factors: Sequence[Array], d: Sequence[Array]) -> Factor:
     if sizes(factors[0])[0] > NARROW:
         return Factor(factors[0], d[0])
-    wide = acc_dtype(factors[0].dtype)
-    matrix = functools.reduce(jnp.kron, [factor.astype(wide) for factor in factors])
-    return Factor(matrix, functools.reduce(jnp.kron, [vector.astype(wide) for vector in d]))
+    acc = acc_dtype(factors[0].dtype)
+    matrix = functools.reduce(jnp.kron, [factor.astype(acc) for factor in factors])
+    return Factor(matrix, functools.reduce(jnp.kron, [vector.astype(acc) for vector in d]))

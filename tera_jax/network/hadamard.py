@@ -27,14 +27,14 @@ WIDEST = 128
 
 
 @functools.cache
-def stages(size: int) -> tuple[int, ...]:
+def kronecker_sizes(size: int) -> tuple[int, ...]:
     """The rows of H_1..H_k in ascending order: as few as can be, then the largest as small.
 
     Raises:
         ValueError: when the size is below 2 or has a prime factor above ``WIDEST``.
 
     Example:
-        >>> stages(4096), stages(11008), stages(28672)
+        >>> kronecker_sizes(4096), kronecker_sizes(11008), kronecker_sizes(28672)
         ((64, 64), (86, 128), (28, 32, 32))
     """
     rest = size
@@ -87,7 +87,7 @@ def _matrix(size: int, dtype: Any, transposed: bool) -> np.ndarray:
     return np.ascontiguousarray(matrix_FF.T) if transposed else matrix_FF
 
 
-def stage(size: int, dtype: Any, transposed: bool = False) -> Float[Array, "F F"]:
+def kronecker_factor(size: int, dtype: Any, transposed: bool = False) -> Float[Array, "F F"]:
     """H in a type, such that XLA does not multiply out at compile time what is made of it."""
     return lax.optimization_barrier(_matrix(size, dtype, transposed))
 
@@ -107,10 +107,10 @@ def apply(
         signs_N: s.
         tensor: with N entries along ``axis``.
         axis: of the tensor.
-        precision: of the products, as in ``jax.lax.dot_general``; they are in the tensor's type.
+        precision: of the matmuls, as in ``jax.lax.dot_general``; they are in the tensor's type.
 
     Raises:
-        ValueError: when the axis has another length than s, or for a size without stages.
+        ValueError: when the axis has another length than s, or for a size without such factors.
     """
     return _kronecker(tensor * _beside(signs_N, tensor, axis), axis, False, precision)
 
@@ -135,17 +135,17 @@ def apply_to_rows(
         x_TN: of sizes that :func:`fits_rows`.
         interpret: run the kernel step by step in JAX, on any device.
     """
-    first, second = stages(x_TN.shape[1])
+    first, second = kronecker_sizes(x_TN.shape[1])
     left_AX, right_BY = (_matrix(size, x_TN.dtype, True) for size in (first, second))
     tiles_TAB = x_TN.reshape(-1, first, second)
     scale_AB = signs_N.astype(x_TN.dtype).reshape(first, second)
-    out_TXY = two_sided_matmul.sandwich(tiles_TAB, scale_AB, left_AX, right_BY, interpret)
+    out_TXY = two_sided_matmul.matmul(tiles_TAB, scale_AB, left_AX, right_BY, interpret)
     return out_TXY.reshape(x_TN.shape)
 
 
 def fits_rows(rows: int, size: int) -> bool:
-    """Whether :func:`apply_to_rows` can: two stages, of sizes that its kernel takes."""
-    found = stages(size)
+    """Whether :func:`apply_to_rows` can: two Kronecker factors, of sizes that its kernel takes."""
+    found = kronecker_sizes(size)
     return len(found) == 2 and two_sided_matmul.fits(rows, *found)
 
 
@@ -163,10 +163,10 @@ def _kronecker(tensor: Array, axis: int, transposed: bool, precision: Any) -> Ar
     """H_1 x ... x H_k, or its transposed, along an axis, whose slowest part H_1 acts on."""
     shape, axis = tensor.shape, axis % tensor.ndim
     before, after = math.prod(shape[:axis]), math.prod(shape[axis:])
-    for factor in stages(shape[axis]):
+    for factor in kronecker_sizes(shape[axis]):
         after //= factor
-        # Lest XLA make one product of two kernels' tensors side by side, and cut them apart.
-        matrix: Any = stage if transposed else _matrix
+        # Lest XLA make one matmul of two kernels' tensors side by side, and cut them apart.
+        matrix: Any = kronecker_factor if transposed else _matrix
         matrix_FF = matrix(factor, tensor.dtype, transposed)
         flat_aFb = tensor.reshape(before, factor, after)
         if after < factor:
@@ -174,7 +174,7 @@ def _kronecker(tensor: Array, axis: int, transposed: bool, precision: Any) -> Ar
             product_abG = jnp.einsum("abf,gf->abg", flat_abF, matrix_FF, precision=precision)
             tensor = jnp.swapaxes(product_abG, 1, 2)
         else:
-            # Copies of H, no larger than the tensor, make this a product of batches. With a single
+            # Copies of H, no larger than the tensor, make this a batched matmul. With a single
             # H, XLA would copy the tensor before and after to bring the axis to its end.
             copies_aFF = jnp.broadcast_to(matrix_FF, (before, factor, factor))
             tensor = jnp.matmul(copies_aFF, flat_aFb, precision=precision)
@@ -185,6 +185,6 @@ def _kronecker(tensor: Array, axis: int, transposed: bool, precision: Any) -> Ar
 def dense(signs_N: Float[Array, " N"]) -> Float[np.ndarray, "N N"]:
     """A itself in float64, on the host: the definition, for tests."""
     matrix_NN: np.ndarray = np.ones((1, 1))
-    for factor in stages(len(signs_N)):
+    for factor in kronecker_sizes(len(signs_N)):
         matrix_NN = np.kron(matrix_NN, orthogonal(factor).astype(np.float64))
     return matrix_NN * np.asarray(signs_N, np.float64)

@@ -1,6 +1,6 @@
 """x (W + dW) for a network whose input side is one wide mode, with a backward pass of its own.
 
-With A of that mode dW = A^T M, and what M gets back is, by the order of its products,
+With A of that mode dW = A^T M, and what M gets back is, by the order of its matmuls,
 
     A (x^T g)  or  (x A^T)^T g
 
@@ -8,7 +8,7 @@ for the cotangent g of y. Autodiff takes the first: A times the gradient of each
 the second, in which layers of one input and one network share x A^T: of q and v in 4,096 dimensions
 less arithmetic up to 8,192 tokens, and no gradient of the kernel's size is rounded on the way.
 
-Where the core is fast no product of x^T and g is made at all: d gets its gradient as from
+Where the core is fast no matmul of x^T and g is made at all: d gets its gradient as from
 :func:`tera_jax.network.contraction.through`, on the side of the activations.
 """
 
@@ -52,7 +52,7 @@ def product(
             :func:`tera_jax.network.contraction_order.ends_with_input`, or the signs of a fast one.
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
         d: N vectors (R_i).
-        precision: of the products with factors, as in ``jax.lax.dot_general``.
+        precision: of the matmuls with factors, as in ``jax.lax.dot_general``.
         kernel_precision: of those with the kernel. Given, for the backward pass is traced outside
             of a context that the forward pass is traced in.
 
@@ -72,7 +72,7 @@ def product(
     if cores.is_fast(core):
         return _by_rows(both, x_TJ, kernel_JO, core, list(factors), list(d))
 
-    @jax.checkpoint  # made again in a fraction of a product's time
+    @jax.checkpoint  # recomputed in a fraction of a matmul's time
     def inner(d: Sequence[Array]) -> Array:
         return but_first(core, factors, d, precision)
 
@@ -102,8 +102,8 @@ def _forward(
     return y_TO, (x_TJ, adapted_JO, wide)
 
 
-def _backward(both: _Precisions, kept: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
-    x_TJ, adapted_JO, wide = kept
+def _backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
+    x_TJ, adapted_JO, wide = residuals
     to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
     x_TR = _projected(x_TJ, wide, both.factors)
     to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=both.factors)
@@ -162,8 +162,8 @@ def _by_rows_forward(
     return y_TO, (x_TJ, adapted_JO, core, factors, d)
 
 
-def _by_rows_backward(both: _Precisions, kept: Any, ct_TO: Array) -> tuple[Any, ...]:
-    x_TJ, adapted_JO, core, factors, d = kept
+def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
+    x_TJ, adapted_JO, core, factors, d = residuals
     if _takes_kernels(x_TJ, core, factors):
         parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
         to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())

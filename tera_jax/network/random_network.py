@@ -103,6 +103,6 @@ def check_structure(scheme: Tensorization, structure: Structure) -> None:
 
 def _check_size(size: int, scheme: Tensorization, remedy: Structure) -> None:
     try:
-        hadamard.stages(size)
+        hadamard.kronecker_sizes(size)
     except ValueError as error:
         raise ValueError(f"{scheme}: {error} by setting structure to {remedy!r}") from None

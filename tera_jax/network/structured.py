@@ -6,7 +6,7 @@ With one wide input mode, a fast core and two narrow groups of output modes, suc
     dW = diag(s) H^T diag(d a) H[:, :S] diag(b) (diag(e) L x diag(f) M)
 
 for the Kronecker product H of two square matrices P and Q, the network's signs s, a and b, and
-d, e and f that are trained. Any row vector times this is a few products from both sides of that
+d, e and f that are trained. Any row vector times this is a few matmuls from both sides of that
 vector as a tile: rows of dW are those of unit vectors, and what d gets back is a sum over the rows
 of x and of the cotangent g. Nothing is made but W + dW, and x and g are read once for each kernel.
 """
@@ -55,7 +55,7 @@ class Vectors(NamedTuple):
 def fits(
     rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
 ) -> bool:
-    """Whether the kernels can: all products of middling powers of two, and whole programs.
+    """Whether the kernels can: all matmuls of middling powers of two, and whole programs.
 
     Args:
         rows: of the batch.
@@ -63,12 +63,12 @@ def fits(
         core_shape: (R, S) of the core.
         narrow: (rank, mode) of the groups of output modes.
     """
-    stages = hadamard.stages(width)
-    if len(stages) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
+    sizes = hadamard.kronecker_sizes(width)
+    if len(sizes) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
         return False
     (a, x), (b, y) = narrow
-    fitting = rows % _TOKENS == 0 and b == stages[1] and a * b == core_shape[1]
-    return fitting and two_sided_matmul.fits(width, *stages, a, b, x, y)
+    fitting = rows % _TOKENS == 0 and b == sizes[1] and a * b == core_shape[1]
+    return fitting and two_sided_matmul.fits(width, *sizes, a, b, x, y)
 
 
 def parts(
@@ -101,9 +101,9 @@ def adapted(
         interpret: run the kernel step by step in JAX, on any device.
     """
     dtype = network.signs_J.dtype
-    p, q = hadamard.stages(kernel_JO.shape[0])
+    p, q = hadamard.kronecker_sizes(kernel_JO.shape[0])
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
-    first_PP, second_QQ = (hadamard.stage(size, dtype) for size in (p, q))
+    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
     scaled_PQ = _scaled(network, trained).astype(dtype).reshape(p, q)
     left_AX = (network.left_AX * trained.d_A[:, None]).astype(dtype)
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
@@ -177,11 +177,11 @@ def gradients(
         float32.
     """
     dtype = x_TJ.dtype
-    p, q = hadamard.stages(x_TJ.shape[1])
+    p, q = hadamard.kronecker_sizes(x_TJ.shape[1])
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
     tokens = next(n for n in (_TOKENS, _TOKENS // 2, 8) if n == 8 or len(x_TJ) >= _PROGRAMS * n)
     programs = len(x_TJ) // tokens
-    first_PP, second_QQ = (hadamard.stage(size, dtype) for size in (p, q))
+    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
     after_AB = network.after_S.reshape(a, b).astype(jnp.float32)
 
     def program(

@@ -20,8 +20,8 @@ def add_update(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Floa
     """
     if kernel.dtype == update.dtype:
         return kernel + update
-    wide = acc_dtype(kernel.dtype)
-    return (kernel.astype(wide) + update.astype(wide)).astype(kernel.dtype)
+    acc = acc_dtype(kernel.dtype)
+    return (kernel.astype(acc) + update.astype(acc)).astype(kernel.dtype)
 
 
 def matmul_precision() -> str | None:

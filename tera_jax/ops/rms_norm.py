@@ -77,8 +77,10 @@ def _forward(eps: float, dtype: Any, x: Array, scale_D: Array) -> tuple[Any, Any
     return _beside(eps, dtype, x, scale_D), (x, scale_D)
 
 
-def _backward(eps: float, dtype: Any, kept: Any, cts: tuple[Array, Array]) -> tuple[Array, Array]:
-    x, scale_D = kept
+def _backward(
+    eps: float, dtype: Any, residuals: Any, cts: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    x, scale_D = residuals
     _, pull = jax.vjp(lambda scale_D: normed(x, scale_D, eps, dtype), scale_D)
     x_ND, ct_x_ND, ct_y_ND = (each.reshape(-1, x.shape[-1]) for each in (x, *cts))
     to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, dispatch.interpret())

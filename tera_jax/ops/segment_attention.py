@@ -2,7 +2,7 @@
 
 ``jax.nn.dot_product_attention`` knows segments as a mask, which cuDNN adds as a bias and does not
 skip over. JAX's own function below it takes where segments begin and how long they are, and then
-only their products are computed.
+only their matmuls are computed.
 """
 
 from typing import Any

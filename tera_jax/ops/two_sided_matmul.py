@@ -1,4 +1,4 @@
-"""Pallas kernels for products from both sides with each of many small tiles.
+"""Pallas kernels for matmuls from both sides with each of many small tiles.
 
 ``4096|8x8x8x8`` is, but for its wide factor, a matrix product from the left and one from the right
 with each of 4,096 tiles of 64 x 64, and a scale for each tile. XLA makes that in passes over memory
@@ -41,7 +41,7 @@ def two_sided(
 ) -> Float[Array, "R X Y"]:
     """The core times every ``d``, then ``left_AX.T @ scaled[r] @ right_BY`` for every r.
 
-    Products are of matrices in the type of the core, which is that of the result, and sum in
+    Matmuls are in the type of the core, which is that of the result, and sum in
     float32. The gradients of the vectors are float32; core and matrices have none.
 
     Args:
@@ -54,10 +54,10 @@ def two_sided(
         interpret: run the kernel step by step in JAX, on any device.
     """
     scaled_AX, scaled_BY = left_AX * d_A[:, None], right_BY * d_B[:, None]
-    return _products(core_RAB, scaled_AX, scaled_BY, interpret, d_R=d_R)
+    return _matmuls(core_RAB, scaled_AX, scaled_BY, interpret, d_R=d_R)
 
 
-def sandwich(
+def matmul(
     tensor_RAB: Float[Array, "R A B"],
     scale_AB: Float[Array, "A B"],
     left_AX: Float[Array | np.ndarray, "A X"],
@@ -73,10 +73,10 @@ def sandwich(
         right_BY: likewise.
         interpret: run the kernel step by step in JAX, on any device.
     """
-    return _products(tensor_RAB, left_AX, right_BY, interpret, scale_AB=scale_AB)
+    return _matmuls(tensor_RAB, left_AX, right_BY, interpret, scale_AB=scale_AB)
 
 
-def _products(
+def _matmuls(
     core_RAB: Array,
     left_AX: Any,
     right_BY: Any,
@@ -143,9 +143,9 @@ def _forward(
     return out_RXY, (core_RAB, d_R, d_A, d_B, left_AX, right_BY)
 
 
-def _backward(interpret: bool, kept: Any, ct_RXY: Array) -> tuple[Array | None, ...]:
+def _backward(interpret: bool, residuals: Any, ct_RXY: Array) -> tuple[Array | None, ...]:
     """Of the scaled core it is ``left @ ct[r] @ right.T``, and all three are sums over that."""
-    core_RAB, d_R, d_A, d_B, left_AX, right_BY = kept
+    core_RAB, d_R, d_A, d_B, left_AX, right_BY = residuals
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
     programs = tiles // _TILES

@@ -144,7 +144,7 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
         ]
         weighted = np.argwhere(batch.weight_BT > 0)
         expected = [
-            (int(row), int(batch.index_BT[row, t]) + 1, int(batch.target_BT[row, t]))
+            (int(row), int(batch.target_positions_BT[row, t]) + 1, int(batch.target_BT[row, t]))
             for row, t in weighted
         ]
         assert pairs == sorted(expected)

@@ -54,7 +54,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
         site.stack[0] * run.config.method.settings.tensorization(site.kernel_shape).num_trainable
         for site in run.adapter.layers
     )
-    assert f"{trained:,} trained" in text
+    assert f"{trained:,} trainable" in text
     assert "tera on q_proj, v_proj" in text
 
 

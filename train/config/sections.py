@@ -20,7 +20,7 @@ class ModelConfig:
     Attributes:
         path: a HF directory, a GGUF file, a directory that holds one, or a hub name.
         dtype: of the weights and of the computation.
-        remat: what the backward pass computes again: ``none``, ``dots`` (all but the products of
+        remat: what the backward pass recomputes: ``none``, ``dots`` (all but the matmuls with
             weights) or ``full`` (each layer).
         unroll: train with the layers one after the other in place of a loop: faster steps, longer
             to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less

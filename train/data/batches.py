@@ -31,13 +31,13 @@ class Example(NamedTuple):
 class Batch(NamedTuple):
     """Rows of one shape, padded on the right: under a causal mask no token sees the padding.
 
-    The loss reads T positions of each row: the state at ``index_BT`` predicts ``target_BT``, and
-    counts where ``weight_BT`` is 1. Of packed rows ``lengths_BM`` has the tokens of each record, 0
-    where there are fewer than M; it is None where a row holds one record.
+    The loss reads T positions of each row: the state at ``target_positions_BT`` predicts
+    ``target_BT``, and counts where ``weight_BT`` is 1. Of packed rows ``lengths_BM`` has the tokens
+    of each record, 0 where there are fewer than M; it is None where a row holds one record.
     """
 
     tokens_BL: np.ndarray
-    index_BT: np.ndarray
+    target_positions_BT: np.ndarray
     target_BT: np.ndarray
     weight_BT: np.ndarray
     lengths_BM: np.ndarray | None = None
@@ -120,7 +120,7 @@ def fill(
     lengths_BM = np.zeros((len(rows), row.records), np.int32)
     batch = Batch(
         tokens_BL=np.zeros(shape_BL, np.int32),
-        index_BT=np.zeros(shape_BT, np.int32),
+        target_positions_BT=np.zeros(shape_BT, np.int32),
         target_BT=np.zeros(shape_BT, np.int32),
         weight_BT=np.zeros(shape_BT, np.float32),
         lengths_BM=lengths_BM,
@@ -134,7 +134,7 @@ def fill(
             ids = [*example.prompt, *example.response]
             batch.tokens_BL[number, tokens] = ids
             lengths_BM[number, place] = size.tokens
-            batch.index_BT[number, targets] = np.arange(token - size.targets, token) - 1
+            batch.target_positions_BT[number, targets] = np.arange(token - size.targets, token) - 1
             batch.target_BT[number, targets] = ids[size.tokens - size.targets :]
             batch.weight_BT[number, targets] = 1
     return batch
@@ -169,4 +169,4 @@ def num_tokens(batch: Batch) -> int:
     """Tokens of a batch without its padding: the last target of a row is its last token."""
     if batch.lengths_BM is not None:
         return int(batch.lengths_BM.sum())
-    return int((batch.index_BT.max(axis=1) + 2).sum())
+    return int((batch.target_positions_BT.max(axis=1) + 2).sum())

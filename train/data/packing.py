@@ -32,7 +32,7 @@ class Row(NamedTuple):
 def limits(records: Sequence[Size], length: int, targets: int) -> Row:
     """What a row of ``length`` tokens holds, fixed for a data set, so that a step is traced once.
 
-    The loss reads every place of ``targets`` that a row has, filled or not. They are the share
+    The loss reads every position of ``targets`` that a row has, filled or not. They are the share
     that targets have in the tokens of all records and half as much again, rounded up to a multiple
     of 8. Likewise a row holds half as many records again as it would of the mean length.
 

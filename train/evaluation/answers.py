@@ -20,7 +20,7 @@ class Answer(NamedTuple):
     """A question, what was generated, and the verdict.
 
     Attributes:
-        row: the place of the question, from 0.
+        row: the index of the question, from 0.
         prompt: the text that was completed.
         output: all that was generated.
         answer: None where the output holds none; the text itself where texts are compared.
@@ -181,15 +181,15 @@ def read(directory: Path) -> dict[int, str]:
 
 
 class Pick(NamedTuple):
-    """A question whose given choices were compared; places count from 0.
+    """A question whose given choices were compared; indices count from 0.
 
     Attributes:
-        row: the place of the question.
+        row: the index of the question.
         prompt: the instruction.
         logprobs: of each choice, in nats.
-        answer: the place of the likeliest choice.
-        by_length: the place of the likeliest for its length.
-        gold: the place of the right choice.
+        answer: the index of the likeliest choice.
+        by_length: the index of the likeliest for its length.
+        gold: the index of the right choice.
         right: whether ``answer`` is ``gold``.
     """
 

@@ -261,14 +261,14 @@ def _collate(rows: Sequence[Pair], length: int, targets: int) -> data.Batch:
     """Rows padded on the right. The last token of a continuation is a target only."""
     batch = data.Batch(
         tokens_BL=np.zeros((len(rows), length), np.int32),
-        index_BT=np.zeros((len(rows), targets), np.int32),
+        target_positions_BT=np.zeros((len(rows), targets), np.int32),
         target_BT=np.zeros((len(rows), targets), np.int32),
         weight_BT=np.zeros((len(rows), targets), np.float32),
     )
     for row, (context, continuation) in enumerate(rows):
         tokens, count = [*context, *continuation[:-1]], len(continuation)
         batch.tokens_BL[row, : len(tokens)] = tokens
-        batch.index_BT[row, :count] = np.arange(len(tokens) - count, len(tokens))
+        batch.target_positions_BT[row, :count] = np.arange(len(tokens) - count, len(tokens))
         batch.target_BT[row, :count] = continuation
         batch.weight_BT[row, :count] = 1
     return batch
@@ -276,9 +276,11 @@ def _collate(rows: Sequence[Pair], length: int, targets: int) -> data.Batch:
 
 @functools.partial(jax.jit, static_argnames=("apply", "chunk"))
 def _sums(variables: Any, batch: data.Batch, *, apply: Callable[..., Any], chunk: int) -> _Sums:
-    """Reads the logits at the continuations only, ``chunk`` places of each row at a time."""
-    index_BT = jnp.asarray(batch.index_BT)
-    state_BTD, _ = apply(variables, batch.tokens_BL, index_BT=index_BT, method="hidden")
+    """Reads the logits at the continuations only, ``chunk`` positions of each row at a time."""
+    target_positions_BT = jnp.asarray(batch.target_positions_BT)
+    state_BTD, _ = apply(
+        variables, batch.tokens_BL, target_positions_BT=target_positions_BT, method="hidden"
+    )
 
     def score_chunk(piece: tuple[Array, Array, Array]) -> _Sums:
         state_BCD, target_BC, weight_BC = piece

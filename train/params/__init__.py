@@ -1,1 +1,1 @@
-"""Counts of trained parameters, and what each device holds, by shapes alone."""
+"""Counts of trainable parameters, and what each device holds, by shapes alone."""

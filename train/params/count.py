@@ -1,4 +1,4 @@
-"""Count trained parameters by shapes alone: no weights, no device memory.
+"""Count trainable parameters by shapes alone: no weights, no device memory.
 
     python -m train.params --model=llama-2-7b --method=tera
     python -m train.params --model=llama-3-8b --method=lora --set rank=32 --targets q_proj v_proj
@@ -45,7 +45,7 @@ class Count(NamedTuple):
 def count(
     model: str, method: str, settings: dict[str, Any], targets: Sequence[str] | None = None
 ) -> Count:
-    """Trained parameters of a method on a model.
+    """Trainable parameters of a method on a model.
 
     Args:
         model: a name of :data:`train.params.shapes.MODELS`, or a directory with a ``config.json``.
@@ -54,7 +54,7 @@ def count(
         targets: patterns of layers; those of the method when None.
 
     Returns:
-        The percentage is of the base's and the trained parameters together, as the paper counts;
+        The percentage is of the base's and the trainable parameters together, as the paper counts;
         ``max_rank`` is the largest rank that each layer's update can have.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The percentages of trained parameters that the TeRA paper prints, and what gives them.
+"""The percentages of trainable parameters that the TeRA paper prints, and what gives them.
 
 Where the paper leaves a setting open, it is the one under which the printed digits come out; the
 docstring of each says so.

@@ -46,7 +46,7 @@ def loss_sum(
         variables,
         batch.tokens_BL,
         lengths_BM=batch.lengths_BM,
-        index_BT=jnp.asarray(batch.index_BT) if picked else None,
+        target_positions_BT=jnp.asarray(batch.target_positions_BT) if picked else None,
         method="hidden",
         rngs=rngs,
         materialized=materialized,
@@ -63,20 +63,20 @@ def loss_sum(
 def _are_picked(batch: Batch) -> bool:
     """Whether the loss reads the states of targets alone.
 
-    Not where most places have a target: to pick them would cost their gradient a scatter, which is
-    slower than the logits of a few places more.
+    Not where most positions have a target: to pick them would cost their gradient a scatter, which
+    is slower than the logits of a few positions more.
     """
     return 4 * batch.target_BT.shape[1] < 3 * batch.tokens_BL.shape[1]
 
 
 def _spread(batch: Batch) -> tuple[Array, Array]:
-    """Targets and weights ``(B, L)`` at the places that predict them."""
+    """Targets and weights ``(B, L)`` at the positions that predict them."""
     rows, length = batch.tokens_BL.shape
-    place = jnp.arange(rows)[:, None], batch.index_BT
-    # Filling lies at place 0 without weight, and may share it with a target.
+    at = jnp.arange(rows)[:, None], batch.target_positions_BT
+    # Filling lies at position 0 without weight, and may share it with a target.
     target_BT = jnp.where(jnp.asarray(batch.weight_BT) > 0, batch.target_BT, 0)
-    target_BL = jnp.zeros((rows, length), jnp.int32).at[place].max(target_BT)
-    weight_BL = jnp.zeros((rows, length), jnp.float32).at[place].add(batch.weight_BT)
+    target_BL = jnp.zeros((rows, length), jnp.int32).at[at].max(target_BT)
+    weight_BL = jnp.zeros((rows, length), jnp.float32).at[at].add(batch.weight_BT)
     return target_BL, weight_BL
 
 
@@ -85,8 +85,8 @@ def _nll_of(
 ) -> Callable[[Array, Array, Array], Float[Array, ""]]:
     """(states, targets, weights) -> the weighted sum of the targets' negative log-likelihoods.
 
-    No logits are kept for the backward pass. Where the head is frozen the gradient of the hidden
-    states is taken with the loss, of the logits that are there; else the logits are made again.
+    No logits are residuals of the backward pass. Where the head is frozen the gradient of the
+    hidden states is taken with the loss, of the logits that are there; else they are recomputed.
     """
     trained = adapter.adapts("lm_head")
 

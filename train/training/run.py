@@ -203,5 +203,5 @@ def describe(run: Run) -> str:
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
         f"mesh {shape} on {dispatch.device_kind()}\n"
         f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
-        f"{trained_:,} trained parameters ({trained_ / (base + trained_):.4%})"
+        f"{trained_:,} trainable parameters ({trained_ / (base + trained_):.4%})"
     )

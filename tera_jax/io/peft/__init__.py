@@ -1,8 +1,8 @@
 """Adapter directories of Hugging Face PEFT, read and written.
 
-Read and written: LoRA, DoRA, VeRA, HiRA, prompt tuning and P-tuning on the Llama family. PiSSA is
-read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base, which is
-the same update. Of P-tuning PEFT saves only the finished prompt, so it is read as a prompt.
+Read and written: LoRA, DoRA, VeRA, HiRA, Uni-LoRA, prompt tuning and P-tuning on the Llama family.
+PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
+which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.io.peft import layers, prompts
+from tera_jax.io.peft import layers, prompts, unilora
 from tera_jax.io.peft.files import ARRAYS, CONFIG, read
 
 __all__ = ["CONFIG", "load", "save"]
@@ -38,6 +38,8 @@ def load(directory: str | os.PathLike[str], params: Any) -> tuple[Adapter, dict[
     """
     path = Path(directory)
     config, arrays = read(path)
+    if config.get("peft_type") == unilora.TYPE:
+        return unilora.load(path, config, arrays, params)
     kind = prompts if prompts.PROMPT in arrays else layers
     return kind.load(path, config, arrays, params)
 
@@ -61,12 +63,15 @@ def save(
     """
     if adapter.name in ("prompt", "p_tuning"):
         config, arrays = prompts.files(adapter, variables)
+    elif adapter.name == unilora.NAME:
+        config, arrays = unilora.files(adapter, variables)
     elif adapter.name in layers.LEAVES:
         config, arrays = layers.files(adapter, variables)
     else:
         raise ValueError(
-            f"PEFT has no method {adapter.name!r}, only {[*layers.LEAVES, 'prompt', 'p_tuning']}; "
-            "export the adapter in our format, or merged weights"
+            f"PEFT has no method {adapter.name!r}, only "
+            f"{[*layers.LEAVES, unilora.NAME, 'prompt', 'p_tuning']}; export the adapter in our "
+            "format, or merged weights"
         )
     common = {
         "base_model_name_or_path": base_name,

@@ -60,7 +60,7 @@ def load(
     if extra:
         raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that {name} does not have")
     modules = {match[1] for match in matches.values()}
-    targets = _target_layers(path, modules, params)
+    targets = target_layers(path, modules, params)
     adapter = make(name, method_class(name)(**settings), targets)
     frozen = (
         _projections(path, arrays, adapter, params)
@@ -86,21 +86,8 @@ def load(
 
 
 def _settings(path: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Our method and its settings. What PEFT knows and this does not is refused by name."""
-    refused = {
-        "bias": ("none",),
-        "fan_in_fan_out": (False,),
-        "modules_to_save": (None, []),
-        "rank_pattern": (None, {}),
-        "alpha_pattern": (None, {}),
-        "lora_bias": (False,),
-        "layer_replication": (None,),
-        "trainable_token_indices": (None,),
-        "target_parameters": (None, []),
-    }
-    for key, fine in refused.items():
-        if key in config and config[key] not in fine:
-            raise ValueError(f"{path / CONFIG} sets {key} to {config[key]!r}, which is not read")
+    """Our method and its settings."""
+    require_known(path, config)
     kind: Any = config.get("peft_type")
     rank: Any = config.get("r")
     if kind == "LORA":
@@ -121,10 +108,30 @@ def _settings(path: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any
             "dropout": config["vera_dropout"],
             "d_initial": config["d_initial"],
         }
-    raise ValueError(f"{path / CONFIG} is of type {kind!r}; read are LORA, HIRA, VERA and prompts")
+    raise ValueError(
+        f"{path / CONFIG} is of type {kind!r}; read are LORA, HIRA, VERA, UNILORA and prompts"
+    )
 
 
-def _target_layers(path: Path, modules: set[str], params: Any) -> tuple[TargetLayer, ...]:
+def require_known(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for what PEFT knows and this does not, by name."""
+    refused = {
+        "bias": ("none",),
+        "fan_in_fan_out": (False,),
+        "modules_to_save": (None, []),
+        "rank_pattern": (None, {}),
+        "alpha_pattern": (None, {}),
+        "lora_bias": (False,),
+        "layer_replication": (None,),
+        "trainable_token_indices": (None,),
+        "target_parameters": (None, []),
+    }
+    for key, fine in refused.items():
+        if key in config and config[key] not in fine:
+            raise ValueError(f"{path / CONFIG} sets {key} to {config[key]!r}, which is not read")
+
+
+def target_layers(path: Path, modules: set[str], params: Any) -> tuple[TargetLayer, ...]:
     """The layers of the Llama whose modules, for all layers of the stack, PEFT names."""
     targets: list[TargetLayer] = []
     known: set[str] = set()
@@ -153,8 +160,12 @@ def _target_layers(path: Path, modules: set[str], params: Any) -> tuple[TargetLa
 
 
 def _key(target: TargetLayer, layer: int, leaf: _Leaf) -> str:
-    module = names.TABLE[f"{target.name}/kernel"].hf.removesuffix(".weight")
-    return f"{_PREFIX}{module.format(layer)}.{leaf.theirs}"
+    return f"{_PREFIX}{module_name(target.name, layer)}.{leaf.theirs}"
+
+
+def module_name(name: str, layer: int) -> str:
+    """That of a torch Llama for a layer of the target of that name."""
+    return names.TABLE[f"{name}/kernel"].hf.removesuffix(".weight").format(layer)
 
 
 def _stacked(

@@ -1,4 +1,4 @@
-"""float32 products of many rows on a GPU's matrix units.
+"""float32 matmuls of many rows on a GPU's matrix units.
 
 A float32 number is the sum of three bfloat16 numbers; of the nine products of such parts, the six
 larger ones give a float32 product to its rounding. Stacked along the contracted axis they are one
@@ -20,7 +20,7 @@ _ROWS = 512
 
 
 def product(x_TI: Float[Array, "T I"], kernel_IO: Float[Array, "I O"]) -> Float[Array, "T O"]:
-    """``x @ kernel`` in float32, of six bfloat16 products. Not for differentiation."""
+    """``x @ kernel`` in float32, of six bfloat16 matmuls. Not for differentiation."""
     x1, x2, x3 = _parts(x_TI)
     k1, k2, k3 = _parts(kernel_IO)
     x_TJ = jnp.concatenate([x3, x1, x2, x2, x1, x1], axis=1).astype(jnp.bfloat16)

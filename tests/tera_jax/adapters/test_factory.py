@@ -19,6 +19,7 @@ SETTINGS = {
     "dora": {"rank": 4},
     "full": {},
     "hira": {"rank": 4},
+    "ia3": {},
     "lora": {"rank": 4},
     "loretta": {"rank": 4, "dropout": 0.0},
     "mora": {"rank": 2},
@@ -30,6 +31,7 @@ SETTINGS = {
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4, "dropout": 0.0},
+    "unilora": {"rank": 4, "length": 200},
     "vera": {"rank": 8},
 }
 NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
@@ -71,15 +73,21 @@ def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
-    """Unrolled, the last layer's queries and MLP are adapted at these places alone."""
+def test_states_at_some_positions_have_the_gradient_of_those_of_all(name):
+    """Unrolled, the last layer's queries and MLP are adapted at these positions alone."""
     adapter, model, v, tokens_BL = made(name)
     length = tokens_BL.shape[1] // 2 * 2
-    index_BT = jnp.asarray(np.random.default_rng(1).integers(length, size=(8, 4)), jnp.int32)
+    target_positions_BT = jnp.asarray(
+        np.random.default_rng(1).integers(length, size=(8, 4)), jnp.int32
+    )
 
-    def states(d, model, index_BT):
+    def states(d, model, target_positions_BT):
         found, _ = adapter.apply(
-            model, {**v, "d": d}, tokens_BL[:, :length], index_BT=index_BT, method="hidden"
+            model,
+            {**v, "d": d},
+            tokens_BL[:, :length],
+            target_positions_BT=target_positions_BT,
+            method="hidden",
         )
         return found
 
@@ -87,10 +95,10 @@ def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
         return jax.jit(jax.value_and_grad(lambda d: jnp.mean(jnp.sin(3 * read(d)))))(v["d"])
 
     def picked(d):
-        return jnp.take_along_axis(states(d, model, None), index_BT[:, :, None], axis=1)
+        return jnp.take_along_axis(states(d, model, None), target_positions_BT[:, :, None], axis=1)
 
     expected = graded(picked)
-    found = graded(lambda d: states(d, model.clone(unroll=True, remat="dots"), index_BT))
+    found = graded(lambda d: states(d, model.clone(unroll=True, remat="dots"), target_positions_BT))
     assert_same(found, expected)
     assert any(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
 
@@ -140,7 +148,9 @@ def test_an_adapter_survives_the_round_trip(name, tmp_path):
             assert jnp.array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora"])
+@pytest.mark.parametrize(
+    "name", ["lora", "hira", "vera", "dora", "pissa", "loretta", "toplora", "unilora"]
+)
 def test_dropout_needs_a_key_and_changes_with_it(name):
     adapter, model, v, tokens_BL = made(name)
     config = TABLE[name](**{**SETTINGS[name], "dropout": 0.5})
@@ -159,18 +169,23 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
     assert not jnp.allclose(one, without, atol=1e-3)
 
 
-def test_the_last_layer_drops_at_some_places_too():
+def test_the_last_layer_drops_at_some_positions_too():
     model = Llama(dataclasses.replace(CONFIG, num_layers=1), unroll=True)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     config = TABLE["lora"](rank=4, dropout=0.5)
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="lora", config=config)
     variables, tokens_BL = perturbed(adapter, params, np.random.default_rng(0))
-    index_BT = jnp.asarray(np.tile(np.arange(4, dtype=np.int32), (8, 1)))
+    target_positions_BT = jnp.asarray(np.tile(np.arange(4, dtype=np.int32), (8, 1)))
 
     @jax.jit
     def states(rngs):
         return adapter.apply(
-            model, variables, tokens_BL[:, :8], index_BT=index_BT, method="hidden", rngs=rngs
+            model,
+            variables,
+            tokens_BL[:, :8],
+            target_positions_BT=target_positions_BT,
+            method="hidden",
+            rngs=rngs,
         )[0]
 
     one, two = (states({"dropout": jax.random.key(seed)}) for seed in (1, 2))

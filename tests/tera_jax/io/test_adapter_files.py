@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.adapters.factory import make
-from tera_jax.disk import _flatten, write_checked
+from tera_jax.disk import _flatten, save_arrays, write_checked
 from tera_jax.io.orbax import load_orbax, save_orbax
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.tera import TeRA
@@ -34,8 +35,12 @@ def save(path, **fields):
 
 
 def rewrite(path, change):
+    """Change the description, and its checksum with it."""
     description = json.loads((path / "adapter.json").read_text())
     change(description)
+    del description["checksum"]
+    text = json.dumps(description, sort_keys=True)
+    description["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     (path / "adapter.json").write_text(json.dumps(description))
 
 
@@ -134,7 +139,7 @@ def test_another_seed_is_refused_by_the_fingerprint(tmp_path):
     ("change", "message"),
     [
         (lambda d: d.update(format="other"), "has format and version"),
-        (lambda d: d.update(version=2), "has format and version"),
+        (lambda d: d.update(version=3), "has format and version"),
         (lambda d: d.update(method="nora"), "is of method 'nora'"),
     ],
 )
@@ -175,13 +180,17 @@ def test_missing_extra_and_misshapen_arrays_are_refused(tmp_path):
     arrays = load_file(path)
     name = next(iter(arrays))
 
-    save_file({key: value for key, value in arrays.items() if key != name}, path)
+    def write(arrays):
+        sums = {path.name: save_arrays(path, arrays)}
+        rewrite(tmp_path / "a", lambda description: description.update(arrays=sums))
+
+    write({key: value for key, value in arrays.items() if key != name})
     with pytest.raises(ValueError, match=rf"lacks the arrays \['{name}'\]"):
         load_adapter(tmp_path / "a", variables["params"])
-    save_file({**arrays, "more": arrays[name]}, path)
+    write({**arrays, "more": arrays[name]})
     with pytest.raises(ValueError, match=r"has \['more'\] too many"):
         load_adapter(tmp_path / "a", variables["params"])
-    save_file({**arrays, name: arrays[name][:-1]}, path)
+    write({**arrays, name: arrays[name][:-1]})
     with pytest.raises(ValueError, match=name):
         load_adapter(tmp_path / "a", variables["params"])
 

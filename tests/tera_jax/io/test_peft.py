@@ -27,6 +27,7 @@ SETTINGS = {
     "pissa": {"rank": 4, "alpha": 6.0},
     "hira": {"rank": 3},
     "vera": {"rank": 12},
+    "unilora": {"rank": 4, "length": 100, "init_bound": 0.3},
     "prompt": {"num_virtual_tokens": 5},
     "p_tuning": {"num_virtual_tokens": 5, "hidden_size": 24},
 }
@@ -38,6 +39,7 @@ THEIRS = {
     "pissa": lambda: peft.LoraConfig(**LORA, init_lora_weights="pissa"),
     "hira": lambda: peft.HiraConfig(r=3, target_modules=TARGETS),
     "vera": lambda: peft.VeraConfig(r=12, target_modules=TARGETS),
+    "unilora": lambda: peft.UniLoraConfig(r=4, theta_d_length=100, target_modules=TARGETS),
     "prompt": lambda: peft.PromptTuningConfig(**PROMPT),
     "p_tuning": lambda: peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=24),
 }
@@ -125,16 +127,12 @@ def train(adapter, model, variables, steps=20):
 
 def trained(base, name):
     model, params = our_base(base)
-    adapter = adapt(
-        model,
-        jnp.ones((1, 2), jnp.int32),
-        method=name,
-        config=TABLE[name](**SETTINGS[name]),
-        targets=TARGETS,
-    )
+    config, tokens = TABLE[name](**SETTINGS[name]), jnp.ones((1, 2), jnp.int32)
+    adapter = adapt(model, tokens, method=name, config=config, targets=TARGETS)
     frozen = adapter.init_frozen(params)
     variables = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
-    variables = jax.tree.map(lambda leaf: leaf.astype(jnp.asarray(1.0).dtype), variables)
+    dtype = jnp.asarray(1.0).dtype
+    variables = jax.tree.map(lambda v: v if v.dtype == jnp.int32 else v.astype(dtype), variables)
     return adapter, model, train(adapter, model, variables)
 
 

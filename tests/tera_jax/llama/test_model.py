@@ -269,10 +269,12 @@ def test_a_window_shorter_than_the_text_is_seen_in_every_path(tokens_BL, apply):
         # With one layer, token 5 is seen from 5 to 8 and nowhere else.
         seen_L = np.any(np.abs(difference) > 1e-6, axis=(0, 2))
         assert np.flatnonzero(seen_L).tolist() == [5, 6, 7, 8]
-    index_BT = jnp.asarray(np.broadcast_to(np.arange(2, 12, dtype=np.int32), (2, 10)))
+    target_positions_BT = jnp.asarray(np.broadcast_to(np.arange(2, 12, dtype=np.int32), (2, 10)))
     unrolled = model.clone(unroll=True)
     before, after = (
-        unrolled.apply({"params": params}, tokens, index_BT=index_BT, method="hidden")[0]
+        unrolled.apply(
+            {"params": params}, tokens, target_positions_BT=target_positions_BT, method="hidden"
+        )[0]
         for tokens in (tokens_BL, changed_BL)
     )
     seen_T = np.any(np.abs(before - after) > 1e-6, axis=(0, 2))

@@ -18,6 +18,9 @@ class OnLayer:
         return self.method.frozen_set(self.layer)
 
     def init_frozen(self, key: Any, kernel: Any) -> Any:
+        together = self.method.init_frozen_all(self.layers)
+        if together is not None:
+            return {**together.own[self.layer.name], **together.shared}
         return self.method.init_frozen(key, kernel, self.layer)
 
     def init_d(self, key: Any, kernel: Any, frozen: Any) -> Any:

@@ -21,6 +21,8 @@ FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough
 SETTINGS = {
     "dora": {"rank": 4},
     "hira": {"rank": 4},
+    "ia3": {},
+    "ia3 feedforward": {"feedforward": ("layer",)},
     "lora": {"rank": 4, "alpha": 8.0},
     "loretta": {"rank": 4},
     "mora": {"rank": 2},
@@ -31,13 +33,14 @@ SETTINGS = {
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
+    "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
     "vera": {"rank": 8},
 }
-NOT_IDENTITY = {"loretta"}  # the published initial values already change the model
+NOT_IDENTITY = {"loretta", "unilora"}  # the published initial values already change the model
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
-KERNEL_METHODS += ["tera fast"]
+KERNEL_METHODS += ["tera fast", "ia3 feedforward"]
 
 
 def site_of(name, shape):
@@ -47,7 +50,7 @@ def site_of(name, shape):
 @functools.cache
 def made(name, shape, dtype=jnp.float32):
     """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
-    entry = TABLE[name.removesuffix(" fast")]
+    entry = TABLE[name.split()[0]]
     site = site_of(name, shape)
     method = on_layer(entry(**SETTINGS[name]), (site,))
     random = np.random.default_rng(0)
@@ -64,6 +67,13 @@ def made(name, shape, dtype=jnp.float32):
 def relative(a, b):
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return np.abs(a - b).max() / np.abs(b).max()
+
+
+def widened(tree):
+    """In float64, but for indices."""
+    return jax.tree.map(
+        lambda v: v.astype(jnp.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v, tree
+    )
 
 
 def product(x, kernel):
@@ -121,9 +131,7 @@ def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
 def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name, shape):
     method, frozen, d, moved, kernel, _ = made(name, shape)
     with jax.enable_x64(True):
-        frozen, d, moved, kernel = jax.tree.map(
-            lambda v: v.astype(jnp.float64), (frozen, d, moved, kernel)
-        )
+        frozen, d, moved, kernel = widened((frozen, d, moved, kernel))
         merged = method.merge(frozen, moved, kernel)
         change = np.asarray(merged - kernel)
     tolerance = 1e-9 * np.linalg.norm(change, 2)
@@ -136,7 +144,7 @@ def test_gradients_equal_finite_differences_in_float64(name):
     """DoRA is left out: its gradient holds the norm constant, as published; see test_dora."""
     method, *arrays = made(name, "gqa")
     with jax.enable_x64(True):
-        frozen, _, moved, kernel, x = jax.tree.map(lambda v: v.astype(jnp.float64), arrays)
+        frozen, _, moved, kernel, x = widened(arrays)
         weight = jnp.asarray(np.random.default_rng(2).standard_normal((3, 5, 8)))
 
         @jax.jit

@@ -20,7 +20,7 @@ SCHEMES = [
     "2x2x2x2x2x2x2|2x2x2x2x2x2x2",  # order 14
     "80:72|4:3x6:2",  # ranks below the modes
     "96:1|16:1x6",  # a rank of one
-    "128|8x16 fast",  # a transform of one stage
+    "128|8x16 fast",  # a transform of one Kronecker factor
     "8x24|192 fast",  # of two, on the output side
     "130|72 fast",  # on both, the sizes no powers of two
     "96|65x2:1 fast",  # among narrow factors

@@ -162,8 +162,8 @@ def test_with_a_transform_it_has_none_but_those_with_the_batch(monkeypatch):
     counts = products_of_a_step("192|8x24 fast", 1024, "build", monkeypatch)
     assert counts.count(batch) == 2
     assert max(count for count in counts if count != batch) == 2 * 192**2 * 24  # a narrow factor
-    for stage in (12, 16):  # once each way
-        assert counts.count(2 * 192**2 * stage) == 2
+    for size in (12, 16):  # once each way
+        assert counts.count(2 * 192**2 * size) == 2
 
 
 def test_with_a_fast_core_as_well_nothing_is_multiplied_with_the_batch_but_the_kernel(monkeypatch):

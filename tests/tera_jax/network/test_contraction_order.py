@@ -2,7 +2,13 @@ import math
 
 import numpy as np
 
-from tera_jax.network.contraction_order import NARROW, ends_with_input, groups, pairs, turns
+from tera_jax.network.contraction_order import (
+    NARROW,
+    contraction_order,
+    ends_with_input,
+    groups,
+    pairs,
+)
 from tera_jax.network.tensorization import Tensorization
 
 
@@ -35,5 +41,5 @@ def test_groups_cover_every_mode_once_and_stay_narrow():
 
 def test_the_least_enlarging_comes_first_and_of_equal_ones_the_smaller():
     assert pairs((4096, 8, 8, 8, 8), (4096, 8, 8, 8, 8)) == [(4096, 4096), (64, 64), (64, 64)]
-    assert turns([(4096, 4096), (64, 64), (64, 64)]) == [2, 1, 0]
-    assert turns([(8, 32), (96, 24), (16, 16)]) == [1, 2, 0]
+    assert contraction_order([(4096, 4096), (64, 64), (64, 64)]) == [2, 1, 0]
+    assert contraction_order([(8, 32), (96, 24), (16, 16)]) == [1, 2, 0]

@@ -38,7 +38,7 @@ def test_few_tokens_stay_activations_and_many_build():
         ("dense", 1, [(2060, "through"), (2160, "project"), (4000, "project"), (4200, "build")]),
         # With two, 3/2 of T 4096^2.
         ("dense", 2, [(1650, "through"), (1750, "project"), (8100, "project"), (8300, "build")]),
-        # With a transform of two stages 6 / 64 of 4096^3 and 1 + 2 / 64 against 2 + 8 / 64.
+        # With a transform of two factors 6 / 64 of 4096^3 and 1 + 2 / 64 against 2 + 8 / 64.
         (
             "hadamard_factor",
             1,

@@ -11,7 +11,7 @@ from tera_jax.random import seed_key
 from tests.margins import close, within
 
 SIZES = [2, 64, 128, 256, 576, 75, 125, 127, 130, 225, 105 * 3]
-"""Powers of two, composites and odd numbers, a prime; one and two stages."""
+"""Powers of two, composites and odd numbers, a prime; one and two factors."""
 
 
 def drawn(size, seed=0, dtype=jnp.float32):
@@ -30,14 +30,14 @@ def test_stages_are_few_and_nearly_equal():
         18944: (16, 32, 37),
         28672: (28, 32, 32),
     }
-    assert {size: hadamard.stages(size) for size in expected} == expected
+    assert {size: hadamard.kronecker_sizes(size) for size in expected} == expected
     for size in range(2, 3000):
         primes = [
             p for p in range(2, size + 1) if size % p == 0 and all(p % q for q in range(2, p))
         ]
         if primes[-1] <= hadamard.WIDEST:
-            assert math.prod(hadamard.stages(size)) == size
-            assert max(hadamard.stages(size)) <= hadamard.WIDEST
+            assert math.prod(hadamard.kronecker_sizes(size)) == size
+            assert max(hadamard.kronecker_sizes(size)) <= hadamard.WIDEST
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_stages_are_few_and_nearly_equal():
 )
 def test_sizes_without_a_transform_are_refused(size, message):
     with pytest.raises(ValueError, match=message):
-        hadamard.stages(size)
+        hadamard.kronecker_sizes(size)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -108,7 +108,7 @@ def test_apply_is_the_product_with_the_matrix_along_every_axis(size, axis, dtype
 
 @pytest.mark.parametrize("route", [hadamard.apply, hadamard.apply_transposed])
 def test_no_stage_moves_an_axis_of_the_tensor(route):
-    """A transposition would cost as much as the stage."""
+    """A transposition would cost as much as the matmul."""
     signs = jnp.ones(4096)
     for shape, axis in [((4096, 64), 0), ((2, 4096, 64), 1)]:
         jaxpr = jax.make_jaxpr(lambda x, axis=axis: route(signs, x, axis))(jnp.ones(shape))
@@ -168,5 +168,5 @@ def test_which_rows_take_one_pass():
     assert hadamard.fits_rows(16, 4096)
     assert not hadamard.fits_rows(12, 4096)  # no whole program
     assert not hadamard.fits_rows(16, 576)
-    assert not hadamard.fits_rows(16, 64)  # one stage
+    assert not hadamard.fits_rows(16, 64)  # one factor
     assert not hadamard.fits_rows(16, 65536)  # three

@@ -49,8 +49,8 @@ def test_layers_of_one_input_name_the_same_constants():
 
     consts = jax.make_jaxpr(jax.grad(loss))([d, d], network).consts
     shapes = [const.shape for const in consts]
-    for stage in (12, 16):
-        assert shapes.count((stage, stage)) == 2  # H, and H transposed
+    for size in (12, 16):
+        assert shapes.count((size, size)) == 2  # H, and H transposed
 
 
 @pytest.mark.parametrize("text", ["128|8x16", "128|8x16 fast core"])
@@ -87,7 +87,7 @@ def test_a_network_that_does_not_end_with_its_input_is_refused():
     ("text", "calls"), [("256|4x8 fast", 1), ("256|4x4x16 fast core", 2), ("256|16x8 fast core", 0)]
 )
 def test_the_kernels_change_nothing(text, calls):
-    """The last network has none: its output modes are other groups than the stages of its core."""
+    """The last network has none: its output modes are other groups than the factors of its core."""
     scheme, core, factors, d, random = example(text)
     x = jnp.asarray(random.standard_normal((32, 256)), jnp.float32)
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)

@@ -132,11 +132,16 @@ def test_what_fits():
     assert structured.fits(32, 4096, (4096, 1024), [(16, 16), (64, 64)])
     for other in (
         (8200, 4096, (4096, 4096), square),  # tokens
-        (8192, 4096, (4096, 1024), [(32, 32), (32, 32)]),  # groups of other sizes than the stages
+        (
+            8192,
+            4096,
+            (4096, 1024),
+            [(32, 32), (32, 32)],
+        ),  # groups of other sizes than the Kronecker factors
         (8192, 4096, (2048, 4096), square),  # a rank below the mode
         (8192, 4096, (4096, 8192), [(128, 64), (64, 64)]),  # more output ranks than input ranks
         (8192, 4096, (4096, 4096), [(4096, 4096)]),  # a whole output side
         (8192, 576, (576, 576), [(24, 24), (24, 24)]),  # no powers of two
-        (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single stage
+        (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single factor
     ):
         assert not structured.fits(*other)

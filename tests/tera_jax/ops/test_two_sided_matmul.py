@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.ops.two_sided_matmul import fits, sandwich, two_sided
+from tera_jax.ops.two_sided_matmul import fits, matmul, two_sided
 from tests.margins import roundings, within
 
 SIZES = [(32, 64, 64, 64, 64), (16, 16, 32, 32, 16), (32, 32, 16, 16, 64)]
@@ -65,7 +65,7 @@ def test_a_sandwich_equals_float64(sizes, dtype):
     bound = max(1e-5, roundings(dtype, 5))
     core, (_, d_a, d_b), left, right, _ = arguments(*sizes, dtype)
     scale = (d_a[:, None] - d_b[None, :]).astype(dtype)
-    found = sandwich(core, scale, left, right, True)
+    found = matmul(core, scale, left, right, True)
     exact = np.einsum(
         "rab,ab,ax,by->rxy", *(np.asarray(each, np.float64) for each in (core, scale, left, right))
     )
@@ -84,7 +84,7 @@ def test_it_lowers_for_a_gpu():
     traced = jax.jit(jax.value_and_grad(loss)).trace(d)
     text = traced.lower(lowering_platforms=("cuda",)).as_text()
     assert text.count("gpu.triton") == 2
-    traced = jax.jit(sandwich).trace(core, ct[0].astype(core.dtype), left, right)
+    traced = jax.jit(matmul).trace(core, ct[0].astype(core.dtype), left, right)
     assert "gpu.triton" in traced.lower(lowering_platforms=("cuda",)).as_text()
 
 

@@ -49,7 +49,7 @@ def test_a_row_loses_its_end_where_prompt_and_response_are_too_long_together():
 def test_the_loss_reads_the_state_before_each_response_token():
     batch = data.collate([Example([5, 6, 7], [8, 9]), Example([4], [3, 2, 1])], CONFIG)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0, 0], [4, 3, 2, 1, 0, 0, 0, 0, 0]]
-    assert batch.index_BT.tolist() == [[2, 3, 0], [0, 1, 2]]
+    assert batch.target_positions_BT.tolist() == [[2, 3, 0], [0, 1, 2]]
     assert batch.target_BT.tolist() == [[8, 9, 0], [3, 2, 1]]
     assert batch.weight_BT.tolist() == [[1, 1, 0], [1, 1, 1]]
     assert data.num_tokens(batch) == 5 + 4
@@ -58,7 +58,7 @@ def test_the_loss_reads_the_state_before_each_response_token():
 def test_the_loss_may_be_on_the_prompt_too():
     config = DataConfig(path="x", max_prompt=3, max_response=2, train_on_prompt=True)
     batch = data.collate([Example([5, 6, 7], [8])], config)
-    assert batch.index_BT.tolist() == [[0, 1, 2, 0]]
+    assert batch.target_positions_BT.tolist() == [[0, 1, 2, 0]]
     assert batch.target_BT.tolist() == [[6, 7, 8, 0]]
     assert batch.weight_BT.tolist() == [[1, 1, 1, 0]]
 

@@ -105,7 +105,7 @@ def test_a_row_holds_records_one_after_the_other():
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 4, 4, 3, 0], [2, 1, 1, 0, 0, 0, 0, 0, 0]]
     assert segment_ids(batch).tolist() == [[1] * 5 + [2] * 3 + [0], [1] * 3 + [0] * 6]
     assert batch.lengths_BM.tolist() == [[5, 3, 0, 0], [3, 0, 0, 0]]
-    assert batch.index_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
+    assert batch.target_positions_BT[:, :4].tolist() == [[2, 3, 6, 0], [0, 1, 0, 0]]
     assert batch.target_BT[:, :4].tolist() == [[8, 9, 3, 0], [1, 1, 0, 0]]
     assert batch.weight_BT[:, :4].tolist() == [[1, 1, 1, 0], [1, 1, 0, 0]]
     assert batch.weight_BT[:, 4:].sum() == 0
@@ -119,10 +119,10 @@ def test_no_token_is_predicted_from_another_record(train_on_prompt, virtual):
     count = 0
     for batch in data.held_out(rows, ROWS, config, virtual):
         for row, place in np.argwhere(batch.weight_BT):
-            index = batch.index_BT[row, place]
-            segments = segment_ids(batch)[row, index : index + 2]
+            position = batch.target_positions_BT[row, place]
+            segments = segment_ids(batch)[row, position : position + 2]
             assert segments[0] == segments[1] != 0
-            assert batch.tokens_BL[row, index + 1] == batch.target_BT[row, place]
+            assert batch.tokens_BL[row, position + 1] == batch.target_BT[row, place]
             count += 1
     first = max(1, virtual)
     on_response = sum(len(response) for _, response in rows)
@@ -148,7 +148,7 @@ def test_no_row_holds_more_than_its_tokens_and_targets(train_on_prompt):
     config = dataclasses.replace(CONFIG, train_on_prompt=train_on_prompt)
     batches = list(itertools.islice(stream(config=config), 20))
     assert len({jax.tree.map(np.shape, batch) for batch in batches}) == 1
-    shape_BL, shape_BT = batches[0].tokens_BL.shape, batches[0].index_BT.shape
+    shape_BL, shape_BT = batches[0].tokens_BL.shape, batches[0].target_positions_BT.shape
     assert shape_BL == (ROWS, 36)
     assert shape_BT == ((ROWS, 36) if train_on_prompt else (ROWS, 16))
     for batch in batches:

@@ -100,13 +100,13 @@ def trainer(method, *sizes, unroll=False):
 def batches():
     rng = np.random.default_rng(0)
     shape = (ROWS, LENGTH)
-    index_BT = np.tile(np.arange(4, 8, dtype=np.int32), (ROWS, 1))
+    target_positions_BT = np.tile(np.arange(4, 8, dtype=np.int32), (ROWS, 1))
     return [
         Batch(
             rng.integers(0, CONFIG.vocab_size, shape, np.int32),
-            index_BT,
-            rng.integers(0, CONFIG.vocab_size, index_BT.shape, np.int32),
-            np.ones(index_BT.shape, np.float32),
+            target_positions_BT,
+            rng.integers(0, CONFIG.vocab_size, target_positions_BT.shape, np.int32),
+            np.ones(target_positions_BT.shape, np.float32),
         )
         for _ in range(4)
     ]

@@ -220,7 +220,7 @@ def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
     assert (batch.weight_BT == 0).any()
-    assert batch.index_BT[0, 0] == 0  # shared with the filling
+    assert batch.target_positions_BT[0, 0] == 0  # shared with the filling
     d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
 
     def value_and_grad(batch):

@@ -11,9 +11,8 @@ import torch
 import transformers
 
 from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer
-from tera_jax.llama.decode import generate
 from tera_jax.llama.decode.config import filtered, without_repeats
-from tera_jax.llama.decode.generate import left_pad
+from tera_jax.llama.decode.generate import generate, left_pad
 
 PROMPTS = [[5, 9, 23, 7, 11, 64, 3], [17, 40, 8]]
 

@@ -1,0 +1,60 @@
+"""(IA)³: a trained factor for each output of a layer, or for each input of a feedforward one.
+
+Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
+Learning", NeurIPS 2022. Formulas and initial values as in PEFT 0.21, which scales the bias too.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, Rng, TargetLayer, linear
+from tera_jax.ops.numerics import acc_dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class IA3(LinearMethod):
+    """(IA)³: y = l ⊙ (x W + bias), or (l ⊙ x) W + bias in a feedforward layer.
+
+    Attributes:
+        feedforward: patterns of the target layers whose input is scaled.
+    """
+
+    default_targets: ClassVar[tuple[str, ...]] = ("k_proj", "v_proj", "down_proj")
+    feedforward: tuple[str, ...] = ("down_proj",)
+
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
+        """Ones."""
+        return {"l": jnp.ones(kernel.shape[0 if self._scales_input(layer) else 1], jnp.float32)}
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The kernel, its rows or columns times l - 1."""
+        wide, less = kernel.astype(acc_dtype(kernel.dtype)), d["l"] - 1
+        return _scaled(wide.T, less).T if self._scales_input(layer) else _scaled(wide, less)
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The layer with l - 1 in the place of l."""
+        return self.apply(frozen, {"l": d["l"] - 1}, kernel, x, layer)
+
+    def apply(
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+    ) -> Array:
+        """One product, beside which the factors cost nothing."""
+        if self._scales_input(layer):
+            return linear(_scaled(x, d["l"]), kernel)
+        return _scaled(linear(x, kernel), d["l"])
+
+    def merge_bias(self, frozen: Any, d: Any, bias_O: Array, layer: TargetLayer) -> Array:
+        """The bias times l, where that scales outputs."""
+        return bias_O if self._scales_input(layer) else _scaled(bias_O, d["l"])
+
+    def _scales_input(self, layer: TargetLayer) -> bool:
+        return any(map(layer.matches, self.feedforward))
+
+
+def _scaled(x: Array, l_X: Array) -> Array:
+    """The last axis times l, in float32 at least and rounded once."""
+    wide = acc_dtype(x.dtype)
+    return (x.astype(wide) * jnp.broadcast_to(l_X.astype(wide), x.shape)).astype(x.dtype)
