@@ -2,11 +2,13 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import jax.test_util
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from tera_jax.methods import TABLE, NotMergeableError, TargetLayer
 from tera_jax.methods.base import LinearMethod
@@ -115,7 +117,8 @@ def test_at_step_0_the_model_is_the_base(name, shape, dtype):
 @pytest.mark.parametrize("name", KERNEL_METHODS)
 def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
     method, frozen, d, moved, kernel, x = made(name, "gqa")
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(d))
+    chex.assert_type(jax.tree.leaves(d), jnp.float32)
+    chex.assert_tree_all_finite((frozen, d))
     y = method.apply(frozen, moved, kernel, x, None)
     leaves, tree = jax.tree.flatten(moved)
     for i, leaf in enumerate(leaves):
@@ -155,5 +158,53 @@ def test_gradients_equal_finite_differences_in_float64(name):
 def test_frozen_arrays_regenerate_where_the_method_says_so(name):
     method, frozen, _, _, kernel, _ = made(name, "gqa")
     other = jax.jit(method.init_frozen)(seed_key(0), 2 * kernel)
-    same = all(map(jnp.array_equal, jax.tree.leaves(frozen), jax.tree.leaves(other)))
-    assert same == method.regenerates
+    chex.assert_trees_all_equal_shapes_and_dtypes(other, frozen)
+    if method.regenerates:
+        chex.assert_trees_all_equal(other, frozen)
+    else:
+        with pytest.raises(AssertionError, match="differ"):
+            chex.assert_trees_all_equal(other, frozen)
+
+
+class WithAndWithoutJit(chex.TestCase):
+    """A method is a pure function of its arrays."""
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(KERNEL_METHODS)
+    def test_a_layer_and_its_gradients_are_the_same_and_its_arrays_are_left_alone(self, name):
+        method, *arrays = made(name, "gqa")
+        with jax.enable_x64(True):
+            frozen, d, moved, kernel, x = jax.tree.map(lambda v: v.astype(jnp.float64), arrays)
+            before = jax.tree.map(np.array, (frozen, d, moved, kernel, x))
+
+            def loss(d, x):
+                return jnp.sum(jnp.sin(method.apply(frozen, d, kernel, x, None)))
+
+            step = self.variant(jax.value_and_grad(loss, (0, 1)))
+            found, other = step(moved, x), step(d, x)
+            chex.assert_trees_all_equal((frozen, d, moved, kernel, x), before)
+            chex.assert_trees_all_equal_shapes_and_dtypes(found[1], (moved, x))
+            outright = jax.value_and_grad(loss, (0, 1))(moved, x)
+            chex.assert_trees_all_close(found, outright, rtol=1e-9, atol=1e-9)
+            with pytest.raises(AssertionError, match="differ"):
+                chex.assert_trees_all_close(other, outright, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", KERNEL_METHODS)
+def test_shapes_alone_are_traced(name):
+    """Other values of d are computed by the same program; other shapes have one of their own."""
+    method, frozen, d, moved, kernel, x = made(name, "gqa")
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def step(d, x):
+        def loss(d):
+            return jnp.sum(jnp.square(method.apply(frozen, d, kernel, x, None)))
+
+        return jax.grad(loss)(d)
+
+    at_start, after = step(d, x), step(moved, x)
+    chex.assert_trees_all_equal_shapes_and_dtypes(at_start, after, d)
+    with pytest.raises(AssertionError, match="traced > 1 times"):
+        step(d, x[:1])
