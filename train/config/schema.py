@@ -143,7 +143,7 @@ class _MeshParser(flags.ArgumentParser):
 config_flags.register_flag_parser_for_type(_Mesh, _MeshParser())
 
 
-def parse(config: Mapping[str, Any]) -> Config:
+def parse(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     """Validate a ``ConfigDict`` (or what :func:`to_dict` gave) into a :class:`Config`.
 
     Raises:
