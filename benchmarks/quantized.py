@@ -35,7 +35,7 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
     """The base of a configuration as it is, then in every kind with every size of block."""
     run = runs.build(config)
     valid = data.tokenize(records.split(config.data)[1], run.tokenizer, config.data)
-    d = runs.init_train_state(run, 1)[0].d  # with it the adapted model is the base
+    d = runs.init_d(run)  # with it the adapted model is the base
 
     def loss(params: Any) -> float:
         kept = run._replace(params=params)

@@ -23,8 +23,9 @@ from .config import parse
 from .data import records
 from .evaluation import answers, questions
 from .evaluation.measure import SCORES, load_tests, measure, table
-from .training import checkpoint, distributed
+from .training import distributed
 from .training import run as runs
+from .training.workdir import saved_config
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     distributed.start()
-    config = parse(checkpoint.saved_config(args.workdir, args.mesh))
+    config = parse(saved_config(args.workdir, args.mesh))
     if args.num_beams:
         decoding = dataclasses.replace(config.decoding, num_beams=args.num_beams)
         config = dataclasses.replace(config, decoding=decoding)
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _, held_out = records.split(config.data)
     run = runs.build(config, args.workdir)
     if args.base:
-        step, d = 0, runs.init_train_state(run, steps=1)[0].d
+        step, d = 0, runs.init_d(run)
     else:
         step, d = runs.restore_best(run, args.workdir)
     output = args.output or args.workdir / ("evaluation-base" if args.base else "evaluation")

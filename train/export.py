@@ -22,9 +22,9 @@ from tera_jax.llama import load_pretrained, save_pretrained
 
 from . import command
 from .config import EXPORTS, Config, parse
-from .training import checkpoint
 from .training import run as runs
 from .training.run import Run
+from .training.workdir import saved_config
 
 
 def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) -> Path:
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     disk.require_empty(args.output)
-    run = runs.build(parse(checkpoint.saved_config(args.workdir, args.mesh)), args.workdir)
+    run = runs.build(parse(saved_config(args.workdir, args.mesh)), args.workdir)
     step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)

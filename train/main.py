@@ -19,10 +19,11 @@ from . import command, data, evaluate, export
 from .config import flag, listing, parse, to_dict
 from .data import records
 from .evaluation import answers
-from .training import checkpoint, distributed
+from .training import distributed
 from .training import run as runs
 from .training.loop import fit
 from .training.stops import Stopped
+from .training.workdir import init_workdir, require_workdir
 
 _CONFIG = flag.define("config")
 _PRINT_CONFIG = flags.DEFINE_bool("print-config", False, "print every field of the config and end")
@@ -49,24 +50,24 @@ def main(_: Sequence[str]) -> None:
     train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
-    distributed.on_main_process(lambda: checkpoint.require_workdir(workdir, config))
+    distributed.on_main_process(lambda: require_workdir(workdir, config))
 
     run = runs.build(config, workdir)
-    distributed.on_main_process(lambda: checkpoint.init_workdir(workdir, config))
+    distributed.on_main_process(lambda: init_workdir(workdir, config))
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))
     train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
     valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
-        before = evaluate.measure(
-            run, 0, runs.init_train_state(run, 1)[0].d, workdir / "before", valid, tests
-        )
+        before = evaluate.measure(run, 0, runs.init_d(run), workdir / "before", valid, tests)
+        run = runs.unrolled(run)
         try:
-            run = fit(run, workdir, train, valid)
+            fit(run, workdir, train, valid)
         except Stopped as stopped:
             distributed.log(stopped.message)
             raise
+        run = runs.rolled(run)
         step, d = runs.restore_best(run, workdir)
         after = evaluate.measure(run, step, d, workdir / "evaluation", valid, tests)
     distributed.log(evaluate.table({"before": before, f"after (step {step})": after}))

@@ -12,10 +12,11 @@ import numpy as np
 from train import data
 from train.config import Config, default, parse
 from train.data import records
-from train.training import checkpoint, loop
+from train.training import loop
 from train.training import run as runs
 from train.training.checkpoint import Checkpoints
 from train.training.stops import Stopped
+from train.training.workdir import init_workdir
 
 STEPS, EVERY, BATCH = 24, 4, 8
 SCENE = "TERA_JAX_SCENE"
@@ -25,7 +26,7 @@ SCENE = "TERA_JAX_SCENE"
 def fit(config: Config, workdir: Path) -> None:
     """Start a run, or start it again."""
     run = runs.build(config, workdir)
-    checkpoint.init_workdir(workdir, config)
+    init_workdir(workdir, config)
     train, valid = (
         data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
     )

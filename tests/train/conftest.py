@@ -7,9 +7,9 @@ import pytest
 from train import data
 from train.config import default, parse
 from train.data import records
-from train.training.checkpoint import init_workdir
 from train.training.loop import fit
 from train.training.run import build
+from train.training.workdir import init_workdir
 
 CONFIG = """
 import json, ml_collections

@@ -263,7 +263,7 @@ def test_a_directory_with_other_files_is_left_alone(finished, tmp_path):
     _, workdir = finished
     (tmp_path / "commonsense").mkdir()
     (tmp_path / "commonsense" / "mine.txt").write_text("x")
-    with pytest.raises(FileExistsError, match="is not empty; choose another --output"):
+    with pytest.raises(FileExistsError, match="is there and not empty; name another directory"):
         call(workdir, f"--output={tmp_path}")
 
 

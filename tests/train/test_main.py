@@ -1,7 +1,5 @@
 """What train.main refuses before it loads a model."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 from train.config import default, parse
 from train.data import records
 from train.training import run as runs
+from train.training.workdir import saved_config
 
 
 @pytest.mark.parametrize(
@@ -77,4 +76,4 @@ def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
 
 def test_the_run_wrote_its_configuration(finished):
     run, workdir = finished
-    assert parse(json.loads((workdir / "config.json").read_text())) == run.config
+    assert parse(saved_config(workdir)) == run.config

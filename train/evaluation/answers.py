@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tera_jax.disk import require_empty
+
 from .. import data, tasks
 from ..config import EvaluateConfig, differences
 from ..training import distributed
@@ -154,8 +156,7 @@ def init_directory(directory: Path, settings: dict[str, Any]) -> None:
     """
     file = directory / _SETTINGS
     if not file.is_file():
-        if directory.is_dir() and any(directory.iterdir()):
-            raise FileExistsError(f"{directory} is not empty; choose another --output")
+        require_empty(directory)
         directory.mkdir(parents=True, exist_ok=True)
         _write(file, json.dumps(settings, indent=2) + "\n")
         return

@@ -16,9 +16,9 @@ import jax
 from tera_jax.llama.decode.config import GenerationConfig
 
 from ..config import parse
-from ..training import checkpoint
 from ..training import run as runs
 from ..training.run import Run
+from ..training.workdir import saved_config
 from . import likelihood
 from .generation import Generator
 
@@ -68,7 +68,7 @@ class TeraLM(TemplateLM):
                 for a BOS token that the tokenizer does not have.
         """
         super().__init__()
-        config = parse(checkpoint.saved_config(workdir))
+        config = parse(saved_config(workdir))
         if batch_size is not None:
             rows = _batch_size(batch_size, config.mesh.data * config.mesh.fsdp)
             evaluate = dataclasses.replace(config.evaluate, batch_size=rows)

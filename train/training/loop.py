@@ -12,8 +12,6 @@ import jax
 import numpy as np
 
 from tera_jax import sharding
-from tera_jax.llama import stacking
-from tera_jax.ops import dispatch
 
 from .. import data
 from . import distributed, stops
@@ -29,14 +27,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 def fit(
     run: Run, workdir: Path, train: Sequence[data.Example], valid: Sequence[data.Example]
-) -> Run:
-    """Train ``d``.
+) -> None:
+    """Train ``d``, on the layers as they are: see :func:`train.training.run.unrolled`.
 
     Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
     every ``eval_every`` steps and at the last; each time a checkpoint is written.
-
-    Returns:
-        ``run``. Where the layers are unrolled their parameters were taken, and are new arrays.
 
     Raises:
         Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
@@ -48,9 +43,6 @@ def fit(
     stream = data.DataIterator(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
     steps = loop.steps or stream.num_steps(loop.epochs)
     state, optimizer = init_train_state(run, steps)
-    model = run.model
-    if _unrolls(run):
-        run = run._replace(model=model.clone(unroll=True), params=stacking.split(run.params))
     train_step = make_train_step(
         run.model,
         run.adapter,
@@ -102,9 +94,6 @@ def fit(
                 if over and step < steps:
                     raise stops.time_is_up(loop.max_hours or 0.0, step, loop.requeue_status)
             log.message(f"trained to step {steps}: {log.summary()}")
-    if stacking.is_split(run.params):
-        run = run._replace(model=model, params=stacking.join(run.params))
-    return run
 
 
 def _deadline(hours: float | None) -> Callable[[], bool]:
@@ -113,12 +102,6 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
         return lambda: False
     end = time.monotonic() + 3600 * hours
     return lambda: distributed.agreed(time.monotonic() > end)
-
-
-def _unrolls(run: Run) -> bool:
-    model = run.config.model
-    pays = dispatch.on_gpu() and stacking.unrolling_pays(model.remat)
-    return pays if model.unroll is None else model.unroll
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:

@@ -26,7 +26,7 @@ from ..config import Config, to_dict
 from . import distributed
 from .checkpoint import Checkpoints, Meta
 from .optim import optimizer
-from .step import State, init_state, state_shardings
+from .step import State, d_shardings, init_state, state_shardings
 
 _FROZEN = "frozen.safetensors"
 
@@ -105,17 +105,64 @@ def keep_frozen(run: Run, workdir: Path) -> None:
     distributed.on_main_process(lambda: save_arrays(workdir / _FROZEN, whole))
 
 
+def unrolled(run: Run) -> Run:
+    """A run for training, its layers a list where ``config.model.unroll`` has them unrolled.
+
+    Takes the parameters of ``run``, which is not to be used again: one stack at a time is copied
+    and deleted, so that no more than one stands beside the list. Answers, merging and exports read
+    what :func:`rolled` makes of the result.
+    """
+    given = run.config.model
+    pays = dispatch.on_gpu() and stacking.unrolling_pays(given.remat)
+    if stacking.is_split(run.params) or not (pays if given.unroll is None else given.unroll):
+        return run
+    return run._replace(model=run.model.clone(unroll=True), params=stacking.split(run.params))
+
+
+def rolled(run: Run) -> Run:
+    """The run that :func:`unrolled` was given. Takes the parameters likewise."""
+    if not stacking.is_split(run.params):
+        return run
+    return run._replace(model=run.model.clone(unroll=False), params=stacking.join(run.params))
+
+
+def init_d(run: Run) -> Any:
+    """The trainable arrays before the first step."""
+    init = _init_d(run)
+    shapes = jax.eval_shape(init, run.params, run.frozen)
+    layout = d_shardings(shapes, run.adapter, run.mesh)
+    return jax.jit(init, out_shardings=layout)(run.params, run.frozen)
+
+
 def init_train_state(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
     """The state before the first of ``steps`` steps, and the optimizer that goes with it."""
     optimizer_ = optimizer(run.config.optim, steps)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, optimizer_))
+    init = jax.jit(_init_state(run, optimizer_), out_shardings=layout)
+    return init(run.params, run.frozen), optimizer_
 
-    def init(params: Any, frozen: Any) -> State:
-        d = run.adapter.init_d(params, frozen, seed=run.config.loop.seed)
-        return init_state(d, optimizer_)
 
-    abstract = jax.eval_shape(init, run.params, run.frozen)
-    shardings = state_shardings(abstract, run.adapter, optimizer_, run.mesh)
-    return jax.jit(init, out_shardings=shardings)(run.params, run.frozen), optimizer_
+def abstract_state(run: Run, optimizer_: optax.GradientTransformation) -> State:
+    """Shapes, types and layouts of a state. Nothing is computed; the run may be abstract too."""
+    shapes = jax.eval_shape(_init_state(run, optimizer_), run.params, run.frozen)
+    layouts = state_shardings(shapes, run.adapter, optimizer_, run.mesh)
+
+    def leaf(shape: jax.ShapeDtypeStruct, layout: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout)
+
+    return jax.tree.map(leaf, shapes, layouts)
+
+
+def _init_d(run: Run) -> Callable[[Any, Any], Any]:
+    def init(params: Any, frozen: Any) -> Any:
+        return run.adapter.init_d(stacking.stacked(params), frozen, seed=run.config.loop.seed)
+
+    return init
+
+
+def _init_state(run: Run, optimizer_: optax.GradientTransformation) -> Callable[[Any, Any], State]:
+    init = _init_d(run)
+    return lambda params, frozen: init_state(init(params, frozen), optimizer_)
 
 
 def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
@@ -128,7 +175,7 @@ def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
         step = checkpoints.best_whole
         if step is None:
             raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
-        like, _ = init_train_state(run, steps=1)
+        like = abstract_state(run, optimizer(run.config.optim, steps=1))
         state, _ = checkpoints.restore(step, like, run.meta)
     return step, state.d
 
@@ -196,8 +243,8 @@ def describe(run: Run) -> str:
     """One paragraph: the base, the devices, the method and its counts."""
     base = quantize.size(run.params)
     kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
-    state = jax.eval_shape(lambda: init_train_state(run, steps=1)[0])
-    trained_ = sum(leaf.size for leaf in jax.tree.leaves(state.d))
+    d = jax.eval_shape(_init_d(run), run.params, run.frozen)
+    trained_ = sum(leaf.size for leaf in jax.tree.leaves(d))
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     return (
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"

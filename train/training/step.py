@@ -39,6 +39,13 @@ def init_state(d: Any, optimizer: optax.GradientTransformation) -> State:
     return State(jnp.zeros((), jnp.int32), d, optimizer.init(d))
 
 
+def d_shardings(d: Any, adapter: Adapter, mesh: Mesh | AbstractMesh) -> Any:
+    """The layout of ``d``, abstract or real: replicated, or like a base that it is a copy of."""
+    if adapter.trains_all:
+        return parameter_shardings(d, mesh)
+    return jax.tree.map(lambda _: sharding.replicated(mesh), d)
+
+
 def state_shardings(
     state: State,
     adapter: Adapter,
@@ -47,9 +54,7 @@ def state_shardings(
 ) -> State:
     """The layout of a state, abstract or real: replicated, but for a ``d`` as large as the base."""
     everywhere = sharding.replicated(mesh)
-    if not adapter.trains_all:
-        return jax.tree.map(lambda _: everywhere, state)
-    d = parameter_shardings(state.d, mesh)
+    d = d_shardings(state.d, adapter, mesh)
     opt = optax.tree.map_params(
         optimizer,
         lambda _, layout: layout,

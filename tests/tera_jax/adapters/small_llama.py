@@ -1,6 +1,5 @@
 """A small Llama under a method of the tests: its variants, and a real run of a few steps."""
 
-import json
 import shutil
 
 import jax
@@ -11,10 +10,11 @@ from tera_jax import adapt, load_adapter
 from tera_jax.llama import Llama, LlamaConfig
 from tests.parts import SMALL, perturbed
 from train import data, export
-from train.config import default, parse, to_dict
+from train.config import default, parse
 from train.data import records
 from train.training import run as runs
 from train.training.loop import fit
+from train.training.workdir import init_workdir
 
 VARIANTS = {
     "scan": {},
@@ -73,8 +73,7 @@ def real_run(method, targets, tiny_llama, records_path, workdir):
     config.loop.batch_size = config.evaluate.batch_size = 8
     config.loop.steps, config.loop.eval_every, config.loop.checkpoint_every = 4, 4, 2
     config = parse(config)
-    workdir.mkdir()
-    (workdir / "config.json").write_text(json.dumps(to_dict(config)))
+    init_workdir(workdir, config)
     run = runs.build(config, workdir)
     train, valid = (
         data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
@@ -82,7 +81,7 @@ def real_run(method, targets, tiny_llama, records_path, workdir):
     found = [run.adapter.init_d(run.params, run.frozen, seed=config.loop.seed)]
     for output in (workdir / "one", workdir / "two"):
         with jax.set_mesh(run.mesh):
-            run = fit(run, workdir, train, valid)
+            fit(run, workdir, train, valid)
         export.main([f"--workdir={workdir}", "--format=adapter", f"--output={output}"])
         found.append(load_adapter(output, run.params)[1]["d"])
         shutil.rmtree(workdir / "checkpoints" / "4")

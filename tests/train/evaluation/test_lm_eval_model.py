@@ -69,7 +69,7 @@ def require_close(found, expected):
 def without_adapter(model):
     """The same model with the numbers that training started from, which are the base."""
     base = copy.copy(model)
-    base.d = runs.init_train_state(model.run, steps=1)[0].d
+    base.d = runs.init_d(model.run)
     return base
 
 

@@ -2,8 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from train.config import parse
-from train.training.checkpoint import Checkpoints, Meta, init_workdir, require_workdir
+from train.training.checkpoint import Checkpoints, Meta
 from train.training.step import State
 
 CONFIG = {"loop": {"steps": 9}}
@@ -137,22 +136,3 @@ def test_the_best_gives_way_to_the_next_best_when_damaged(tmp_path):
 def test_checksums_of_checkpoints_that_are_gone_are_forgotten(tmp_path):
     save(tmp_path, {1: None, 2: None, 3: None})
     assert {file.name for file in (tmp_path / "checksums").iterdir()} == {"2.json", "3.json"}
-
-
-def test_a_workdir_belongs_to_one_configuration(tmp_path, tiny_config):
-    init_workdir(tmp_path / "run", parse(tiny_config))
-    init_workdir(tmp_path / "run", parse(tiny_config))
-    tiny_config.mesh.data = 2
-    tiny_config.loop.max_hours = 3.0
-    tiny_config.model.unroll = True
-    require_workdir(tmp_path / "run", parse(tiny_config))
-    tiny_config.optim.learning_rate = 0.5
-    with pytest.raises(FileExistsError, match=r"config.optim.learning_rate: 0.03 -> 0.5"):
-        require_workdir(tmp_path / "run", parse(tiny_config))
-
-
-def test_a_directory_with_something_else_is_refused(tmp_path, tiny_config):
-    (tmp_path / "mine").write_text("keep")
-    with pytest.raises(FileExistsError, match="not empty"):
-        init_workdir(tmp_path, parse(tiny_config))
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -18,6 +18,7 @@ from train.export import require_possible
 from train.training import distributed
 from train.training import run as runs
 from train.training.checkpoint import Checkpoints
+from train.training.workdir import saved_config
 
 STEPS, STOP, EVERY = 16, 11, 4
 
@@ -122,12 +123,12 @@ def test_two_processes_have_the_loss_curve_of_one(one, two):
 
 
 def test_two_processes_end_with_the_d_of_one(one, two):
-    config = parse({**json.loads((one / "config.json").read_text()), "mesh": "data=1"})
+    config = parse(saved_config(one, mesh="data=1"))
     run = runs.build(config)
     (step, expected), (other, found) = (runs.restore_best(run, workdir) for workdir in (one, two))
     assert step == other
-    start, _ = runs.init_train_state(run, 1)
-    for a, b, c in zip(*map(jax.tree.leaves, (found, expected, start.d)), strict=True):
+    start = runs.init_d(run)
+    for a, b, c in zip(*map(jax.tree.leaves, (found, expected, start)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)
         assert np.abs(a - c).max() > 1e-2
 

@@ -48,7 +48,7 @@ def test_packed_loss_and_gradient_are_the_padded_ones(build, method):
     padded = data.collate(train[:7], run.config.data, virtual)
     (several,) = data.held_out(train[:7], 3, run.config.data, virtual)
     assert (several.lengths_BM[:, 1] > 0).any()
-    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_d(run))
 
     @jax.jit
     def value_and_grad(d, batch):

@@ -183,7 +183,7 @@ def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method,
     whole, parts = after(1), after(2)
     for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
-    start = jax.device_get(runs.init_train_state(run, 4)[0].d)
+    start = jax.device_get(runs.init_d(run))
     moved = [
         np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (whole[0], start)), strict=True)
     ]
@@ -196,7 +196,7 @@ def test_built_kernels_serve_all_parts_of_a_batch(tiny_config, monkeypatch):
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
-    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_d(run))
     variables = run.variables(d)
     built = run.adapter.materialize(variables, batch.tokens_BL.size)
     assert len(jax.tree.leaves(built)) == len(run.adapter.layers)
@@ -221,7 +221,7 @@ def test_states_are_not_picked_where_most_have_a_target(tiny_config, monkeypatch
     batch = data.collate(examples[:8], run.config.data)
     assert (batch.weight_BT == 0).any()
     assert batch.target_positions_BT[0, 0] == 0  # shared with the filling
-    d = jax.tree.map(lambda v: v + 0.1, runs.init_train_state(run, 1)[0].d)
+    d = jax.tree.map(lambda v: v + 0.1, runs.init_d(run))
 
     def value_and_grad(batch):
         def nll(d):
@@ -253,7 +253,7 @@ def test_logits_are_made_once_where_the_head_is_frozen(tiny_config, method, prod
     train, _ = records.split(run.config.data)
     examples = data.tokenize(train, run.tokenizer, run.config.data)
     batch = data.collate(examples[:8], run.config.data)
-    d = runs.init_train_state(run, 1)[0].d
+    d = runs.init_d(run)
 
     def nll(d):
         return loss.loss_sum(run.model, run.adapter, run.variables(d), batch).nll
