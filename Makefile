@@ -42,10 +42,11 @@ test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
 bench: $(VENV)/.test  ## the benchmark of training steps in its small form
 	$(BIN)/python -m benchmarks.speed --model=tiny --rows=4 --length=64
 
-lint: $(VENV)/.test  ## formatter, linter and type checker
+lint: $(VENV)/.test  ## formatter, linter, type checker and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.test  ## rewrite the files as the formatter wants them
 	$(BIN)/ruff format .

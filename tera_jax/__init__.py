@@ -21,11 +21,39 @@ R    the rank of a mode
 A stack of layers leads with an axis that is not written: inside ``nn.scan`` it is gone.
 """
 
-from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.factory import adapt
-from tera_jax.io.adapter_files import load_adapter, save_adapter
-from tera_jax.network.tensorization import Tensorization
+from typing import TYPE_CHECKING
 
-__all__ = ["Adapter", "Tensorization", "adapt", "load_adapter", "save_adapter"]
+from tera_jax import lazy
+
+if TYPE_CHECKING:
+    from tera_jax.adapters.base import Adapter
+    from tera_jax.adapters.factory import adapt
+    from tera_jax.io.adapter_files import load_adapter, save_adapter
+    from tera_jax.network.tensorization import Tensorization, fold, unfold
+else:
+    __getattr__ = lazy.importer(
+        __name__,
+        names={
+            "Adapter": "tera_jax.adapters.base",
+            "Tensorization": "tera_jax.network.tensorization",
+            "adapt": "tera_jax.adapters.factory",
+            "fold": "tera_jax.network.tensorization",
+            "load_adapter": "tera_jax.io.adapter_files",
+            "save_adapter": "tera_jax.io.adapter_files",
+            "unfold": "tera_jax.network.tensorization",
+        },
+        modules=("adapters", "io", "llama", "methods", "network", "ops"),
+    )
+
+__all__ = [
+    "Adapter",
+    "Tensorization",
+    "__version__",
+    "adapt",
+    "fold",
+    "load_adapter",
+    "save_adapter",
+    "unfold",
+]
 
 __version__ = "0.1.0.dev0"

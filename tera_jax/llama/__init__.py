@@ -1,12 +1,42 @@
 """Decoders of the Llama family: sizes, model, checkpoints, tokenizers and decoding."""
 
-from tera_jax.llama.checkpoint.tokenizer import load_tokenizer
-from tera_jax.llama.checkpoint.weights import load_pretrained, save_pretrained
-from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.decode.cache import Cache, init_cache
-from tera_jax.llama.decode.config import GenerationConfig
-from tera_jax.llama.decode.generate import generate
-from tera_jax.llama.model import Llama
+from typing import TYPE_CHECKING
+
+from tera_jax import lazy
+
+if TYPE_CHECKING:
+    from tera_jax.llama.checkpoint.tokenizer import load_tokenizer
+    from tera_jax.llama.checkpoint.weights import load_pretrained, save_pretrained
+    from tera_jax.llama.config import LlamaConfig
+    from tera_jax.llama.decode.cache import Cache, init_cache
+    from tera_jax.llama.decode.config import GenerationConfig
+    from tera_jax.llama.decode.generate import generate
+    from tera_jax.llama.model import Llama
+else:
+    __getattr__ = lazy.importer(
+        __name__,
+        names={
+            "Cache": "tera_jax.llama.decode.cache",
+            "GenerationConfig": "tera_jax.llama.decode.config",
+            "Llama": "tera_jax.llama.model",
+            "LlamaConfig": "tera_jax.llama.config",
+            "generate": "tera_jax.llama.decode.generate",
+            "init_cache": "tera_jax.llama.decode.cache",
+            "load_pretrained": "tera_jax.llama.checkpoint.weights",
+            "load_tokenizer": "tera_jax.llama.checkpoint.tokenizer",
+            "save_pretrained": "tera_jax.llama.checkpoint.weights",
+        },
+        modules=(
+            "checkpoint",
+            "config",
+            "decode",
+            "layer",
+            "model",
+            "rope",
+            "sharding",
+            "stacking",
+        ),
+    )
 
 __all__ = [
     "Cache",

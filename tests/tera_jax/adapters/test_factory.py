@@ -73,7 +73,7 @@ def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_states_at_some_places_have_the_gradient_of_those_of_all(name):
+def test_states_at_some_positions_have_the_gradient_of_those_of_all(name):
     """Unrolled, the last layer's queries and MLP are adapted at these positions alone."""
     adapter, model, v, tokens_BL = made(name)
     length = tokens_BL.shape[1] // 2 * 2
@@ -169,7 +169,7 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
     assert not jnp.allclose(one, without, atol=1e-3)
 
 
-def test_the_last_layer_drops_at_some_places_too():
+def test_the_last_layer_drops_at_some_positions_too():
     model = Llama(dataclasses.replace(CONFIG, num_layers=1), unroll=True)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     config = TABLE["lora"](rank=4, dropout=0.5)

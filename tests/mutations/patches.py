@@ -1,0 +1,331 @@
+"""The mutations: one wrong line each, and the quick test that is to catch it.
+
+A test may be renamed or moved: ``python -m tests.mutations`` then says that it is not there.
+"""
+
+from typing import NamedTuple
+
+
+class Patch(NamedTuple):
+    """``old`` stands in ``file`` exactly once, and gives way to ``new``."""
+
+    kind: str
+    what: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+_TERA = "tests/tera_jax/methods/test_tera.py::"
+_GAIN = _TERA + "test_gain_1_preserves_the_mean_square_and_other_gains_scale_it"
+_ROUTES = "tests/tera_jax/network/test_contraction.py::test_both_routes_equal_the_float64_reference"
+_LORA = "tests/tera_jax/methods/test_lora.py::test_outputs_and_gradients_equal_peft[shape0]"
+_FIRST = "tests/train/training/test_first_steps.py::"
+_GRADIENT = _FIRST + "test_the_gradient_is_that_of_the_mean_over_target_tokens[1]"
+_OPTIM = "tests/train/training/test_optim.py::"
+_MODEL = "tests/tera_jax/llama/test_model.py::"
+_LOGITS = _MODEL + "test_logits_equal_transformers[llama-2]"
+_WINDOW = _MODEL + "test_a_window_shorter_than_the_text_is_seen_in_every_path"
+_PACKED = _MODEL + "test_packed_rows_equal_separate_rows[llama-3]"
+_SEGMENTS = "tests/tera_jax/ops/test_segment_attention.py::"
+_NORM = "tests/tera_jax/ops/test_rms_norm.py::"
+_RANDOM = "tests/tera_jax/test_random.py::"
+_BATCHES = "tests/train/data/test_batches.py::"
+_ROWS = "tests/train/data/test_packing.py::test_a_row_holds_records_one_after_the_other"
+_ENDS = (
+    "tests/tera_jax/llama/decode/test_generate.py"
+    "::test_a_row_ends_at_eos_and_the_loop_with_the_last_row"
+)
+
+PATCHES = (
+    Patch(
+        "gain",
+        "the dense core has gain 1 whatever is asked",
+        "tera_jax/network/random_network.py",
+        "scheme.ranks, in_rank, gain)",
+        "scheme.ranks, in_rank, 1.0)",
+        f"{_GAIN}[64|4x16-dense]",
+    ),
+    Patch(
+        "gain",
+        "the transform's core has the gain twice",
+        "tera_jax/network/random_network.py",
+        "std = gain / math.sqrt(in_rank)",
+        "std = gain**2 / math.sqrt(in_rank)",
+        f"{_GAIN}[64|4x16-hadamard]",
+    ),
+    Patch(
+        "gain",
+        "the deviation of a factor is 1 / fan in",
+        "tera_jax/network/random_network.py",
+        "std = gain / math.sqrt(fan_in)",
+        "std = gain / fan_in",
+        f"{_GAIN}[16x4|64-dense]",
+    ),
+    Patch(
+        "order of d",
+        "a network takes the d from the last to the first",
+        "tera_jax/network/contraction.py",
+        "grouped = joined(factors, d)",
+        "grouped = joined(factors, d[::-1])",
+        f"{_ROUTES}[float32-2x2x2x2x2x2x2|2x2x2x2x2x2x2]",
+    ),
+    Patch(
+        "order of d",
+        "the entries of a narrow d are taken from the last to the first",
+        "tera_jax/network/contraction.py",
+        "factor.matrix * factor.d_R[:, None], precision)",
+        "factor.matrix * factor.d_R[::-1, None], precision)",
+        f"{_ROUTES}[float32-6|4]",
+    ),
+    Patch(
+        "order of d",
+        "the d after the one that is asked for starts at zero",
+        "tera_jax/methods/tera.py",
+        "index = zero - 1 if zero > 0",
+        "index = zero if zero > 0",
+        f"{_TERA}test_all_d_are_ones_but_one[2]",
+    ),
+    Patch(
+        "packed positions",
+        "only the first token of a segment has its new position",
+        "tera_jax/llama/model.py",
+        "lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)",
+        "jnp.where(starts_BL, index_BL, 0)",
+        _PACKED,
+    ),
+    Patch(
+        "packed positions",
+        "a segment has one token more, of the next",
+        "tera_jax/ops/segment_attention.py",
+        "end_BM[:, None, :] <= token_L",
+        "end_BM[:, None, :] < token_L",
+        f"{_SEGMENTS}test_segments_are_numbered_from_one",
+    ),
+    Patch(
+        "packed positions",
+        "segments begin where they end",
+        "tera_jax/ops/segment_attention.py",
+        "jnp.cumsum(size_BS, axis=1) - size_BS",
+        "jnp.cumsum(size_BS, axis=1)",
+        f"{_SEGMENTS}test_the_rest_of_a_row_is_a_segment_too",
+    ),
+    Patch(
+        "1/r",
+        "LoRA's scale is alpha",
+        "tera_jax/methods/low_rank.py",
+        "return self.alpha / self.rank",
+        "return self.alpha",
+        _LORA,
+    ),
+    Patch(
+        "1/r",
+        "LoRA's scale is alpha over the root of the rank, as in rsLoRA",
+        "tera_jax/methods/low_rank.py",
+        "return self.alpha / self.rank",
+        "return self.alpha / math.sqrt(self.rank)",
+        _LORA,
+    ),
+    Patch(
+        "1/r",
+        "LoRA's update has the scale, its branch has not",
+        "tera_jax/methods/low_rank.py",
+        "scale * hidden, b_RO",
+        "hidden, b_RO",
+        _LORA,
+    ),
+    Patch(
+        "loss normalisation",
+        "the gradient is not divided by the count of target tokens",
+        "train/training/step.py",
+        "leaf / count.astype(leaf.dtype)",
+        "leaf",
+        _GRADIENT,
+    ),
+    Patch(
+        "loss normalisation",
+        "the loss that is reported is the sum",
+        "train/training/step.py",
+        "Metrics(loss / count,",
+        "Metrics(loss,",
+        _GRADIENT,
+    ),
+    Patch(
+        "loss normalisation",
+        "the count has what fills the rows as well",
+        "train/training/step.py",
+        "jnp.maximum(jnp.sum(batch.weight_BT), 1)",
+        "jnp.float32(batch.weight_BT.size)",
+        _GRADIENT,
+    ),
+    Patch(
+        "clip",
+        "each entry is clipped, not the norm",
+        "train/training/optim.py",
+        "optax.clip_by_global_norm(",
+        "optax.clip(",
+        f"{_OPTIM}test_updates_are_those_of_torch[0.0-1.5]",
+    ),
+    Patch(
+        "clip",
+        "the update is clipped, not the gradient",
+        "train/training/optim.py",
+        "optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)",
+        "optax.chain(adamw, optax.clip_by_global_norm(config.clip_norm))",
+        f"{_FIRST}test_a_step_clips_the_gradient_to_its_norm[0.5]",
+    ),
+    Patch(
+        "schedule",
+        "the warm-up does not begin at 0",
+        "train/training/optim.py",
+        "linear_schedule(0.0, config.learning_rate",
+        "linear_schedule(0.1 * config.learning_rate, config.learning_rate",
+        f"{_OPTIM}test_the_rate_is_zero_then_the_highest_then_zero",
+    ),
+    Patch(
+        "schedule",
+        "the decay ends as many steps late as the warm-up takes",
+        "train/training/optim.py",
+        "0.0, steps - warmup)",
+        "0.0, steps)",
+        f"{_OPTIM}test_every_rate_is_that_of_transformers[10]",
+    ),
+    Patch(
+        "schedule",
+        "weight decay is added to the gradient",
+        "train/training/optim.py",
+        "        weight_decay=config.weight_decay,\n    )",
+        "    )\n    adamw = optax.chain(optax.add_decayed_weights(config.weight_decay), adamw)",
+        f"{_FIRST}test_weight_decay_is_decoupled_and_times_the_rate",
+    ),
+    Patch(
+        "mask",
+        "a token sees the next one, where there is a cache",
+        "tera_jax/llama/model.py",
+        "age_BTS >= 0",
+        "age_BTS >= -1",
+        f"{_MODEL}test_cached_decoding_equals_the_full_forward[llama-3]",
+    ),
+    Patch(
+        "mask",
+        "a token sees all tokens",
+        "tera_jax/llama/layer.py",
+        "is_causal=causal,",
+        "is_causal=False,",
+        _LOGITS,
+    ),
+    Patch(
+        "mask",
+        "the window is a token too wide, where there is a cache",
+        "tera_jax/llama/model.py",
+        "age_BTS < self.config.sliding_window",
+        "age_BTS <= self.config.sliding_window",
+        _WINDOW,
+    ),
+    Patch(
+        "mask",
+        "a record sees those before it in its row",
+        "tera_jax/llama/model.py",
+        "segment_ids_BL[:, None, :, None] == segment_ids_BL",
+        "segment_ids_BL[:, None, :, None] >= segment_ids_BL",
+        _PACKED,
+    ),
+    Patch(
+        "norm's eps",
+        "the kernel of the gradient has none",
+        "tera_jax/ops/rms_norm.py",
+        "lax.rsqrt(square / width + eps)",
+        "lax.rsqrt(square / width)",
+        f"{_NORM}test_the_gradient_equals_float64[float32-256]",
+    ),
+    Patch(
+        "norm's eps",
+        "it is added to the root",
+        "tera_jax/ops/rms_norm.py",
+        "lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + eps)",
+        "(1 / (jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True)) + eps))",
+        f"{_NORM}test_it_norms",
+    ),
+    Patch(
+        "norm's eps",
+        "TopLoRA's is that of torch whatever is asked",
+        "tera_jax/methods/toplora.py",
+        "keepdims=True) + eps)",
+        "keepdims=True) + 2.0**-23)",
+        "tests/tera_jax/methods/test_toplora.py"
+        "::test_apply_equals_loops_over_the_definition[3.0-shape0]",
+    ),
+    Patch(
+        "seed fold-in",
+        "every step drops the same entries",
+        "train/training/step.py",
+        "jax.random.fold_in(jax.random.key(seed), state.step)",
+        "jax.random.key(seed)",
+        f"{_FIRST}test_each_step_drops_other_entries_by_its_number",
+    ),
+    Patch(
+        "seed fold-in",
+        "the layers of a stack start alike",
+        "tera_jax/adapters/stack.py",
+        "jax.random.fold_in(key, number)",
+        "jax.random.fold_in(key, 0 * number)",
+        f"{_FIRST}test_layers_of_a_stack_start_from_draws_of_their_own",
+    ),
+    Patch(
+        "seed fold-in",
+        "the address of a draw goes in by its length",
+        "tera_jax/random.py",
+        "zlib.crc32(name.encode())",
+        "len(name)",
+        f"{_RANDOM}test_addresses_part_the_seeds",
+    ),
+    Patch(
+        "EOS",
+        "a response is trained without its end",
+        "train/data/batches.py",
+        "[*response, *eos]",
+        "[*response]",
+        f"{_BATCHES}test_prompts_lose_their_beginning_and_responses_their_end",
+    ),
+    Patch(
+        "EOS",
+        "an answer goes on behind its end",
+        "tera_jax/llama/decode/generate.py",
+        "done_B | jnp.isin(token_B, eos_ids)",
+        "done_B",
+        _ENDS,
+    ),
+    Patch(
+        "EOS",
+        "a row that has ended is not filled up",
+        "tera_jax/llama/decode/generate.py",
+        "jnp.where(done_B, pad_id, token_B)",
+        "token_B",
+        _ENDS,
+    ),
+    Patch(
+        "target positions",
+        "a target is predicted from itself",
+        "train/data/batches.py",
+        "np.arange(token - size.targets, token) - 1",
+        "np.arange(token - size.targets, token)",
+        f"{_BATCHES}test_the_loss_reads_the_state_before_each_response_token",
+    ),
+    Patch(
+        "target positions",
+        "of a packed row only the first record's are right",
+        "train/data/batches.py",
+        "np.arange(token - size.targets, token) - 1",
+        "np.arange(size.tokens - size.targets, size.tokens) - 1",
+        _ROWS,
+    ),
+    Patch(
+        "target positions",
+        "what fills the targets counts",
+        "train/data/batches.py",
+        "batch.weight_BT[number, targets] = 1",
+        "batch.weight_BT[number] = 1",
+        _ROWS,
+    ),
+)
