@@ -9,7 +9,7 @@ adapted, also under ``nn.remat`` and under an ``nn.scan`` that carries the two c
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -17,18 +17,20 @@ import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from flax.linen.module import InterceptorContext
 from jax.lax import PrecisionLike
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from tera_jax import quantize
 from tera_jax.adapters.targets import is_linear
-from tera_jax.methods.base import LinearMethod, PromptMethod, TargetLayer, linear
+from tera_jax.methods.base import LinearMethod, PromptMethod, Rng, TargetLayer, linear
 from tera_jax.ops.embedding import require_token_ids
 
-Interceptor = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], Any]
+Linear: TypeAlias = nn.Dense | nn.DenseGeneral
+Interceptor: TypeAlias = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any], Any]
 
 
 def calls(
-    wanted: Callable[[nn.Module], bool], body: Callable[[Any, Callable[..., Any], Any], Any]
+    wanted: Callable[[nn.Module], bool], body: Callable[[Any, Callable[..., Array], Array], Array]
 ) -> Interceptor:
     """An interceptor of the calls of some modules, which have one input.
 
@@ -57,7 +59,7 @@ def kernels(
     name: str,
     shared: Mapping[str, Any],
     shared_d: Mapping[str, Any],
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
 ) -> Interceptor:
     """An interceptor under which every target layer's kernel W reads as the method's merge of it.
 
@@ -73,7 +75,7 @@ def kernels(
     by_path = {layer.path: layer for layer in layers}
     rounded = shared if dtype is None else jax.tree.map(lambda x: _narrowed(x, dtype), dict(shared))
 
-    def body(module: nn.Module, _: Any, x: Array) -> Array:
+    def body(module: Linear, _: Callable[..., Array], x: Array) -> Array:
         layer = by_path[module.path]
         key = method.frozen_set(layer)
         own_d: Any = _visible(module, "d", name, optional=bool(shared_d))
@@ -138,7 +140,7 @@ def _is_quantized(module: nn.Module) -> bool:
     return is_linear(module) and quantize.is_quantized(module.get_variable("params", "kernel"))
 
 
-def _dequantized(module: nn.Module, _: Any, x: Array) -> Array:
+def _dequantized(module: Linear, _: Callable[..., Array], x: Array) -> Array:
     return multiply(module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), x)
 
 
@@ -155,7 +157,7 @@ It is made where the layer multiplies by it, so that under a scan one layer's st
 def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Interceptor:
     """An interceptor under which token ids from the vocabulary's size on are virtual tokens."""
 
-    def body(module: nn.Module, embed: Callable[..., Any], tokens_BL: Array) -> Array:
+    def body(module: nn.Embed, embed: Callable[..., Array], tokens_BL: Array) -> Array:
         prompt_PD = method.prompt(_visible(module, "d", name))
         require_token_ids(tokens_BL, layer.kernel_shape[0] + len(prompt_PD))
         index_BL = tokens_BL - layer.kernel_shape[0]
@@ -166,7 +168,7 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
     return calls(lambda module: module.path == layer.path, body)
 
 
-def _narrowed(array: Array, dtype: Any) -> Array:
+def _narrowed(array: Array, dtype: DTypeLike) -> Array:
     """In a narrower type, unless it holds integers, as indices are."""
     narrows = jnp.issubdtype(array.dtype, jnp.floating) and (
         array.dtype.itemsize > jnp.dtype(dtype).itemsize
@@ -175,9 +177,9 @@ def _narrowed(array: Array, dtype: Any) -> Array:
 
 
 def multiply(
-    module: Any,
+    module: Linear,
     merge: Callable[[Array], Array],
-    apply: Callable[[Array, Array, Any], Array],
+    apply: Callable[[Array, Array, Rng], Array],
     inputs: Float[Array, "..."],
     merge_bias: Callable[[Array], Array] = lambda bias_O: bias_O,
 ) -> Float[Array, "..."]:

@@ -1,20 +1,24 @@
 """The adapter of methods that change the kernels of linear layers, one layer at a time."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from tera_jax import quantize
 from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.stack import over_stack, stack_keys
 from tera_jax.adapters.targets import ModelLayers, choose, get, parameter, put, trainable
-from tera_jax.methods.base import LinearMethod, TargetLayer
+from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.random import seed_key
 from tera_jax.trees import SHARED
+
+Stored: TypeAlias = Array | quantize.QuantizedKernel
+"""A kernel as ``params`` have it."""
 
 
 class LinearAdapter(Adapter):
@@ -46,7 +50,7 @@ class LinearAdapter(Adapter):
             name = method.frozen_set(layer)
             if name is None:
 
-                def draw(key: Any, kernel: Any, layer: TargetLayer = layer) -> Any:
+                def draw(key: KeyArray, kernel: Stored, layer: TargetLayer = layer) -> Any:
                     return method.init_frozen(key, quantize.dequantize(kernel), layer)
 
                 keys = stack_keys(seed_key(method.frozen_seed, layer.name), layer)
@@ -70,7 +74,11 @@ class LinearAdapter(Adapter):
             shared, own = self._frozen(frozen, layer)
 
             def init(
-                key: Any, kernel: Any, own: Any, shared: Any = shared, layer: TargetLayer = layer
+                key: KeyArray,
+                kernel: Stored,
+                own: Any,
+                shared: Any = shared,
+                layer: TargetLayer = layer,
             ) -> Any:
                 arrays = interceptor.with_shared(own, shared, "frozen")
                 return method.init_d(key, quantize.dequantize(kernel), arrays, layer)
@@ -114,7 +122,7 @@ class LinearAdapter(Adapter):
             and not quantize.is_quantized(parameter(params, layer, "kernel"))
         ]
 
-        def make(frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Any:
+        def make(frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
             return self._method.materialize(frozen, d, kernel, layer, kernel.dtype)
 
         return self._kernels(variables, layers, make)
@@ -135,11 +143,11 @@ class LinearAdapter(Adapter):
         return params
 
     def _kernels(
-        self, variables: Variables, layers: Sequence[TargetLayer], make: Callable[..., Any]
+        self, variables: Variables, layers: Sequence[TargetLayer], make: Callable[..., Array]
     ) -> dict[str, Any]:
         """``make(frozen, d, kernel, layer)`` of every layer, as a part of ``params``."""
 
-        def plain(frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Any:
+        def plain(frozen: Any, d: Any, kernel: Stored, layer: TargetLayer) -> Array:
             return make(frozen, d, quantize.dequantize(kernel), layer)
 
         made: dict[str, Any] = {}
@@ -163,7 +171,7 @@ class LinearAdapter(Adapter):
         shared, own = self._frozen(variables["frozen"], layer)
         shared_d = variables["d"].get(SHARED, {}).get(self.name, {})
 
-        def one(d: Any, kernel: Any, own: Any) -> Any:
+        def one(d: Any, kernel: Stored, own: Any) -> Any:
             frozen = interceptor.with_shared(own, shared, "frozen")
             return make(frozen, interceptor.with_shared(d, shared_d), kernel, layer)
 
@@ -207,7 +215,7 @@ def _with_kernels(
     return result
 
 
-def _matrices(params: Variables, layer: TargetLayer, leaf: str = "kernel") -> Any:
+def _matrices(params: Variables, layer: TargetLayer, leaf: str = "kernel") -> Stored:
     """The kernels as (stack..., in, out), or the biases as (stack..., out)."""
     array = parameter(params, layer, leaf)
     if quantize.is_quantized(array):

@@ -5,12 +5,13 @@ from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
+from jaxtyping import Array
 
 from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter, Variables
 from tera_jax.adapters.stack import over_stack, stack_keys
 from tera_jax.adapters.targets import ModelLayers, choose, parameter, put, trainable
-from tera_jax.methods.base import NormMethod, TargetLayer
+from tera_jax.methods.base import KeyArray, NormMethod, TargetLayer
 from tera_jax.quantize import dequantize
 from tera_jax.random import seed_key
 
@@ -39,7 +40,7 @@ class NormAdapter(Adapter):
         d: dict[str, Any] = {}
         for layer in self.layers:
 
-            def init(key: Any, scale_D: Any, layer: TargetLayer = layer) -> Any:
+            def init(key: KeyArray, scale_D: Array, layer: TargetLayer = layer) -> Any:
                 return self._method.init_d(key, scale_D, layer)
 
             keys = stack_keys(seed_key(seed, layer.name), layer)
@@ -63,7 +64,7 @@ class NormAdapter(Adapter):
         params = jax.tree.map(lambda leaf: leaf, dict(variables["params"]))
         for layer in self.layers:
 
-            def merge(d: Any, scale_D: Any, layer: TargetLayer = layer) -> Any:
+            def merge(d: Any, scale_D: Array, layer: TargetLayer = layer) -> Array:
                 return self._method.merge(d, scale_D, layer)
 
             d = trainable(variables["d"], layer, self.name)

@@ -5,12 +5,14 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from tera_jax import quantize
 from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.adapters.targets import parameter, put
 from tera_jax.methods.base import LinearMethod, NotMergeableError, TargetLayer
+from tera_jax.quantize import QuantizedKernel
 
 
 class MergeError(NamedTuple):
@@ -60,7 +62,13 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
                 f"the kernel of {layer.name!r} is not quantised; merge() gives plain weights"
             )
 
-        def make(frozen: Any, d: Any, kernel: Any, layer: TargetLayer, base: Any = base) -> Any:
+        def make(
+            frozen: Any,
+            d: Any,
+            kernel: QuantizedKernel,
+            layer: TargetLayer,
+            base: QuantizedKernel = base,
+        ) -> tuple[Any, Array, Array]:
             merged = method.merge(frozen, d, kernel.dequantize(jnp.float32), layer)
             kept = quantize.quantize_kernel(merged, base.kind, base.block)
             lost = kept.dequantize() - merged
@@ -72,6 +80,5 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
         squares[layer.name] = (sums[0], sums[1])
     kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}
     lost, whole = (sum(map(jnp.sum, column)) for column in zip(*squares.values(), strict=True))
-    return adapter.with_biases(result, variables), MergeError(
-        kernels, jnp.sqrt(jnp.asarray(lost / whole))
-    )
+    error = MergeError(kernels, jnp.sqrt(jnp.asarray(lost / whole)))
+    return adapter.with_biases(result, variables), error

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import TargetLayer, drop, linear
+from tera_jax.methods.base import Arrays, KeyArray, Rng, TargetLayer, drop, linear
 from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
 from tera_jax.ops.numerics import acc_dtype
 
@@ -30,7 +30,7 @@ class DoRA(LowRank):
         alpha: numerator of the scale s = alpha / rank.
     """
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A random, B zero, and ``m`` (O,), the column norms of the kernel."""
         del frozen, layer
         norms_O = column_norms(kernel.astype(acc_dtype(kernel.dtype)))
@@ -63,7 +63,7 @@ class DoRA(LowRank):
         return (scaled - base).astype(x.dtype)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
     ) -> Array:
         """All sums are taken before the one rounding; without dropout x W is in them once."""
         del frozen, layer

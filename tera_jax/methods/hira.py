@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from tera_jax.methods.base import TargetLayer, check_rank, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank, linear
 from tera_jax.methods.low_rank import RankMethod, init_factors, update
 from tera_jax.ops.numerics import acc_dtype
 
@@ -35,7 +35,7 @@ class HiRA(RankMethod):
         """Raise ``ValueError`` when the rank is above that of a kernel."""
         check_rank(self.rank, layers)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A random, B zero."""
         del frozen, layer
         return init_factors(key, kernel, self.rank)

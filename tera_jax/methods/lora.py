@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from tera_jax.methods.base import TargetLayer
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
 from tera_jax.ops.numerics import acc_dtype
 
@@ -24,7 +24,7 @@ class LoRA(LowRank):
         alpha: numerator of the scale s = alpha / rank.
     """
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A random, B zero."""
         del frozen, layer
         return init_factors(key, kernel, self.rank)

@@ -12,9 +12,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jax.lax import PrecisionLike
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
-from tera_jax.methods.base import TargetLayer, check_at_least
+from tera_jax.methods.base import KeyArray, TargetLayer, check_at_least
 from tera_jax.methods.low_rank import LowRank, through_factors, update
 from tera_jax.network.tensorization import balanced_factors
 from tera_jax.ops.numerics import acc_dtype
@@ -80,7 +82,7 @@ class LoRETTA(LowRank):
                 )
 
     def init_d(
-        self, key: Key[Array, ""], kernel: Array, frozen: Any, layer: TargetLayer
+        self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer
     ) -> dict[str, list[Array]]:
         """The cores of both trains, random."""
         del frozen, layer
@@ -109,7 +111,7 @@ class LoRETTA(LowRank):
         rows_of = zip(layer.kernel_shape, (layer.kernel_shape[0], self.rank), strict=True)
         return min(train_rank(self.shape(side), self.tt_rank, rows) for side, rows in rows_of)
 
-    def _matrices(self, d: Any, dtype: Any, precision: Any) -> tuple[Array, Array]:
+    def _matrices(self, d: Any, dtype: DTypeLike, precision: PrecisionLike) -> tuple[Array, Array]:
         """A and B. They are small, so the trains are contracted in float32 at least."""
         cores = jax.tree.map(lambda core: core.astype(acc_dtype(dtype)), d)
         a_IR = contract(cores["a"], precision).reshape(-1, self.rank)
@@ -127,7 +129,7 @@ def _parse(text: str) -> tuple[int, ...]:
 
 
 def init_cores(
-    key: Key[Array, ""], modes: tuple[int, ...], tt_rank: int, std: float
+    key: KeyArray, modes: tuple[int, ...], tt_rank: int, std: float
 ) -> list[Float[Array, "_ _ _"]]:
     """The cores of one tensor train, whose entries have about standard deviation ``std``.
 
@@ -150,7 +152,9 @@ def init_cores(
     return cores
 
 
-def contract(cores: list[Float[Array, "_ _ _"]], precision: Any = None) -> Float[Array, " _"]:
+def contract(
+    cores: list[Float[Array, "_ _ _"]], precision: PrecisionLike = None
+) -> Float[Array, " _"]:
     """All entries of a tensor train, row-major."""
     train = cores[0].reshape(-1, cores[0].shape[2])
     for core in cores[1:]:

@@ -3,13 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from tera_jax.methods.base import (
+    Arrays,
+    KeyArray,
     LinearMethod,
     TargetLayer,
     check_above_zero,
@@ -63,7 +65,7 @@ class LowRank(RankMethod):
         check_rank(self.rank, layers)
 
 
-def init_factors(key: Key[Array, ""], kernel: Float[Array, "I O"], rank: int) -> dict[str, Array]:
+def init_factors(key: KeyArray, kernel: Float[Array, "I O"], rank: int) -> Arrays:
     """A ``a`` (I, R) and B ``b`` (R, O), float32: A uniform within 1 / sqrt(I), B zero.
 
     The bound is torch's ``kaiming_uniform_`` with a = sqrt(5).
@@ -77,7 +79,7 @@ def init_factors(key: Key[Array, ""], kernel: Float[Array, "I O"], rank: int) ->
 
 
 def update(
-    a_IR: Float[Array, "I R"], b_RO: Float[Array, "R O"], scale: float, dtype: Any
+    a_IR: Float[Array, "I R"], b_RO: Float[Array, "R O"], scale: float, dtype: DTypeLike
 ) -> Float[Array, "I O"]:
     """The matrix s A B in ``dtype``, with all of its bits also where matmuls take fewer."""
     product_IO = jnp.einsum(

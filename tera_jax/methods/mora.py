@@ -12,9 +12,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import LinearMethod, TargetLayer, check_at_least
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer, check_at_least
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -43,7 +44,7 @@ class MoRA(LinearMethod):
         for layer in layers:
             self.side(layer.kernel_shape)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """M, zero."""
         del key, frozen, layer
         side = self.side(kernel.shape)
@@ -95,7 +96,7 @@ def update(
     matrix_RR: Float[Array, "R R"],
     features: int,
     rotate: bool,
-    precision: Any = None,
+    precision: PrecisionLike = None,
 ) -> Float[Array, "*_ _"]:
     """What MoRA adds to the output: linear in x.
 

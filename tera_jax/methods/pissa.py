@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods.base import TargetLayer, drop, linear
+from tera_jax.methods.base import Arrays, KeyArray, Rng, TargetLayer, drop, linear
 from tera_jax.methods.low_rank import LowRank, through_factors, update
 from tera_jax.ops.numerics import acc_dtype
 
@@ -45,12 +45,12 @@ class PiSSA(LowRank):
         if self.niter is not None and self.niter < 0:
             raise ValueError(f"niter {self.niter}; it must be at least 0, or None for a full SVD")
 
-    def init_frozen(self, key: Any, kernel: Array, layer: TargetLayer) -> dict[str, Array]:
+    def init_frozen(self, key: KeyArray, kernel: Array, layer: TargetLayer) -> Arrays:
         """A0 and B0."""
         del layer
         return init_frozen(key, kernel, self)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A0 and B0, copied: a step that is given d to overwrite must not overwrite these."""
         del key, kernel, layer
         return {name: jnp.copy(frozen[name]) for name in ("a", "b")}
@@ -80,7 +80,7 @@ class PiSSA(LowRank):
         return through_factors(x, *_gained(frozen, d), self.scale)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
     ) -> Array:
         """The residual sees all of x, but A and B only what dropout left of it."""
         dropped = drop(dropout, self.dropout, x)
@@ -105,9 +105,7 @@ def _gained(frozen: Any, d: Any) -> tuple[Array, Array]:
     return left_IS, jnp.concatenate([b_RO, b_RO - b0_RO], axis=0)
 
 
-def init_frozen(
-    key: Key[Array, ""], kernel: Float[Array, "I O"], config: PiSSA
-) -> dict[str, Array]:
+def init_frozen(key: KeyArray, kernel: Float[Array, "I O"], config: PiSSA) -> dict[str, Array]:
     """A0 ``a`` (I, R) and B0 ``b`` (R, O): s A0 B0 is the kernel's part of rank R.
 
     With W = U S V: A0 = U_R sqrt(S_R / s) and B0 = sqrt(S_R / s) V_R. The SVD is in float32, or in
@@ -131,7 +129,7 @@ def init_frozen(
 
 
 def _randomized_svd(
-    key: Key[Array, ""], kernel: Float[Array, "I O"], rank: int, niter: int
+    key: KeyArray, kernel: Float[Array, "I O"], rank: int, niter: int
 ) -> tuple[Array, Array, Array]:
     """Algorithms 4.4 and 5.1 of Halko, Martinsson and Tropp, 2011, without oversampling."""
     with jax.default_matmul_precision("highest"):

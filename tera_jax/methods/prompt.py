@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods.base import PromptMethod, check_at_least
+from tera_jax.methods.base import Arrays, KeyArray, PromptMethod, check_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PromptTuning(PromptMethod):
 
     init: Literal["random", "vocabulary"] = "random"
 
-    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, embedding_VD: Float[Array, "V D"]) -> Arrays:
         """The embeddings themselves."""
         return {"embedding": _init_prompt(key, embedding_VD, self)}
 
@@ -51,7 +51,7 @@ class PTuning(PromptMethod):
         super().__post_init__()
         check_at_least(1, hidden_size=self.hidden_size)
 
-    def init_d(self, key: Key[Array, ""], embedding_VD: Float[Array, "V D"]) -> dict[str, Any]:
+    def init_d(self, key: KeyArray, embedding_VD: Float[Array, "V D"]) -> dict[str, Any]:
         """The embeddings, and the three layers of the MLP."""
         return _init_p_tuning(key, embedding_VD.shape[1], self)
 
@@ -61,7 +61,7 @@ class PTuning(PromptMethod):
 
 
 def _init_prompt(
-    key: Key[Array, ""], embedding_VD: Float[Array, "V D"], config: PromptTuning
+    key: KeyArray, embedding_VD: Float[Array, "V D"], config: PromptTuning
 ) -> Float[Array, "P D"]:
     vocabulary, width = embedding_VD.shape
     if config.init == "vocabulary":
@@ -70,7 +70,7 @@ def _init_prompt(
     return jax.random.normal(key, (config.num_virtual_tokens, width), jnp.float32)
 
 
-def _init_p_tuning(key: Key[Array, ""], width: int, config: PTuning) -> dict[str, Any]:
+def _init_p_tuning(key: KeyArray, width: int, config: PTuning) -> dict[str, Any]:
     hidden = config.hidden_size or width
     keys = jax.random.split(key, 4)
     return {
@@ -83,7 +83,7 @@ def _init_p_tuning(key: Key[Array, ""], width: int, config: PTuning) -> dict[str
     }
 
 
-def _init_linear(key: Key[Array, ""], fan_in: int, fan_out: int) -> dict[str, Array]:
+def _init_linear(key: KeyArray, fan_in: int, fan_out: int) -> Arrays:
     """Kernel (in, out) and bias as ``torch.nn.Linear`` draws them: U(-1/sqrt(in), 1/sqrt(in))."""
     limit = 1 / math.sqrt(fan_in)
     kernel_key, bias_key = jax.random.split(key)

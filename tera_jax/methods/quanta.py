@@ -13,9 +13,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jax.lax import PrecisionLike
+from jaxtyping import Array, Float
 
-from tera_jax.methods.base import LinearMethod, TargetLayer
+from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.random import uniform
 
@@ -63,12 +64,12 @@ class QuanTA(LinearMethod):
                     f"kernel {layer.kernel_shape}; choose axes of at least {most}"
                 )
 
-    def init_frozen(self, key: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
+    def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> list[Array]:
         """The initial gates."""
         del kernel, layer
         return init_frozen(key, self)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
         """Copies of the initial gates, so that donating d leaves the frozen arrays be."""
         del key, kernel, layer
         return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
@@ -85,7 +86,7 @@ class QuanTA(LinearMethod):
         return update(x, frozen, d, kernel.shape[1], self)
 
 
-def init_frozen(key: Key[Array, ""], config: QuanTA) -> list[Float[Array, "_ _ _ _"]]:
+def init_frozen(key: KeyArray, config: QuanTA) -> list[Float[Array, "_ _ _ _"]]:
     """The initial gates of one layer.
 
     Args:
@@ -111,7 +112,7 @@ def update(
     d: list[Float[Array, "_ _ _ _"]],
     features: int,
     config: QuanTA,
-    precision: Any = None,
+    precision: PrecisionLike = None,
 ) -> Float[Array, "*_ _"]:
     """What QuanTA adds to the output, Q(d) x - Q(frozen) x: linear in x.
 
@@ -142,7 +143,7 @@ def update(
     return difference.reshape(*leading, -1)[..., :features]
 
 
-def _pass(x: Array, gate: Array, pair: tuple[int, int], precision: Any) -> Array:
+def _pass(x: Array, gate: Array, pair: tuple[int, int], precision: PrecisionLike) -> Array:
     """The tensor with two of its axes through a gate."""
     axes = list(string.ascii_lowercase[: max(-axis for axis in pair)])
     one, two = pair

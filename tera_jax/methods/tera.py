@@ -13,10 +13,12 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from tera_jax.methods.base import (
+    KeyArray,
     LinearMethod,
+    Rng,
     TargetLayer,
     check_above_zero,
     check_at_least,
@@ -130,12 +132,12 @@ class TeRA(LinearMethod):
         names = {"shape": shape, "module": f"{layer.name}:{shape}", "none": None}
         return names[self.sharing]
 
-    def init_frozen(self, key: Any, kernel: Any, layer: TargetLayer) -> dict[str, Any]:
+    def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> dict[str, Any]:
         """Core and factors."""
         del layer
         return init_frozen(key, self.tensorization(kernel.shape), self)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
         """One vector a mode."""
         del key, frozen, layer
         return init_d(self.tensorization(kernel.shape), self)
@@ -160,7 +162,7 @@ class TeRA(LinearMethod):
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
     ) -> Array:
         """By the route that the cost model finds the fastest."""
         x_TJ = x.reshape(-1, x.shape[-1])
@@ -185,7 +187,7 @@ class TeRA(LinearMethod):
         return self._route(layer, tokens) != "through"
 
     def materialize(
-        self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer, dtype: Any
+        self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer, dtype: DTypeLike
     ) -> Array:
         """W + ΔW under the name that rematerialisation keeps."""
         del layer
@@ -222,7 +224,7 @@ class TeRAUnique(TeRA):
     sharing: Literal["shape", "module", "none"] = "none"
 
 
-def init_frozen(key: Key[Array, ""], tensorization: Tensorization, config: TeRA) -> dict[str, Any]:
+def init_frozen(key: KeyArray, tensorization: Tensorization, config: TeRA) -> dict[str, Any]:
     """The frozen random network of one kernel shape.
 
     Args:

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.methods.base import (
+    Arrays,
+    KeyArray,
     NotMergeableError,
+    Rng,
     TargetLayer,
     check_above_zero,
     drop,
@@ -46,7 +49,7 @@ class TopLoRA(LowRank):
         super().__post_init__()
         check_above_zero(eps=self.eps)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A and Theta random alike, B zero, the norm's factors one."""
         del frozen, layer
         a_key, theta_key = jax.random.split(key)
@@ -69,7 +72,7 @@ class TopLoRA(LowRank):
         return self._gated(d, x, x)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Any = None
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
     ) -> Array:
         """Only A reads the dropped x."""
         del frozen, layer

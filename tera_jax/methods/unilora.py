@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Float, Int32
 
 from tera_jax.methods.base import (
+    Arrays,
     FrozenOfAll,
+    KeyArray,
     TargetLayer,
     check_above_zero,
     check_at_least,
@@ -89,13 +91,13 @@ class UniLoRA(RankMethod):
             {"counts": jnp.asarray(counts)},
         )
 
-    def init_shared_d(self, key: Key[Array, ""], layers: Sequence[TargetLayer]) -> dict[str, Array]:
+    def init_shared_d(self, key: KeyArray, layers: Sequence[TargetLayer]) -> Arrays:
         """The vector theta."""
         del layers
         bound = self.init_bound
         return {"theta": jax.random.uniform(key, (self.length,), jnp.float32, -bound, bound)}
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """None of the layer's own."""
         del key, kernel, frozen, layer
         return {}
@@ -152,7 +154,9 @@ def draw_indices(total: int, length: int, seed: int) -> Int32[np.ndarray, " _"]:
 def one_by_one(layers: Sequence[TargetLayer]) -> list[tuple[TargetLayer, tuple[int, ...]]]:
     """Every layer of every stack, with its place there, in the order of a torch Llama's modules."""
 
-    def order(one: tuple[TargetLayer, tuple[int, ...]]) -> tuple[Any, ...]:
+    def order(
+        one: tuple[TargetLayer, tuple[int, ...]],
+    ) -> tuple[str, tuple[int, ...], int, tuple[str, ...]]:
         layer, place = one
         name = layer.path[-1]
         rank = _ORDER.index(name) if name in _ORDER else len(_ORDER)

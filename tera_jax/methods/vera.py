@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from tera_jax.methods.base import TargetLayer, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, linear
 from tera_jax.methods.low_rank import RankMethod
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.random import uniform
@@ -50,13 +50,13 @@ class VeRA(RankMethod):
         """One set for all layers, of the largest sides."""
         return "x".join(map(str, layer.largest))
 
-    def init_frozen(self, key: Any, kernel: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> Arrays:
         """A and B."""
         del kernel
         max_in, max_out = layer.largest
         return init_frozen(key, max_in, max_out, self.rank)
 
-    def init_d(self, key: Any, kernel: Array, frozen: Any, layer: TargetLayer) -> dict[str, Array]:
+    def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """Constants."""
         del key, frozen, layer
         return init_d(kernel.shape[1], self)
@@ -90,7 +90,7 @@ class VeRA(RankMethod):
 
 
 def init_frozen(
-    key: Key[Array, ""], max_in: int, max_out: int, rank: int
+    key: KeyArray, max_in: int, max_out: int, rank: int
 ) -> dict[str, Float[Array, "_ _"]]:
     """The projections, as large as the largest side of any layer.
 
