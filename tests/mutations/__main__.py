@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.mutations.patches import PATCHES, Patch
+from tests.mutations import application, library
+from tests.mutations.patch import Patch
 
 ROOT = Path(__file__).parents[2]
 _PASSED, _FAILED = 0, 1
@@ -27,6 +28,9 @@ _PASSED, _FAILED = 0, 1
 _ASSERTION = re.compile(r"^E +(AssertionError|assert )", re.MULTILINE)
 _RESULTS = {"failed": "caught", "passed": "SURVIVED", "crashed": "CRASHED"}
 """A patch that crashes says nothing of what the test asserts."""
+
+
+PATCHES = (*library.PATCHES, *application.PATCHES)
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -54,7 +58,7 @@ def patched_text(text: str, patch: Patch) -> str:
     if count != 1:
         raise ValueError(
             f"{patch.kind} ({patch.what}): {patch.file} has {patch.old!r} {count} times and not "
-            "once; correct tests/mutations/patches.py"
+            "once; correct the patch"
         )
     return text.replace(patch.old, patch.new)
 
