@@ -29,7 +29,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and types in annotations are checked at every call, under pytest only.
-# The rooms that are named: elsewhere annotations say Array where NumPy's and abstract ones pass too.
+# Other rooms take NumPy's and abstract arrays too, where their annotations say Array.
 install_import_hook(
     [
         "tera_jax.random",
