@@ -116,5 +116,5 @@ def test_bad_settings_are_refused(fields, message):
 
 
 def test_a_rank_above_the_kernels_is_refused():
-    with pytest.raises(ValueError, match=r"rank 32 .* \(24, 10\) of q; choose at most 10"):
+    with pytest.raises(ValueError, match=r"rank 32, .* \(24, 10\) of layer 'q' has rank 10"):
         on_layer(HiRA(), (TargetLayer(("q",), (24, 10)),))

@@ -35,7 +35,7 @@ def command(config_file, fields, records_path):
             "checkpoint_every": EVERY,
             "log_every": 1,
         },
-        "evaluate": {"path": str(records_path), "rows": 3, "batch_size": 8},
+        "evaluate": {"path": str(records_path), "limit": 3, "batch_size": 8},
         "decoding": {"max_new_tokens": 3},
     }
     return [f"--config={config_file(fields)}", "--config.mesh=data=2,fsdp=4"]
