@@ -87,7 +87,10 @@ def is_transform(mode: int, structure: Structure) -> bool:
 
 
 def check_structure(scheme: Tensorization, structure: Structure) -> None:
-    """Raise ``ValueError`` when a transform has a rank below its mode, or no transform its size."""
+    """Raise ``ValueError`` when a transform has a rank below its mode, or no transform its size.
+
+    A core has no other prime factors than the modes, so it has a transform where they have.
+    """
     for rank, mode in zip(scheme.ranks, scheme.modes, strict=True):
         if not is_transform(mode, structure):
             continue
@@ -96,13 +99,7 @@ def check_structure(scheme: Tensorization, structure: Structure) -> None:
                 f"structure {structure!r}, but {scheme} has rank {rank} for mode {mode}; "
                 f"write {mode} for {mode}:{rank}, or set structure to 'dense'"
             )
-        _check_size(mode, scheme, "dense")
-    if structure == "hadamard":
-        _check_size(max(scheme.core_shape), scheme, "hadamard_factor")
-
-
-def _check_size(size: int, scheme: Tensorization, remedy: Structure) -> None:
-    try:
-        hadamard.kronecker_sizes(size)
-    except ValueError as error:
-        raise ValueError(f"{scheme}: {error} by setting structure to {remedy!r}") from None
+        try:
+            hadamard.kronecker_sizes(mode)
+        except ValueError as error:
+            raise ValueError(f"{scheme}: {error} by setting structure to 'dense'") from None

@@ -174,7 +174,10 @@ class WithAndWithoutJit(chex.TestCase):
     def test_a_layer_and_its_gradients_are_the_same_and_its_arrays_are_left_alone(self, name):
         method, *arrays = made(name, "gqa")
         with jax.enable_x64(True):
-            frozen, d, moved, kernel, x = jax.tree.map(lambda v: v.astype(jnp.float64), arrays)
+            frozen, d, moved, kernel, x = jax.tree.map(
+                lambda v: v.astype(jnp.float64) if jnp.issubdtype(v.dtype, jnp.floating) else v,
+                arrays,
+            )
             before = jax.tree.map(np.array, (frozen, d, moved, kernel, x))
 
             def loss(d, x):

@@ -5,8 +5,7 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods import pissa
-from tera_jax.methods.base import TargetLayer
+from tera_jax.methods.base import TargetLayer, drop
 from tera_jax.methods.pissa import PiSSA
 from tests.margins import close, within
 from tests.tera_jax.methods.one_layer import on_layer
@@ -162,7 +161,7 @@ def test_dropout_is_the_identity_on_average_and_drops_the_principal_part_too():
     close(once, ys[0], rtol=1e-4, atol=1e-4)
     assert not jnp.allclose(ys[0], ys[1])
     # y = x W_res + s drop(x) A B.
-    seen = pissa.base.drop(keys[0], 0.3, x)
+    seen = drop(keys[0], 0.3, x)
     residual = kernel - 7 / 3 * frozen["a"] @ frozen["b"]
     within(relative(ys[0], x @ residual + 7 / 3 * seen @ d["a"] @ d["b"]), 1e-5)
 

@@ -53,15 +53,16 @@ def test_schemes_without_a_fast_factor_are_refused(text, message):
     assert dense.tensorization(scheme.shape) == scheme
 
 
-def test_a_core_without_a_transform_is_refused():
-    message = r"2x131\|.*: no fast transform .*; .* by setting structure to 'hadamard_factor'"
-    scheme = Tensorization.parse("2x131:64|2x4")
-    config = TeRA(tensorizations=("262|2x4",), structure="hadamard")
-    for refused in (
-        lambda: config.tensorization(scheme.shape),
-        lambda: tera.init_frozen(KEY, scheme, config),
-    ):
-        with pytest.raises(ValueError, match=message):
-            refused()
-    few = TeRA(tensorizations=("262:6|2x4",), structure="hadamard")
-    assert few.tensorization((262, 8)).core_shape == (6, 8)
+def test_a_hadamard_core_asks_for_the_factors_that_have_transforms():
+    """A core has the prime factors of its modes: where those have transforms, so has it."""
+    for text, message in (("262|2x4", "no fast transform"), ("262:6|2x4", "rank 6 for mode 262")):
+        scheme = Tensorization.parse(text)
+        config = TeRA(tensorizations=(text,), structure="hadamard")
+        for refused in (
+            lambda config=config, scheme=scheme: config.tensorization(scheme.shape),
+            lambda config=config, scheme=scheme: tera.init_frozen(KEY, scheme, config),
+        ):
+            with pytest.raises(ValueError, match=message):
+                refused()
+    few = TeRA(tensorizations=("61x2|2x4",), structure="hadamard")
+    assert few.tensorization((122, 8)).core_shape == (122, 8)

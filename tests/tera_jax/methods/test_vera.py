@@ -99,7 +99,7 @@ def test_projections_are_kaiming_uniform_with_the_full_size_fan_in():
         assert 0.999 * bound < np.abs(arrays[name]).max() < bound
         within(abs(np.std(arrays[name]) / (bound / np.sqrt(3)) - 1), 0.01, of_draws=True)
         within(abs(np.mean(arrays[name])), 0.02 * bound, of_draws=True)
-    assert len({method.frozen_set(site) for site in SITES}) == 1
+    assert len({method.method.frozen_set(layer) for layer in method.layers}) == 1
     other = jax.jit(method.init_frozen)(seed_key(1), jnp.zeros((50, 100)))
     assert fingerprint(other) != fingerprint(arrays)
 
