@@ -6,6 +6,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from tera_jax import random
+from tera_jax.fingerprint import fingerprint
 from tera_jax.sharding import make_mesh
 from tests.margins import within
 
@@ -51,8 +52,8 @@ def test_draws_are_exact_so_that_every_backend_gives_the_same_bits(draw):
 
 def test_the_seed_gives_these_digits():
     """Known answers: a change would orphan every adapter that was saved without its factors."""
-    assert random.fingerprint(random.normal(KEY, (64, 8, 8), 1.0)) == "b4b942967698cf94"
-    assert random.fingerprint(random.uniform(KEY, (64, 8, 8), 1.0)) == "366b9c61bec5f544"
+    assert fingerprint(random.normal(KEY, (64, 8, 8), 1.0)) == "b4b942967698cf94"
+    assert fingerprint(random.uniform(KEY, (64, 8, 8), 1.0)) == "366b9c61bec5f544"
 
 
 def test_addresses_part_the_seeds():
@@ -72,8 +73,8 @@ def tree():
 
 
 def test_fingerprint_changes_with_every_bit_path_shape_and_type():
-    base = random.fingerprint(tree())
-    assert base == random.fingerprint(tree())
+    base = fingerprint(tree())
+    assert base == fingerprint(tree())
     changed = []
     for place in [(0, 0), (15, 7)]:
         other = tree()
@@ -85,20 +86,20 @@ def test_fingerprint_changes_with_every_bit_path_shape_and_type():
     reshaped = {**tree(), "core": tree()["core"].reshape(8, 16)}
     retyped = {**tree(), "factors": [jnp.ones((8, 4), jnp.float16), tree()["factors"][1]]}
     changed += [swapped, renamed, reshaped, retyped]
-    prints = [random.fingerprint(other) for other in changed]
+    prints = [fingerprint(other) for other in changed]
     assert len({base, *prints}) == 1 + len(changed)
 
 
 def test_fingerprint_does_not_depend_on_the_layout():
     mesh = make_mesh(2, 2, 2)
     core = jax.device_put(tree()["core"], NamedSharding(mesh, P("fsdp", "tensor")))
-    assert random.fingerprint({**tree(), "core": core}) == random.fingerprint(tree())
+    assert fingerprint({**tree(), "core": core}) == fingerprint(tree())
 
 
 def test_fingerprint_rounded_to_bfloat16_ignores_a_wider_type():
     narrow = jax.random.normal(jax.random.key(0), (32,), jnp.bfloat16)
     wide = narrow.astype(jnp.float32)
-    assert random.fingerprint(narrow) != random.fingerprint(wide)
-    assert random.fingerprint(narrow, jnp.bfloat16) == random.fingerprint(wide, jnp.bfloat16)
+    assert fingerprint(narrow) != fingerprint(wide)
+    assert fingerprint(narrow, jnp.bfloat16) == fingerprint(wide, jnp.bfloat16)
     other = wide.at[3].multiply(1.01)
-    assert random.fingerprint(narrow, jnp.bfloat16) != random.fingerprint(other, jnp.bfloat16)
+    assert fingerprint(narrow, jnp.bfloat16) != fingerprint(other, jnp.bfloat16)
