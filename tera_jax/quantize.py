@@ -68,8 +68,8 @@ class QuantizedKernel:
         dtype: of the kernel that was quantised, and as which it reads.
     """
 
-    values: jax.Array
-    scales: jax.Array
+    values: Any  # an array, or what a mapped tree has in its place
+    scales: Any
     kind: str = flax.struct.field(pytree_node=False)
     dtype: Any = flax.struct.field(pytree_node=False)
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
 from tests import checked, margins, parts
@@ -66,6 +67,12 @@ def pytest_unconfigure():
     cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     if cache.name == f"jax-{os.getpid()}":
         shutil.rmtree(cache, ignore_errors=True)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Annotations are not checked: what they forbid gets the packages' own errors."""
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -90,7 +90,7 @@ class Llama(nn.Module):
 
     def __call__(
         self,
-        tokens_BL: jax.Array,
+        tokens_BL: jax.Array | np.ndarray,
         positions_BL: jax.Array | None = None,
         segment_ids_BL: jax.Array | None = None,
         cache: Cache | None = None,
@@ -105,7 +105,7 @@ class Llama(nn.Module):
 
     def hidden(
         self,
-        tokens_BL: jax.Array,
+        tokens_BL: jax.Array | np.ndarray,
         positions_BL: jax.Array | None = None,
         segment_ids_BL: jax.Array | None = None,
         cache: Cache | None = None,
@@ -260,7 +260,7 @@ def _of_stack(function: Any, index: Any) -> Any:
     return nn.map_variables(function, _STACKED, trans_in_fn=part)
 
 
-def _positions(tokens_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Array:
+def _positions(tokens_BL: jax.Array | np.ndarray, segment_ids_BL: jax.Array | None) -> jax.Array:
     """0, 1, ... from the start of each row, or of each run of equal segment ids."""
     index_BL = lax.broadcasted_iota(jnp.int32, tokens_BL.shape, 1)
     if segment_ids_BL is None:

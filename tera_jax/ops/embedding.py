@@ -15,7 +15,7 @@ class TokenEmbed(nn.Embed):
 
     promote_dtype: Any = dtypes.promote_dtype  # linen's annotation cannot be checked at run time
 
-    def __call__(self, inputs: Array) -> Array:
+    def __call__(self, inputs: Array | np.ndarray) -> Array:
         """The embeddings (..., D) of ids (...).
 
         Raises:

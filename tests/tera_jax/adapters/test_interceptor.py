@@ -188,7 +188,7 @@ def test_an_unknown_target_is_refused_with_the_list_of_layers():
         adapt(Tower(), X, targets=[])
 
 
-def test_an_unknown_method_or_a_foreign_configuration_is_refused():
+def test_an_unknown_method_or_a_foreign_configuration_is_refused(unchecked):
     with pytest.raises(ValueError, match="method 'lora-x'; choose one of"):
         adapt(Tower(), X, method="lora-x")
     with pytest.raises(ValueError, match="takes"):

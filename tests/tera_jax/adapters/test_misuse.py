@@ -13,6 +13,7 @@ from tera_jax.llama import Llama, stacking
 from tera_jax.methods import TABLE
 from tests.tera_jax.adapters.small_llama import CONFIG
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 MODEL = Llama(CONFIG)
 TOKENS_BL = jnp.asarray(np.random.default_rng(0).integers(0, 64, (2, 5)), jnp.int32)
 PARAMS = jax.jit(MODEL.init)(jax.random.key(0), TOKENS_BL)["params"]
