@@ -30,18 +30,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Shapes and types in annotations are checked at every call, under pytest only.
-# Other rooms take NumPy's and abstract arrays too, where their annotations say Array.
-install_import_hook(
-    [
-        "tera_jax.random",
-        "tera_jax.methods",
-        "tera_jax.network",
-        "tera_jax.ops.numerics",
-        "tera_jax.ops.segment_attention",
-        "tera_jax.ops.two_sided_matmul",
-    ],
-    f"{checked.__name__}.checked",
-)
+install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
 
 
 def pytest_addoption(parser):

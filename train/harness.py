@@ -25,13 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_fewshot", type=int, help="examples in the prompt")
     parser.add_argument("--batch_size", type=int, help="by default the run's evaluate.batch_size")
     args = parser.parse_args(argv)
+    if args.output.exists():
+        raise FileExistsError(f"{args.output} exists; remove it or choose another --output")
 
     # Here, since the harness takes seconds to import, and is an extra.
     from .evaluation import lm_eval_model
     from .evaluation.lm_eval_model import utils
 
-    if args.output.exists():
-        raise FileExistsError(f"{args.output} exists; remove it or choose another --output")
     model = lm_eval_model.TeraLM(args.workdir, batch_size=args.batch_size)
     results = lm_eval_model.evaluate(
         model,

@@ -9,7 +9,7 @@ import pytest
 
 from tera_jax.disk import require_empty
 from tera_jax.methods.base import NotMergeableError
-from train import command, tasks
+from train import command, harness, tasks
 
 
 def ends(main, capsys):
@@ -90,6 +90,17 @@ def test_each_command_line_says_what_is_wrong(
     assert caught.value.code == 2
     assert text.startswith("error: ")
     assert message in text
+    assert text.count("\n") == 1
+
+
+def test_the_harness_without_its_package_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "train.evaluation.lm_eval_model", raising=False)
+    monkeypatch.delattr("train.evaluation.lm_eval_model", raising=False)
+    monkeypatch.setattr(sys, "argv", ["x", "--workdir=none", "--tasks=a", "--output=none"])
+    status, text = ends(harness.main, capsys)
+    assert status == 2
+    assert "pip install 'tera-jax[evaluate]'" in text
     assert text.count("\n") == 1
 
 
