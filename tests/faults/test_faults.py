@@ -4,7 +4,18 @@ import pytest
 
 from tests.faults import faults, inject
 from tests.faults import scene as scenes
+from tests.marks import quick_only
 from train import data
+
+QUICK = (
+    "SIGTERM",
+    "kill -9",
+    "damaged checkpoint",
+    "damaged shard of the base",
+    "damaged adapter",
+    "disk full",
+    "loss that is no number",
+)
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +26,7 @@ def scene(tiny_llama, records_path, tmp_path_factory):
 
 # On a full disk the thread that writes TensorBoard's events dies with the error that the run has.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", sorted(faults.FAULTS.keys() - {"SIGTERM", "SIGINT"}))
+@pytest.mark.parametrize("name", quick_only(QUICK, sorted(faults.FAULTS)))
 def test_no_fault_loses_a_run(scene, name):
     assert inject.inject(scene, name, times=1) == 0
 

@@ -90,6 +90,28 @@ def test_a_sharded_run_equals_one_device(quantised):
     assert len(set(one)) == 3
 
 
+def losses_by_kind(run, rows, **options):
+    state, _ = runs.init_train_state(run, 1)
+    losses = {}
+    for kind in ("none", "int8", "nf4"):
+        params = run.params if kind == "none" else quantize.quantize(run.params, kind, **options)
+        kept = run._replace(params=params)
+        eval_step = make_eval_step(run.model, run.adapter, run.mesh, params)
+        with jax.set_mesh(run.mesh):
+            losses[kind] = held_out_loss(kept, eval_step, state.d, rows)
+    assert len(set(losses.values())) == 3
+    return losses
+
+
+def test_a_small_base_keeps_its_loss_in_few_bits(quantised):
+    quantised.model.quantize = "none"
+    run = runs.build(parse(quantised))
+    losses = losses_by_kind(run, examples(run)[1], block=16)
+    within(abs(losses["int8"] / losses["none"] - 1), 1e-4)
+    within(abs(losses["nf4"] / losses["none"] - 1), 1e-2)
+
+
+@pytest.mark.long
 def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
     config = default("tera")
     config.model.path = str(smollm2_path)
@@ -102,17 +124,9 @@ def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
     run = runs.build(parse(config))
     train, valid = examples(run)
     rows = [*train[:48], *valid]  # of 16 rows the loss moves by 5 % either way
-    state, _ = runs.init_train_state(run, 1)
-    losses = {}
-    for kind in ("none", "int8", "nf4"):
-        params = run.params if kind == "none" else quantize.quantize(run.params, kind)
-        kept = run._replace(params=params)
-        eval_step = make_eval_step(run.model, run.adapter, run.mesh, params)
-        with jax.set_mesh(run.mesh):
-            losses[kind] = held_out_loss(kept, eval_step, state.d, rows)
+    losses = losses_by_kind(run, rows)
     within(abs(losses["int8"] / losses["none"] - 1), 0.005)
     within(abs(losses["nf4"] / losses["none"] - 1), 0.05)
-    assert len(set(losses.values())) == 3
 
 
 def test_what_a_quantised_base_cannot_do_is_refused_before_it_is_loaded(quantised):

@@ -13,6 +13,7 @@ from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.sharding import make_mesh, replicated, rows
+from tests.marks import quick_only
 from tests.parts import SMALL, perturbed, value_and_grad
 
 SETTINGS = {
@@ -35,6 +36,7 @@ SETTINGS = {
     "vera": {"rank": 8},
 }
 NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
+ONE_OF_A_KIND = ("tera", "lora", "dora", "ia3", "unilora", "prompt", "full")
 CONFIG = LlamaConfig.from_hf(SMALL | {"tie_word_embeddings": True})
 
 
@@ -64,7 +66,7 @@ def reference(name):
     return jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", quick_only(ONE_OF_A_KIND, TABLE))
 def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
     adapter, model, v, tokens_BL = made(name, "full")
     found = jax.jit(value_and_grad(adapter, model))(v["d"], v["params"], v["frozen"], tokens_BL)
@@ -72,7 +74,7 @@ def test_every_trained_array_has_a_gradient_and_remat_does_not_change_it(name):
     assert all(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", quick_only(ONE_OF_A_KIND, TABLE))
 def test_states_at_some_positions_have_the_gradient_of_those_of_all(name):
     """Unrolled, the last layer's queries and MLP are adapted at these positions alone."""
     adapter, model, v, tokens_BL = made(name)

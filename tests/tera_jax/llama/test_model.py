@@ -46,6 +46,7 @@ def test_logits_equal_transformers(tiny, tokens_BL, load_torch, apply):
             assert _relative(apply(Llama(other), params, tokens_BL), theirs) > 10 * TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.smollm2
 def test_smollm2_logits_equal_transformers(smollm2, torch_smollm2, apply):
     model, params = smollm2

@@ -113,6 +113,7 @@ def losses(workdir):
     return {(line["step"], name): line[name] for line in lines for name in names if name in line}
 
 
+@pytest.mark.long
 def test_two_processes_have_the_loss_curve_of_one(one, two):
     expected, found = losses(one), losses(two)
     assert len(expected) == STEPS + 2
@@ -122,6 +123,7 @@ def test_two_processes_have_the_loss_curve_of_one(one, two):
     assert abs(values[0][5] / values[1][6] - 1) > 1e-4  # neighbours in the curve differ
 
 
+@pytest.mark.long
 def test_two_processes_end_with_the_d_of_one(one, two):
     config = parse(saved_config(one, mesh="data=1"))
     run = runs.build(config)
@@ -133,6 +135,7 @@ def test_two_processes_end_with_the_d_of_one(one, two):
         assert np.abs(a - c).max() > 1e-2
 
 
+@pytest.mark.long
 def test_two_processes_write_one_of_each_file(one, two):
     def files(workdir):
         kept = (path for path in workdir.rglob("*") if "checkpoints" not in path.parts)

@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 
 from train.training.checkpoint import Checkpoints
 
+# Quick and alike: tests/faults, of which "kill -9" and "SIGTERM" compare the bits too.
+pytestmark = pytest.mark.long
 STEPS, STOP, EVERY = 80, 37, 10
 
 

@@ -13,6 +13,7 @@ import transformers
 from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer
 from tera_jax.llama.decode.config import filtered, without_repeats
 from tera_jax.llama.decode.generate import generate, left_pad
+from tests.marks import quick_only
 
 PROMPTS = [[5, 9, 23, 7, 11, 64, 3], [17, 40, 8]]
 
@@ -73,7 +74,7 @@ BEAMS = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", quick_only(["qwen2", "mistral"], FAMILIES))
 def test_beam_search_equals_transformers(tiny_path, load_torch, family):
     assert_same_beams(tiny_path(family), load_torch, BEAMS["penalty"])
 
@@ -210,6 +211,7 @@ def test_what_cannot_be_decoded_is_refused(options, message):
         GenerationConfig(**options)
 
 
+@pytest.mark.long
 @pytest.mark.smollm2
 def test_smollm2_equals_transformers(smollm2, smollm2_path, torch_smollm2):
     model, params = smollm2
