@@ -27,6 +27,11 @@ SMALL = {
 }
 """The sizes of a decoder for tests, as a config.json has them."""
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
+_TEXT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\na: red? blue? cat? dog? sun? sea? one? two?\n\n"
+    "### Response:\nthe correct answer is true the correct answer is false"
+)
 
 
 def smollm2() -> Path:
@@ -38,15 +43,50 @@ def smollm2() -> Path:
     return path
 
 
-def tiny_llama(path: Path) -> Path:
-    """A random Llama of two layers under SmolLM2's tokenizer, as an HF directory."""
-    # Imported here, so that pytest's hook for the shapes in annotations comes first.
-    from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
+def small_tokenizer() -> Any:
+    """SmolLM2's with a few thousand of its 49,152 tokens, which loads and multiplies in no time.
 
+    Every text can be written in it. :data:`_TEXT` takes the tokens that it takes in the whole one.
+    """
+    # Imported here, so that pytest's hook for the shapes in annotations comes first.
+    import tokenizers
+
+    from tera_jax.llama import load_tokenizer
+
+    whole = load_tokenizer(smollm2())
+    parts = json.loads(whole.backend_tokenizer.to_str())
+    model = parts["model"]
+    halves = {"".join(pair): pair for pair in reversed(model["merges"])}
+    kept = {token for token, id_ in model["vocab"].items() if id_ < 1024}
+
+    def keep(token: str) -> None:
+        if token not in kept:
+            kept.add(token)
+            for half in halves[token]:
+                keep(half)
+
+    for token in whole.convert_ids_to_tokens(whole(_TEXT)["input_ids"]):
+        keep(token)
+    model["vocab"] = {
+        token: id_ for id_, token in enumerate(token for token in model["vocab"] if token in kept)
+    }
+    model["merges"] = [pair for pair in model["merges"] if {*pair, "".join(pair)} <= kept]
+    return type(whole)(
+        tokenizer_object=tokenizers.Tokenizer.from_str(json.dumps(parts)),
+        **whole.special_tokens_map,
+        chat_template=whole.chat_template,
+    )
+
+
+def tiny_llama(path: Path) -> Path:
+    """A random Llama of two layers under a part of SmolLM2's tokenizer, as an HF directory."""
+    from tera_jax.llama import Llama, LlamaConfig, save_pretrained
+
+    tokenizer = small_tokenizer()
     config = LlamaConfig.from_hf(
         {
             "model_type": "llama",
-            "vocab_size": 49152,
+            "vocab_size": len(tokenizer),
             "hidden_size": 32,
             "intermediate_size": 48,
             "num_hidden_layers": 2,
@@ -61,7 +101,7 @@ def tiny_llama(path: Path) -> Path:
     )
     model = Llama(config)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
-    save_pretrained(model, params, path, load_tokenizer(smollm2()))
+    save_pretrained(model, params, path, tokenizer)
     return path
 
 

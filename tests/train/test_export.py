@@ -16,7 +16,7 @@ from train import export
 from train.config import EXPORTS
 from train.training import run as runs
 
-TOKENS = np.random.default_rng(0).integers(3, 49152, (2, 24))
+TOKENS = np.random.default_rng(0).integers(3, 1000, (2, 24))
 
 
 @pytest.fixture
