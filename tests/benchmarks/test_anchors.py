@@ -12,6 +12,7 @@ import transformers
 from benchmarks import anchors, rounds, torch_llamas
 from benchmarks.anchors import ADAPTERS, Batch, Measurement, Setting, check, measure, random_batch
 from tests.margins import within
+from tests.marks import quick_only
 
 TINY = torch_llamas.tiny()
 BATCH = random_batch(TINY, rows=4, length=24)
@@ -29,7 +30,7 @@ def count(adapter, config):
     return config.num_hidden_layers * sum(each[adapter])
 
 
-@pytest.fixture(scope="module", params=ADAPTERS)
+@pytest.fixture(scope="module", params=quick_only(["lora"], ADAPTERS))
 def found(request):
     setting = Setting(request.param)
     return request.param, measure(TINY, [BATCH], setting, steps=8, learning_rate=1e-2)
@@ -179,6 +180,7 @@ def test_arithmetic_is_that_of_the_adapters_and_is_put_back(arithmetic, monkeypa
     assert torch.get_float32_matmul_precision() == before
 
 
+@pytest.mark.long
 def test_a_compiled_step_is_one_graph_and_one_more_for_all_other_lengths(monkeypatch):
     """Traced as on a GPU, and then run without a compiler."""
     compiler = functools.partial(torch.compile, backend="aot_eager")

@@ -21,6 +21,7 @@ def bench():
     return steps.Bench(steps.TINY, jnp.float32, steps=2)
 
 
+@pytest.mark.long
 def test_steps_start_at_the_frozen_base_and_go_down(bench):
     cases = [
         Case(FROZEN, 2, 16),
@@ -127,6 +128,7 @@ def commonsense(tmp_path):
     return str(path)
 
 
+@pytest.mark.long
 def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_llama, bench):
     real = batches.read_records(commonsense, str(tiny_llama), 256, count=3, packed=544)
     assert len(real.packed) == len(real.padded) == 3

@@ -105,7 +105,7 @@ def test_states_at_some_positions_have_the_gradient_of_those_of_all(name):
     assert any(jnp.any(g != 0) for g in jax.tree.leaves(found[1]))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", quick_only(ONE_OF_A_KIND, TABLE))
 def test_a_sharded_step_equals_one_device(name):
     adapter, model, v, tokens_BL = made(name)
     mesh = make_mesh(2, 2, 2)

@@ -56,6 +56,9 @@ def test_left_pad():
             left_pad(prompts, 0)
 
 
+@pytest.mark.parametrize(
+    "tiny", quick_only(["llama-3", "qwen3"], ["llama-3", *FAMILIES]), indirect=True
+)
 def test_greedy_equals_transformers(tiny, load_torch):
     path, model, params = tiny
     ours = _decode(model, params, PROMPTS, GREEDY)
@@ -79,7 +82,9 @@ def test_beam_search_equals_transformers(tiny_path, load_torch, family):
     assert_same_beams(tiny_path(family), load_torch, BEAMS["penalty"])
 
 
-@pytest.mark.parametrize("name", sorted(set(BEAMS) - {"penalty"}))
+@pytest.mark.parametrize(
+    "name", quick_only(["bigrams", "negative"], sorted(set(BEAMS) - {"penalty"}))
+)
 def test_each_option_of_beam_search_equals_transformers(tiny_path, load_torch, name):
     assert_same_beams(tiny_path("llama-3"), load_torch, BEAMS[name])
 
