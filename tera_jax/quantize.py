@@ -135,7 +135,9 @@ def dequantize(tree: Any, dtype: Any = None) -> Any:
     )
 
 
-def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> QuantizedKernel:
+def quantize_kernel(
+    kernel: jax.Array | np.ndarray, kind: str, block: int = BLOCK
+) -> QuantizedKernel:
     """One kernel, or a stack of them, one after the other.
 
     The scale is that of a block's largest magnitude, which falls on the outermost code (``nf4``) or
@@ -159,6 +161,7 @@ def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantiz
         )
     if kernel.ndim > 2:
         return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
+    kernel = jnp.asarray(kernel)
     rows, columns = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows // block, block, columns)
     scales = (jnp.max(jnp.abs(blocks), axis=1) / _LIMIT[kind]).astype(jnp.bfloat16)

@@ -29,8 +29,14 @@ SMALL = {
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 _TEXT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "
-    "the request.\n\n### Instruction:\na: red? blue? cat? dog? sun? sea? one? two?\n\n"
-    "### Response:\nthe correct answer is true the correct answer is false"
+    "the request.  \n\n### Instruction:\n"
+    + " ".join(
+        f"{letter}: {word}? the {word}" for letter in string.ascii_lowercase for word in _WORDS
+    )
+    + "Please choose the correct answer to the question: What is red?\n\nAnswer1: the sun at night "
+    "Answer2: a cat saw red suns over the sea.\n\nAnswer format: answer1/answer2\n\n### Response:\n"
+    "the correct answer is true the correct answer is false the correct answer is answer2\n"
+    "Question: What is red?\nAnswer: the sun"
 )
 
 
@@ -67,6 +73,8 @@ def small_tokenizer() -> Any:
 
     for token in whole.convert_ids_to_tokens(whole(_TEXT)["input_ids"]):
         keep(token)
+    while len(kept) % 48:  # meshes divide the vocabulary
+        keep(next(token for token in model["vocab"] if token not in kept))
     model["vocab"] = {
         token: id_ for id_, token in enumerate(token for token in model["vocab"] if token in kept)
     }

@@ -3,7 +3,7 @@
 The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,9 @@ from tera_jax.ops import segment_attention
 from tera_jax.ops.acc_matmul import dot_general_acc
 from tera_jax.ops.embedding import TokenEmbed
 from tera_jax.ops.rms_norm import RMSNorm
+
+Ids: TypeAlias = jax.Array | np.ndarray
+"""What comes with a batch: token ids, positions, segments, masks."""
 
 
 def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
@@ -90,9 +93,9 @@ class Llama(nn.Module):
 
     def __call__(
         self,
-        tokens_BL: jax.Array | np.ndarray,
-        positions_BL: jax.Array | None = None,
-        segment_ids_BL: jax.Array | None = None,
+        tokens_BL: Ids,
+        positions_BL: Ids | None = None,
+        segment_ids_BL: Ids | None = None,
         cache: Cache | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """Scores the next token after every token: :meth:`hidden`, then :meth:`logits`.
@@ -105,13 +108,13 @@ class Llama(nn.Module):
 
     def hidden(
         self,
-        tokens_BL: jax.Array | np.ndarray,
-        positions_BL: jax.Array | None = None,
-        segment_ids_BL: jax.Array | None = None,
+        tokens_BL: Ids,
+        positions_BL: Ids | None = None,
+        segment_ids_BL: Ids | None = None,
         cache: Cache | None = None,
-        mask_BLS: jax.Array | None = None,
-        lengths_BM: jax.Array | None = None,
-        target_positions_BT: jax.Array | None = None,
+        mask_BLS: Ids | None = None,
+        lengths_BM: Ids | None = None,
+        target_positions_BT: Ids | None = None,
     ) -> tuple[jax.Array, Cache | None]:
         """The normed residual stream after the last layer.
 
@@ -144,6 +147,10 @@ class Llama(nn.Module):
                 f"tokens of shape {jnp.shape(tokens_BL)}; pass rows of them (B, L), one row as "
                 "tokens[None]"
             )
+        positions_BL, segment_ids_BL, mask_BLS, lengths_BM, target_positions_BT = (
+            None if given is None else jnp.asarray(given)
+            for given in (positions_BL, segment_ids_BL, mask_BLS, lengths_BM, target_positions_BT)
+        )
         length = tokens_BL.shape[1]
         if cache is not None and positions_BL is None:
             raise ValueError("with a cache, positions_BL must be given")
@@ -260,7 +267,7 @@ def _of_stack(function: Any, index: Any) -> Any:
     return nn.map_variables(function, _STACKED, trans_in_fn=part)
 
 
-def _positions(tokens_BL: jax.Array | np.ndarray, segment_ids_BL: jax.Array | None) -> jax.Array:
+def _positions(tokens_BL: Ids, segment_ids_BL: jax.Array | None) -> jax.Array:
     """0, 1, ... from the start of each row, or of each run of equal segment ids."""
     index_BL = lax.broadcasted_iota(jnp.int32, tokens_BL.shape, 1)
     if segment_ids_BL is None:

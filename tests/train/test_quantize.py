@@ -107,8 +107,8 @@ def test_a_small_base_keeps_its_loss_in_few_bits(quantised):
     quantised.model.quantize = "none"
     run = runs.build(parse(quantised))
     losses = losses_by_kind(run, examples(run)[1], block=16)
-    within(abs(losses["int8"] / losses["none"] - 1), 1e-4)
-    within(abs(losses["nf4"] / losses["none"] - 1), 1e-2)
+    within(abs(losses["int8"] / losses["none"] - 1), 0.005)
+    within(abs(losses["nf4"] / losses["none"] - 1), 0.05)
 
 
 @pytest.mark.long

@@ -227,7 +227,7 @@ def _written(whole: jax.Array, part: jax.Array, row: jax.Array | int) -> jax.Arr
     return jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=0)
 
 
-def _stored(leaves: dict[str, jax.Array]) -> Iterator[tuple[str, np.ndarray]]:
+def _stored(leaves: dict[str, jax.Array | np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """The Hugging Face tensors in the order of the plan, one leaf fetched at a time."""
     for path, leaf in leaves.items():
         table = names.tensors(path, leaf.shape)
