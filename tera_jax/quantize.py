@@ -1,7 +1,8 @@
 """Base kernels in 8 or 4 bits: what stands in memory in a kernel's place, and what it reads as.
 
-A block is ``block`` consecutive inputs of one output, and has a scale. A weight is its scale times
-a code: an integer (``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that
+``fp8`` has a file of its own (:mod:`tera_jax.float8`): one scale for each output. Of the others, a
+block is ``block`` consecutive inputs of one output, and has a scale. A weight is its scale times a
+code: an integer (``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that
 QLoRA chose (``nf4``; Dettmers et al., arXiv:2305.14314, Appendix E).
 
 qwix has the same types, and the tests hold this file to it. It does not read the kernels here: it
@@ -13,16 +14,17 @@ in the kernel's own layout, and two codes share a byte.
 import fnmatch
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tera_jax import trees
+from tera_jax import float8, trees
+from tera_jax.float8 import Float8Kernel
 
-KINDS = ("int8", "int4", "nf4")
+KINDS = ("int8", "int4", "nf4", "fp8")
 BLOCK = 64
 TARGETS = ("*_proj",)
 """The seven linear layers of a decoder layer; neither embeddings nor head."""
@@ -106,9 +108,13 @@ class QuantizedKernel:
         return kernel.astype(self.dtype if dtype is None else dtype)
 
 
+Quantized: TypeAlias = QuantizedKernel | Float8Kernel
+"""What stands in a kernel's place."""
+
+
 def is_quantized(leaf: Any) -> bool:
-    """Whether it is a :class:`QuantizedKernel`; the ``is_leaf`` of ``jax.tree`` functions."""
-    return isinstance(leaf, QuantizedKernel)
+    """Whether it is :data:`Quantized`; the ``is_leaf`` of ``jax.tree`` functions."""
+    return isinstance(leaf, Quantized)
 
 
 def any_quantized(params: Any) -> bool:
@@ -135,30 +141,34 @@ def dequantize(tree: Any, dtype: Any = None) -> Any:
     )
 
 
-def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> QuantizedKernel:
+def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantized:
     """One kernel, or a stack of them, one after the other.
 
-    The scale is that of a block's largest magnitude, which falls on the outermost code (``nf4``) or
-    on its outer edge (the integers, as in qwix). It is rounded before the codes are chosen, each
-    the nearest. (Smaller and negative scales give 4 bits a smaller squared error, by a fifth, and
-    gave SmolLM2 a higher loss.)
+    For ``fp8`` see :func:`tera_jax.float8.by_channels`. For the others the scale is that of a
+    block's largest magnitude, which falls on the outermost code (``nf4``) or on its outer edge (the
+    integers, as in qwix). It is rounded before the codes are chosen, each the nearest. (Smaller and
+    negative scales give 4 bits a smaller squared error, by a fifth, and gave SmolLM2 a higher
+    loss.)
 
     Args:
         kernel: (..., I, O), floating.
         kind: of :data:`KINDS`.
-        block: inputs that share a scale; a divisor of I, and even.
+        block: inputs that share a scale; a divisor of I, and even. ``fp8`` has none.
 
     Raises:
-        ValueError: for another kind, a block that is odd or below 2, or one that does not divide I.
+        ValueError: for another kind, a block that is odd or below 2, one that does not divide I,
+            or one of its own for ``fp8``.
     """
     check(kind, block)
+    if kind == "fp8":
+        return float8.by_channels(kernel) if kernel.ndim == 2 else _by_layers(kernel, kind, block)
     if kernel.shape[-2] % block:
         raise ValueError(
             f"block {block} does not divide the {kernel.shape[-2]} inputs of a kernel "
             f"{kernel.shape}; choose an even divisor"
         )
     if kernel.ndim > 2:
-        return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
+        return _by_layers(kernel, kind, block)
     rows, columns = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows // block, block, columns)
     scales = (jnp.max(jnp.abs(blocks), axis=1) / _LIMIT[kind]).astype(jnp.bfloat16)
@@ -168,6 +178,16 @@ def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantiz
         pairs = codes.reshape(rows // 2, 2, columns)
         codes = pairs[:, 0] | (pairs[:, 1] << 4)
     return QuantizedKernel(codes, scales, kind, jnp.dtype(kernel.dtype))
+
+
+def quantize_like(base: Quantized, kernel: jax.Array) -> Quantized:
+    """A kernel of the shape of ``base``, quantised as that is, in its kind and blocks."""
+    block = base.block if isinstance(base, QuantizedKernel) else BLOCK
+    return quantize_kernel(kernel, base.kind, block)
+
+
+def _by_layers(kernel: jax.Array, kind: str, block: int) -> Quantized:
+    return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
 
 
 def _codes(scaled: jax.Array, kind: str) -> jax.Array:
@@ -195,6 +215,10 @@ def check(kind: str, block: int) -> None:
     """Raise ``ValueError`` for an unknown kind or an impossible block."""
     if kind not in KINDS:
         raise ValueError(f"quantisation {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    if kind == "fp8" and block != BLOCK:
+        raise ValueError(
+            f"block {block}, but 'fp8' has one scale for each output and no blocks; leave it out"
+        )
     if block < 2 or block % 2:
         raise ValueError(f"block {block}; it must be even, and at least 2: two codes share a byte")
 
@@ -205,14 +229,14 @@ class Quantizer:
     Args:
         abstract: ``params``, abstract or real, before they are quantised.
         kind: of :data:`KINDS`.
-        block: inputs that share a scale.
+        block: inputs that share a scale; without meaning for ``fp8``.
         layout: from ``params`` whose kernels are quantised, abstract, to a tree of shardings, as
             :func:`tera_jax.llama.sharding.parameter_shardings` on a mesh; None leaves it to XLA.
         targets: patterns of module paths, with the wildcards of ``fnmatch``.
 
     Raises:
-        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, or what
-            ``layout`` refuses.
+        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, one that is
+            given for ``fp8``, or what ``layout`` refuses.
     """
 
     def __init__(
@@ -252,7 +276,7 @@ class Quantizer:
         layout = None if self._layouts is None else self._layouts[tuple(path)]
         return jax.block_until_ready(_jitted(self._kind, self._block, layout)(leaf))
 
-    def _quantize(self, kernel: Any) -> QuantizedKernel:
+    def _quantize(self, kernel: Any) -> Quantized:
         return quantize_kernel(kernel, self._kind, self._block)
 
     def _wanted(self, path: Any) -> bool:
@@ -263,7 +287,7 @@ class Quantizer:
 
 
 @functools.cache
-def _jitted(kind: str, block: int, layout: Any) -> Callable[[Any], QuantizedKernel]:
+def _jitted(kind: str, block: int, layout: Any) -> Callable[[Any], Quantized]:
     return jax.jit(lambda kernel: quantize_kernel(kernel, kind, block), out_shardings=layout)
 
 

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import (
     KeyArray,
     LinearMethod,
+    Matmul,
     Rng,
     TargetLayer,
     check_above_zero,
@@ -162,13 +163,20 @@ class TeRA(LinearMethod):
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Array:
         """By the route that the cost model finds the fastest."""
         x_TJ = x.reshape(-1, x.shape[-1])
         route = self._route(layer, len(x_TJ))
         if route == "through":
-            return super().apply(frozen, d, kernel, x, layer, dropout)
+            return super().apply(frozen, d, kernel, x, layer, dropout, matmul)
         network = _cast(frozen, x.dtype)
         if route == "build":
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
