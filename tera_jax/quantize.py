@@ -122,6 +122,12 @@ def any_quantized(params: Any) -> bool:
     return any(map(is_quantized, jax.tree.leaves(params, is_leaf=is_quantized)))
 
 
+def in_fp8(params: Any) -> bool:
+    """Whether a kernel of ``params`` is in e4m3."""
+    leaves = jax.tree.leaves(params, is_leaf=is_quantized)
+    return any(isinstance(leaf, Float8Kernel) for leaf in leaves)
+
+
 def size(params: Any) -> int:
     """Weights in ``params``; those of a quantised kernel are counted, not its arrays."""
     return sum(leaf.size for leaf in jax.tree.leaves(params, is_leaf=is_quantized))

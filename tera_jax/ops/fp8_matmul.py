@@ -64,6 +64,15 @@ def matmul(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"
     return checkpoint_name(y_TO, PRODUCT).reshape(*x.shape[:-1], -1)
 
 
+def compiler_options() -> dict[str, Any] | None:
+    """What a training step with such matmuls is to be compiled with.
+
+    The backward pass transposes kernels. With XLA's own Triton matmuls on, it does so by a slower
+    kernel; the matmuls themselves are cuBLASLt's either way.
+    """
+    return {"xla_gpu_enable_triton_gemm": False} if dispatch.on_gpu() else None
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _matmul(exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array) -> Array:
     return forward(exact, x_TI, codes_OI, scales_O)
