@@ -125,6 +125,13 @@ def test_what_a_quantised_base_cannot_do_is_refused_before_it_is_loaded(quantise
     quantised.model.block = 15
     with pytest.raises(ValueError, match=r"config.model.block is 15; it must be even"):
         parse(quantised)
+    quantised.model.quantize = "fp8"
+    quantised.model.block = 16
+    with pytest.raises(ValueError, match=r"config.model.block is 16, but quantize 'fp8' has one"):
+        parse(quantised)
+    quantised.model.block = quantize.BLOCK
+    assert parse(quantised).model.quantize == "fp8"
+    quantised.model.quantize = "nf4"
     quantised.model.block = 16
     tree = to_dict(parse(quantised))
     tree["method"] = {"name": "full", "targets": ()}
