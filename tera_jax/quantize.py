@@ -1,11 +1,11 @@
 """Base kernels in 8 or 4 bits: what stands in memory in a kernel's place, and what it reads as.
 
-``fp8`` has a file of its own (:mod:`tera_jax.float8`): one scale for each output. Of the others, a
-block is ``block`` consecutive inputs of one output, and has a scale. A weight is its scale times a
-code: an integer (``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that
-QLoRA chose (``nf4``; Dettmers et al., arXiv:2305.14314, Appendix E).
+``fp8`` has a scale for each output (:mod:`tera_jax.float8`). Of the others, a block is ``block``
+consecutive inputs of one output, and has a scale. A weight is its scale times a code: an integer
+(``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that QLoRA chose (``nf4``;
+Dettmers et al., arXiv:2305.14314, Appendix E).
 
-qwix has the same types, and the tests hold this file to it. It does not read the kernels here: it
+qwix has the latter types, and the tests hold this file to it. It does not read the kernels here: it
 flattens an nf4 array, which on a mesh gathers the whole kernel on every device, both ways, and it
 leaves to the backend whether an array of 4-bit numbers takes 4 bits. Here everything is elementwise
 in the kernel's own layout, and two codes share a byte.
@@ -124,8 +124,7 @@ def any_quantized(params: Any) -> bool:
 
 def in_fp8(params: Any) -> bool:
     """Whether a kernel of ``params`` is in e4m3."""
-    leaves = jax.tree.leaves(params, is_leaf=is_quantized)
-    return any(isinstance(leaf, Float8Kernel) for leaf in leaves)
+    return any(leaf.dtype == float8.E4M3 for leaf in jax.tree.leaves(params))
 
 
 def size(params: Any) -> int:
@@ -153,28 +152,26 @@ def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantiz
     For ``fp8`` see :func:`tera_jax.float8.by_channels`. For the others the scale is that of a
     block's largest magnitude, which falls on the outermost code (``nf4``) or on its outer edge (the
     integers, as in qwix). It is rounded before the codes are chosen, each the nearest. (Smaller and
-    negative scales give 4 bits a smaller squared error, by a fifth, and gave SmolLM2 a higher
-    loss.)
+    negative scales gave 4 bits a squared error smaller by a fifth, and SmolLM2 a higher loss.)
 
     Args:
         kernel: (..., I, O), floating.
         kind: of :data:`KINDS`.
-        block: inputs that share a scale; a divisor of I, and even. ``fp8`` has none.
+        block: inputs that share a scale; a divisor of I, and even. Not for ``fp8``.
 
     Raises:
-        ValueError: for another kind, a block that is odd or below 2, one that does not divide I,
-            or one of its own for ``fp8``.
+        ValueError: for another kind, a block that is odd, below 2, no divisor of I, or for ``fp8``.
     """
     check(kind, block)
-    if kind == "fp8":
-        return float8.by_channels(kernel) if kernel.ndim == 2 else _by_layers(kernel, kind, block)
-    if kernel.shape[-2] % block:
+    if kind != "fp8" and kernel.shape[-2] % block:
         raise ValueError(
             f"block {block} does not divide the {kernel.shape[-2]} inputs of a kernel "
             f"{kernel.shape}; choose an even divisor"
         )
     if kernel.ndim > 2:
-        return _by_layers(kernel, kind, block)
+        return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
+    if kind == "fp8":
+        return float8.by_channels(kernel)
     rows, columns = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows // block, block, columns)
     scales = (jnp.max(jnp.abs(blocks), axis=1) / _LIMIT[kind]).astype(jnp.bfloat16)
@@ -184,16 +181,6 @@ def quantize_kernel(kernel: jax.Array, kind: str, block: int = BLOCK) -> Quantiz
         pairs = codes.reshape(rows // 2, 2, columns)
         codes = pairs[:, 0] | (pairs[:, 1] << 4)
     return QuantizedKernel(codes, scales, kind, jnp.dtype(kernel.dtype))
-
-
-def quantize_like(base: Quantized, kernel: jax.Array) -> Quantized:
-    """A kernel of the shape of ``base``, quantised as that is, in its kind and blocks."""
-    block = base.block if isinstance(base, QuantizedKernel) else BLOCK
-    return quantize_kernel(kernel, base.kind, block)
-
-
-def _by_layers(kernel: jax.Array, kind: str, block: int) -> Quantized:
-    return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
 
 
 def _codes(scaled: jax.Array, kind: str) -> jax.Array:
@@ -222,9 +209,7 @@ def check(kind: str, block: int) -> None:
     if kind not in KINDS:
         raise ValueError(f"quantisation {kind!r} is unknown; choose one of {', '.join(KINDS)}")
     if kind == "fp8" and block != BLOCK:
-        raise ValueError(
-            f"block {block}, but 'fp8' has one scale for each output and no blocks; leave it out"
-        )
+        raise ValueError(f"block {block}, but 'fp8' has one scale for each output; leave it out")
     if block < 2 or block % 2:
         raise ValueError(f"block {block}; it must be even, and at least 2: two codes share a byte")
 
@@ -241,8 +226,8 @@ class Quantizer:
         targets: patterns of module paths, with the wildcards of ``fnmatch``.
 
     Raises:
-        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, one that is
-            given for ``fp8``, or what ``layout`` refuses.
+        ValueError: for an unknown kind, a block that does not fit kind or kernels, or what
+            ``layout`` refuses.
     """
 
     def __init__(

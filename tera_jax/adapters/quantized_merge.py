@@ -12,7 +12,7 @@ from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.adapters.targets import parameter, put
 from tera_jax.methods.base import LinearMethod, NotMergeableError, TargetLayer
-from tera_jax.quantize import Quantized
+from tera_jax.quantize import Quantized, QuantizedKernel
 
 
 class MergeError(NamedTuple):
@@ -70,7 +70,8 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
             base: Quantized = base,
         ) -> tuple[Any, Array, Array]:
             merged = method.merge(frozen, d, kernel.dequantize(jnp.float32), layer)
-            kept = quantize.quantize_like(base, merged)
+            block = base.block if isinstance(base, QuantizedKernel) else quantize.BLOCK
+            kept = quantize.quantize_kernel(merged, base.kind, block)
             lost = kept.dequantize() - merged
             return dataclasses.replace(kept, dtype=base.dtype), jnp.sum(lost**2), jnp.sum(merged**2)
 

@@ -26,8 +26,6 @@ from tera_jax.methods.base import (
     linear,
 )
 from tera_jax.network import contraction, cost_model, projection, random_network
-from tera_jax.network import core as cores
-from tera_jax.network.factors import sizes
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
@@ -283,23 +281,8 @@ def delta_w(
     Raises:
         ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
     """
-    core = frozen["core"]
-    shapes = (
-        tuple(signs.size for signs in core) if cores.is_fast(core) else core.shape,
-        [sizes(factor) for factor in frozen["factors"]],
-        [vector.shape for vector in d],
-    )
-    expected = (
-        tensorization.core_shape if cores.is_fast(core) else tensorization.ranks,
-        list(zip(tensorization.ranks, tensorization.modes, strict=True)),
-        [(rank,) for rank in tensorization.ranks],
-    )
-    if shapes != expected:
-        raise ValueError(
-            f"core, factors and d of shapes {shapes} do not fit tensorization {tensorization}, "
-            f"which needs {expected}"
-        )
-    tensor = contraction.network(core, frozen["factors"], d, precision)
+    random_network.check_shapes(frozen, d, tensorization)
+    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
     return unfold(tensor, tensorization.split)
 
 
