@@ -64,14 +64,14 @@ def measure(config: Config) -> Iterator[Row]:
     def gradient(params: Any) -> tuple[float, list[np.ndarray]]:
         """The mean loss, and each layer's gradient of the sum, float64."""
 
-        def nll(d: Any, batch: Any) -> Any:
-            variables = {"params": params, "frozen": run.frozen, "d": d}
+        def nll(d: Any, params: Any, frozen: Any, batch: Any) -> Any:
+            variables = {"params": params, "frozen": frozen, "d": d}
             found = loss_sum(run.model, run.adapter, variables, batch)
             return found.nll, found.tokens
 
         step = jax.jit(jax.value_and_grad(nll, has_aux=True))
         with jax.set_mesh(run.mesh):
-            found = jax.device_get([step(d, batch) for batch in batches])
+            found = jax.device_get([step(d, params, run.frozen, batch) for batch in batches])
         loss = sum(float(value[0]) for value, _ in found) / sum(float(v[1]) for v, _ in found)
         return loss, _by_layer([gradients for _, gradients in found])
 
