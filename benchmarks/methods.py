@@ -18,7 +18,7 @@ Each finished run is a line of ``--output``, and is not run again: an interrupte
 import math
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.study import FIRST_SEED, Result, keep, load_results, table
+from benchmarks.study import FIRST_SEED, Result, climb, keep, load_results, on_base, table
 from benchmarks.variants import CHOICES, METHODS, PLAIN, Variant
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import load_pretrained, load_tokenizer
 from tera_jax.ops import dispatch
+from tera_jax.quantize import KINDS
 from train import command, data
 from train.config import parse
 from train.data import records
@@ -45,7 +46,6 @@ STEPS, WARMUP, BATCH = 300, 60, 32
 SKIPPED = 10
 """Steps before the clock starts, the first of which may compile."""
 SEEDS = (FIRST_SEED, 1, 2)
-GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
 
 
 class Task(NamedTuple):
@@ -91,13 +91,20 @@ class Base(NamedTuple):
     params: Any
     tokenizer: Any
     mesh: Any
+    quantize: str = "none"
+
+    def named(self, variant: str) -> str:
+        """A variant as the results name it."""
+        return on_base(variant, self.quantize)
 
 
-def load(path: str) -> Base:
-    """The base in bfloat16, on one device."""
+def load(path: str, quantize: str = "none") -> Base:
+    """The base in bfloat16, on one device, with its linear layers quantised or not."""
     mesh = sharding.make_mesh(1, 1, 1)
-    model, params = load_pretrained(path, dtype=jnp.bfloat16, mesh=mesh, remat="none")
-    return Base(path, model, params, load_tokenizer(path), mesh)
+    model, params = load_pretrained(
+        path, dtype=jnp.bfloat16, mesh=mesh, remat="none", quantize=quantize
+    )
+    return Base(path, model, params, load_tokenizer(path), mesh, quantize)
 
 
 def make_run(base: Base, variant: Variant, task: Task, seed: int) -> Run:
@@ -174,7 +181,7 @@ class Trainer:
         seconds = (time.perf_counter() - start) / (STEPS - SKIPPED)
         losses = self.losses(state.d, run)
         return Result(
-            self._variant.name,
+            self._base.named(self._variant.name),
             self._task.name,
             learning_rate,
             seed,
@@ -197,27 +204,12 @@ class Trainer:
         run = self._run
         d = self._init(run.params, run.frozen, 0, jnp.float32(1.0)).d
         device = dispatch.device_kind()
-        return Result("base", self._task.name, 0.0, 0, *self.losses(d, run), 0, 0.0, device)
+        name = self._base.named("base")
+        return Result(name, self._task.name, 0.0, 0, *self.losses(d, run), 0, 0.0, device)
 
 
 def _or_inf(loss: float) -> float:
     return loss if math.isfinite(loss) else math.inf
-
-
-def climb(loss: Callable[[float], float], start: float) -> float:
-    """The value of the grid that is better than both its neighbours, found uphill from ``start``.
-
-    Raises:
-        ValueError: when the best is at an end of the grid.
-    """
-    best = min(range(len(GRID)), key=lambda i: abs(math.log(GRID[i] / start)))
-    while True:
-        if best in (0, len(GRID) - 1):
-            raise ValueError(f"the best learning rate {GRID[best]} is at an end of the grid")
-        found = min((best, best + 1, best - 1), key=lambda i: loss(GRID[i]))
-        if found == best:
-            return GRID[best]
-        best = found
 
 
 def study(
@@ -225,7 +217,8 @@ def study(
 ) -> list[str]:
     """Run what is not in ``output`` yet, and return the names of the variants that failed."""
     failed = []
-    if not any((r.variant, r.task) == ("base", task.name) for r in load_results(output)):
+    untrained = (base.named("base"), task.name)
+    if not any((r.variant, r.task) == untrained for r in load_results(output)):
         keep(Trainer(base, PLAIN, task, examples).untrained(), output)
     for variant in variants:
         try:
@@ -241,7 +234,7 @@ def tune(base: Base, task: Task, examples: Examples, variant: Variant, output: P
     done = {
         (result.learning_rate, result.seed): result
         for result in load_results(output)
-        if (result.variant, result.task) == (variant.name, task.name)
+        if (result.variant, result.task) == (base.named(variant.name), task.name)
     }
     trainer: Trainer | None = None
 
@@ -264,6 +257,7 @@ def main() -> None:
     parser.add_argument("--gsm8k", help="directory of train.json and test.json")
     parser.add_argument("--convai2", help="ConvAI2's dialogues in ParlAI's text format")
     parser.add_argument("--output", type=Path, required=True, help="JSON lines, one a run")
+    parser.add_argument("--quantize", default="none", choices=("none", *KINDS), help="of the base")
     parser.add_argument("--choices", action="store_true", help="TeRA's open choices as well")
     parser.add_argument("--only", nargs="+", help="names of variants, such as lora")
     parser.add_argument("--tasks", nargs="+", help="GSM8K, ConvAI2 or both, the default")
@@ -272,7 +266,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.table:
         order = ["base", *(variant.name for variant in (*METHODS, *CHOICES))]
-        print(table(load_results(args.output), order))
+        rows = [on_base(variant, kind) for kind in ("none", *KINDS) for variant in order]
+        print(table(load_results(args.output), rows))
         return
     part, parts = map(int, args.part.split("/"))
     groups = [METHODS, CHOICES] if args.choices else [METHODS]
@@ -280,7 +275,7 @@ def main() -> None:
     only = set(args.only or names)
     if only - names:
         parser.error(f"{sorted(only - names)} are none of {sorted(names)}")
-    base = load(args.model)
+    base = load(args.model, args.quantize)
     asked = [t for t in tasks(args.gsm8k, args.convai2) if t.name in (args.tasks or t.name)]
     examples = [read(base, task) for task in asked]
     failed = []

@@ -23,7 +23,10 @@ from train.training.step import make_eval_step
 
 
 class Row(NamedTuple):
-    """One kind of base. ``bits`` are those of a weight of the quantised layers, scales included."""
+    """One kind of base. ``bits`` are those of a weight of the quantised layers, scales included.
+
+    ``block`` is 0 where scales are not of blocks.
+    """
 
     kind: str
     block: int
@@ -47,13 +50,13 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
     yield Row(config.model.dtype, 0, whole, loss(run.params))
     layout = functools.partial(parameter_shardings, mesh=run.mesh)
     for kind in kinds:
-        for block in blocks:
+        for block in [quantize.BLOCK] if kind == "fp8" else blocks:
             params = quantize.quantize(run.params, kind, block, layout)
             leaves = jax.tree.leaves(params, is_leaf=quantize.is_quantized)
             kernels = [leaf for leaf in leaves if quantize.is_quantized(leaf)]
             size = sum(array.nbytes for array in jax.tree.leaves(kernels))
             bits = 8 * size / sum(kernel.size for kernel in kernels)
-            yield Row(kind, block, bits, loss(params))
+            yield Row(kind, 0 if kind == "fp8" else block, bits, loss(params))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for row in measure(parse(config), args.kinds, args.blocks):
         first = row.loss if first is None else first
         block = f"{row.block}" if row.block else ""
-        change = f"{row.loss / first - 1:+.2%}" if row.block else ""
+        change = "" if row.kind == args.dtype else f"{row.loss / first - 1:+.2%}"
         print(f"| {row.kind} | {block} | {row.bits:.2f} | {row.loss:.4f} | {change} |", flush=True)
 
 

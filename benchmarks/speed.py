@@ -3,6 +3,8 @@ r"""A training step beside PyTorch PEFT's on one GPU: tokens a second, memory, t
     python -m benchmarks.speed --model=llama-2-7b --rows=32 --length=256 --anchors
     python -m benchmarks.speed --model=llama-2-7b --layers=8 --sweep=tokens
     python -m benchmarks.speed --model=llama-2-7b --quantize=nf4 --remat=full --cases tera
+    python -m benchmarks.speed --model=llama-2-7b --quantize none fp8 --anchors lora \
+        --cases frozen tera:structured lora
     python -m benchmarks.speed --model=llama-2-7b --records=commonsense_161k.jsonl.gz \
         --tokenizer=SmolLM2-135M-Instruct.gguf --anchors
     python -m benchmarks.speed --model=llama-2-7b --mesh data=1 data=2 fsdp=2
@@ -15,6 +17,9 @@ a large matrix product, then our own steps, each compiled, checked and timed.
 "frozen" is the base whose only gradient is that of one bias of the embedding: what any method pays
 at least. Model FLOPs are 4 a parameter and token, forward and backward through frozen weights.
 Memory is what the compiled step plans: arguments, temporaries and results.
+
+With several kinds of ``--quantize`` all cases run on each base. On one in ``fp8`` a line says which
+matmuls the compiled step has, and whether it writes kernels in more bits.
 
 Of several meshes each has its own table; ``--rows`` are those of a shard of the batch, tokens those
 of all devices, and memory that of one.
@@ -52,12 +57,12 @@ from train.params.shapes import MODELS
 
 
 def check(found: Sequence[Measurement], falls: bool = True) -> None:
-    """Raise ValueError unless every step starts at the loss of the frozen base, and goes down.
+    """Raise ValueError unless every step starts at the loss of its frozen base, and goes down.
 
     A prompt changes the model at once, as do LoRETTA and Uni-LoRA. Losses of several batches need
     not fall.
     """
-    base = {row.tokens: row.first_loss for row in found if row.name.startswith(FROZEN)}
+    base = {(r.tokens, r.base): r.first_loss for r in found if r.name.startswith(FROZEN)}
     for row in found:
         if (
             row.name.startswith("PEFT")
@@ -65,7 +70,7 @@ def check(found: Sequence[Measurement], falls: bool = True) -> None:
             or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora")
         ):
             continue
-        expected = base.get(row.tokens, row.first_loss)
+        expected = base.get((row.tokens, row.base), row.first_loss)
         if not math.isclose(row.first_loss, expected, rel_tol=2e-3):
             raise ValueError(f"{row}: starts at {row.first_loss}, the frozen base at {expected}")
         if falls and not row.last_loss < row.first_loss:
@@ -73,12 +78,13 @@ def check(found: Sequence[Measurement], falls: bool = True) -> None:
 
 
 def table(found: list[Measurement], size: int, rate: float) -> Iterator[str]:
-    """Markdown, with each row's ratio to the frozen base and to compiled PEFT LoRA."""
+    """Markdown, with each row's ratio to its own frozen base and to compiled PEFT LoRA."""
     head = ["setting", "tokens", "tokens/s", "to frozen", "to PEFT LoRA", "ms", "model TFLOP/s"]
     head += ["of the product's rate", "peak GiB", "compile s", "trained"]
     yield "| " + " | ".join(head) + " |"
     yield "| --- |" + " ---: |" * (len(head) - 1)
-    base = {row.tokens: row.step_seconds for row in reversed(found) if row.name.startswith(FROZEN)}
+    frozen = [row for row in reversed(found) if row.name.startswith(FROZEN)]
+    base = {(row.tokens, row.base): row.step_seconds for row in frozen}
     anchor = [row.tokens_per_second for row in found if row.name == "PEFT lora compiled"]
     peft = anchor[0] if anchor else math.nan
     for row in found:
@@ -86,7 +92,7 @@ def table(found: list[Measurement], size: int, rate: float) -> Iterator[str]:
             yield f"| {row.name} | {row.tokens} | {row.note} |" + " |" * (len(head) - 3)
             continue
         flops = 4 * size * row.tokens_per_second
-        to_base = row.step_seconds / base.get(row.tokens, math.nan)
+        to_base = row.step_seconds / base.get((row.tokens, row.base), math.nan)
         to_peft = row.tokens_per_second / peft
         cells = (
             row.name,
@@ -155,8 +161,10 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
-    parser.add_argument("--quantize", choices=["none", *KINDS], default="none", help="the base")
-    parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base")
+    parser.add_argument(
+        "--quantize", nargs="+", choices=["none", *KINDS], default=["none"], help="the base"
+    )
+    parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base, not fp8")
     parser.add_argument("--mesh", nargs="+", default=["data=1"], help="such as data=2 or fsdp=2")
     parser.add_argument("--cases", nargs="+", help="such as frozen lora tera tera:ahead")
     parser.add_argument("--sweep", choices=["tokens", "order", "targets", "methods"])
@@ -196,10 +204,12 @@ def main() -> None:
     print(f"matrix product: {rate / 1e12:.2f} TFLOP/s", flush=True)
     for mesh in args.mesh:
         print(f"mesh {mesh}", flush=True)
-        bench = Bench(shape, dtype, args.steps, args.profile, args.quantize, args.block, mesh)
-        found = [keep(row) for row in _measured(bench, args, mesh, real)]
-        size = bench.size
-        del bench  # before the next one takes its memory
+        found = []
+        for kind in args.quantize:
+            bench = Bench(shape, dtype, args.steps, args.profile, kind, args.block, mesh)
+            found += [keep(row) for row in _measured(bench, args, mesh, real)]
+            size = bench.size
+            del bench  # before the next one takes its memory
         devices = math.prod(sharding.parse_mesh(mesh).values())
         print(*table([*anchors, *found], size, devices * rate), sep="\n")
         if args.sweep == "tokens":

@@ -15,6 +15,7 @@ import optax
 
 from benchmarks import rounds
 from benchmarks.cases import Case, make_adapter
+from benchmarks.hlo import products
 from benchmarks.profile import profiled, report
 from tera_jax import quantize, sharding
 from tera_jax.llama import Llama, stacking
@@ -41,7 +42,8 @@ _WARMUP = 2
 class Measurement(NamedTuple):
     """What was measured. ``note`` says why there are no numbers.
 
-    ``tokens`` are those of a step, with padding; those of ``tokens_per_second`` have none.
+    ``tokens`` are those of a step, with padding; those of ``tokens_per_second`` have none. ``base``
+    is how its kernels are kept: ``none`` as they are, or a kind of quantisation.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Measurement(NamedTuple):
     last_loss: float = math.nan
     trained: int = 0
     note: str = ""
+    base: str = "none"
 
 
 class StepProgram(NamedTuple):
@@ -91,7 +94,7 @@ class Bench:
         mesh: str = "",
     ) -> None:
         self.config = LlamaConfig.from_hf(shape)
-        self._dtype, self._steps, self._profile = dtype, steps, profile
+        self._dtype, self._steps, self._profile, self._kind = dtype, steps, profile, kind
         self._mesh = sharding.make_mesh(**sharding.parse_mesh(mesh))
         model, tokens_BL = Llama(self.config, dtype=dtype), jnp.zeros((1, 2), jnp.int32)
 
@@ -125,7 +128,11 @@ class Bench:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return Measurement(case.name, batches[0].tokens_BL.size, note="out of memory")
+            tokens = batches[0].tokens_BL.size
+            return Measurement(self._name(case), tokens, note="out of memory", base=self._kind)
+
+    def _name(self, case: Case) -> str:
+        return case.name if self._kind == "none" else f"{case.name} {self._kind}"
 
     def lower(self, case: Case, batch: Batch) -> StepProgram:
         """The step of a case, and what it starts from."""
@@ -163,6 +170,8 @@ class Bench:
         start = time.perf_counter()
         compiled = step.compile()
         compile_seconds = lower_seconds + time.perf_counter() - start
+        if self._kind == "fp8":
+            print(f"{self._name(case)}: {products(compiled.as_text(), self._params)}", flush=True)
         trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         plan = compiled.memory_analysis()
         peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
@@ -184,12 +193,12 @@ class Bench:
         found = rounds.timed(advance, list(map(num_tokens, batches)), _WARMUP, steps)
         values = jax.device_get(losses)
         if not np.isfinite(values).all():
-            raise FloatingPointError(f"{case.name}: losses {values}")
+            raise FloatingPointError(f"{self._name(case)}: losses {values}")
         if self._profile:
             kernels = profiled(lambda: compiled(state, self._params, frozen, fed[0]))
-            print(f"{case.name}, one step:", *report(kernels), sep="\n", flush=True)
+            print(f"{self._name(case)}, one step:", *report(kernels), sep="\n", flush=True)
         return Measurement(
-            name=case.name,
+            name=self._name(case),
             tokens=batches[0].tokens_BL.size,
             tokens_per_second=found.tokens_per_second,
             step_seconds=found.step_seconds,
@@ -198,6 +207,7 @@ class Bench:
             first_loss=float(values[0]),
             last_loss=float(values[-1]),
             trained=trained,
+            base=self._kind,
         )
 
 

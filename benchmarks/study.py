@@ -1,13 +1,16 @@
 """The runs of a study of methods: their lines in a file, and the table of them."""
 
 import json
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 FIRST_SEED = 0
 """With which the learning rate is chosen."""
+GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
+"""Of learning rates."""
 
 
 class Result(NamedTuple):
@@ -22,6 +25,27 @@ class Result(NamedTuple):
     trained: int
     seconds_per_step: float
     device: str
+
+
+def on_base(variant: str, quantize: str) -> str:
+    """How results name a variant: with the kind of its base, where that is quantised."""
+    return variant if quantize == "none" else f"{variant} quantize={quantize}"
+
+
+def climb(loss: Callable[[float], float], start: float) -> float:
+    """The value of the grid that is better than both its neighbours, found uphill from ``start``.
+
+    Raises:
+        ValueError: when the best is at an end of the grid.
+    """
+    best = min(range(len(GRID)), key=lambda i: abs(math.log(GRID[i] / start)))
+    while True:
+        if best in (0, len(GRID) - 1):
+            raise ValueError(f"the best learning rate {GRID[best]} is at an end of the grid")
+        found = min((best, best + 1, best - 1), key=lambda i: loss(GRID[i]))
+        if found == best:
+            return GRID[best]
+        best = found
 
 
 def keep(result: Result, output: Path) -> Result:

@@ -1,10 +1,11 @@
 """Base kernels in 8 or 4 bits: what stands in memory in a kernel's place, and what it reads as.
 
-A block is ``block`` consecutive inputs of one output, and has a scale. A weight is its scale times
-a code: an integer (``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that
-QLoRA chose (``nf4``; Dettmers et al., arXiv:2305.14314, Appendix E).
+``fp8`` has a scale for each output (:mod:`tera_jax.float8`). Of the others, a block is ``block``
+consecutive inputs of one output, and has a scale. A weight is its scale times a code: an integer
+(``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that QLoRA chose (``nf4``;
+Dettmers et al., arXiv:2305.14314, Appendix E).
 
-qwix has the same types, and the tests hold this file to it. It does not read the kernels here: it
+qwix has the latter types, and the tests hold this file to it. It does not read the kernels here: it
 flattens an nf4 array, which on a mesh gathers the whole kernel on every device, both ways, and it
 leaves to the backend whether an array of 4-bit numbers takes 4 bits. Here everything is elementwise
 in the kernel's own layout, and two codes share a byte.
@@ -13,16 +14,17 @@ in the kernel's own layout, and two codes share a byte.
 import fnmatch
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tera_jax import trees
+from tera_jax import float8, trees
+from tera_jax.float8 import Float8Kernel
 
-KINDS = ("int8", "int4", "nf4")
+KINDS = ("int8", "int4", "nf4", "fp8")
 BLOCK = 64
 TARGETS = ("*_proj",)
 """The seven linear layers of a decoder layer; neither embeddings nor head."""
@@ -106,14 +108,23 @@ class QuantizedKernel:
         return kernel.astype(self.dtype if dtype is None else dtype)
 
 
+Quantized: TypeAlias = QuantizedKernel | Float8Kernel
+"""What stands in a kernel's place."""
+
+
 def is_quantized(leaf: Any) -> bool:
-    """Whether it is a :class:`QuantizedKernel`; the ``is_leaf`` of ``jax.tree`` functions."""
-    return isinstance(leaf, QuantizedKernel)
+    """Whether it is :data:`Quantized`; the ``is_leaf`` of ``jax.tree`` functions."""
+    return isinstance(leaf, Quantized)
 
 
 def any_quantized(params: Any) -> bool:
     """Whether a kernel of ``params`` is quantised."""
     return any(map(is_quantized, jax.tree.leaves(params, is_leaf=is_quantized)))
+
+
+def in_fp8(params: Any) -> bool:
+    """Whether a kernel of ``params`` is in e4m3."""
+    return any(leaf.dtype == float8.E4M3 for leaf in jax.tree.leaves(params))
 
 
 def size(params: Any) -> int:
@@ -135,26 +146,24 @@ def dequantize(tree: Any, dtype: Any = None) -> Any:
     )
 
 
-def quantize_kernel(
-    kernel: jax.Array | np.ndarray, kind: str, block: int = BLOCK
-) -> QuantizedKernel:
+def quantize_kernel(kernel: jax.Array | np.ndarray, kind: str, block: int = BLOCK) -> Quantized:
     """One kernel, or a stack of them, one after the other.
 
-    The scale is that of a block's largest magnitude, which falls on the outermost code (``nf4``) or
-    on its outer edge (the integers, as in qwix). It is rounded before the codes are chosen, each
-    the nearest. (Smaller and negative scales give 4 bits a smaller squared error, by a fifth, and
-    gave SmolLM2 a higher loss.)
+    For ``fp8`` see :func:`tera_jax.float8.by_channels`. For the others the scale is that of a
+    block's largest magnitude, which falls on the outermost code (``nf4``) or on its outer edge (the
+    integers, as in qwix). It is rounded before the codes are chosen, each the nearest. (Smaller and
+    negative scales gave 4 bits a squared error smaller by a fifth, and SmolLM2 a higher loss.)
 
     Args:
         kernel: (..., I, O), floating.
         kind: of :data:`KINDS`.
-        block: inputs that share a scale; a divisor of I, and even.
+        block: inputs that share a scale; a divisor of I, and even. Not for ``fp8``.
 
     Raises:
-        ValueError: for another kind, a block that is odd or below 2, or one that does not divide I.
+        ValueError: for another kind, a block that is odd, below 2, no divisor of I, or for ``fp8``.
     """
     check(kind, block)
-    if kernel.shape[-2] % block:
+    if kind != "fp8" and kernel.shape[-2] % block:
         raise ValueError(
             f"block {block} does not divide the {kernel.shape[-2]} inputs of a kernel "
             f"{kernel.shape}; choose an even divisor"
@@ -162,6 +171,8 @@ def quantize_kernel(
     if kernel.ndim > 2:
         return jax.lax.map(lambda one: quantize_kernel(one, kind, block), kernel)
     kernel = jnp.asarray(kernel)
+    if kind == "fp8":
+        return float8.by_channels(kernel)
     rows, columns = kernel.shape
     blocks = kernel.astype(jnp.float32).reshape(rows // block, block, columns)
     scales = (jnp.max(jnp.abs(blocks), axis=1) / _LIMIT[kind]).astype(jnp.bfloat16)
@@ -198,6 +209,8 @@ def check(kind: str, block: int) -> None:
     """Raise ``ValueError`` for an unknown kind or an impossible block."""
     if kind not in KINDS:
         raise ValueError(f"quantisation {kind!r} is unknown; choose one of {', '.join(KINDS)}")
+    if kind == "fp8" and block != BLOCK:
+        raise ValueError(f"block {block}, but 'fp8' has one scale for each output; leave it out")
     if block < 2 or block % 2:
         raise ValueError(f"block {block}; it must be even, and at least 2: two codes share a byte")
 
@@ -208,13 +221,13 @@ class Quantizer:
     Args:
         abstract: ``params``, abstract or real, before they are quantised.
         kind: of :data:`KINDS`.
-        block: inputs that share a scale.
+        block: inputs that share a scale; without meaning for ``fp8``.
         layout: from ``params`` whose kernels are quantised, abstract, to a tree of shardings, as
             :func:`tera_jax.llama.sharding.parameter_shardings` on a mesh; None leaves it to XLA.
         targets: patterns of module paths, with the wildcards of ``fnmatch``.
 
     Raises:
-        ValueError: for an unknown kind, a block that does not divide a kernel's inputs, or what
+        ValueError: for an unknown kind, a block that does not fit kind or kernels, or what
             ``layout`` refuses.
     """
 
@@ -255,7 +268,7 @@ class Quantizer:
         layout = None if self._layouts is None else self._layouts[tuple(path)]
         return jax.block_until_ready(_jitted(self._kind, self._block, layout)(leaf))
 
-    def _quantize(self, kernel: Any) -> QuantizedKernel:
+    def _quantize(self, kernel: Any) -> Quantized:
         return quantize_kernel(kernel, self._kind, self._block)
 
     def _wanted(self, path: Any) -> bool:
@@ -266,7 +279,7 @@ class Quantizer:
 
 
 @functools.cache
-def _jitted(kind: str, block: int, layout: Any) -> Callable[[Any], QuantizedKernel]:
+def _jitted(kind: str, block: int, layout: Any) -> Callable[[Any], Quantized]:
     return jax.jit(lambda kernel: quantize_kernel(kernel, kind, block), out_shardings=layout)
 
 

@@ -6,7 +6,8 @@ path of the module. ``d`` holds the trainable arrays at the path of the module, 
 layers read under ``shared``. Below the path, arrays stand under the name of the method.
 
 Kernels of ``params`` may be quantised (:mod:`tera_jax.quantize`): every method then sees the plain
-kernels that they stand for, one layer's at a time.
+kernels that they stand for, one layer's at a time. In ``fp8`` its product with the kernel itself is
+one of e4m3 codes (:mod:`tera_jax.ops.fp8_matmul`).
 """
 
 import abc

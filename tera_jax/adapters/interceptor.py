@@ -22,7 +22,9 @@ from jaxtyping import Array, Float
 
 from tera_jax import quantize
 from tera_jax.adapters.targets import is_linear
-from tera_jax.methods.base import LinearMethod, PromptMethod, Rng, TargetLayer, linear
+from tera_jax.float8 import Float8Kernel
+from tera_jax.methods.base import LinearMethod, Matmul, PromptMethod, Rng, TargetLayer, linear
+from tera_jax.ops import fp8_matmul
 from tera_jax.ops.embedding import require_token_ids
 
 Linear: TypeAlias = nn.Dense | nn.DenseGeneral
@@ -87,7 +89,7 @@ def kernels(
         return multiply(
             module,
             lambda kernel: method.merge(frozen, d, kernel, layer),
-            lambda kernel, x, dropout: method.apply(near, d, kernel, x, layer, dropout),
+            lambda kernel, x, *how: method.apply(near, d, kernel, x, layer, *how),
             x,
             lambda bias_O: method.merge_bias(frozen, d, bias_O, layer),
         )
@@ -141,13 +143,17 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _dequantized(module: Linear, _: Callable[..., Array], x: Array) -> Array:
-    return multiply(module, lambda kernel: kernel, lambda kernel, x, _: linear(x, kernel), x)
+    def apply(kernel: Array, x: Array, _: Rng, matmul: Matmul) -> Array:
+        return matmul(x, kernel)
+
+    return multiply(module, lambda kernel: kernel, apply, x)
 
 
 dequantized = calls(_is_quantized, _dequantized)
 """An interceptor under which a quantised kernel reads as the plain one that it stands for.
 
-It is made where the layer multiplies by it, so that under a scan one layer's stands in memory::
+It is made where the layer multiplies by it, so that under a scan one layer's stands in memory. An
+fp8 kernel is not made where :func:`tera_jax.ops.fp8_matmul.takes` it: the product is of its codes::
 
     with nn.intercept_methods(dequantized):
         logits_BLV, _ = model.apply({"params": quantised}, tokens_BL)
@@ -179,7 +185,7 @@ def _narrowed(array: Array, dtype: DTypeLike) -> Array:
 def multiply(
     module: Linear,
     merge: Callable[[Array], Array],
-    apply: Callable[[Array, Array, Rng], Array],
+    apply: Callable[[Array, Array, Rng, Matmul], Array],
     inputs: Float[Array, "..."],
     merge_bias: Callable[[Array], Array] = lambda bias_O: bias_O,
 ) -> Float[Array, "..."]:
@@ -190,12 +196,14 @@ def multiply(
     Args:
         module: the layer.
         merge: kernel -> adapted kernel.
-        apply: (kernel, x, dropout) -> x times the adapted kernel.
+        apply: (kernel, x, dropout, matmul) -> x times the adapted kernel. The product with the
+            kernel itself is ``matmul(x, kernel)``: by its e4m3 codes, where it is stored so.
         inputs: of the layer.
         merge_bias: bias -> adapted bias.
     """
     bias = module.get_variable("params", "bias") if module.use_bias else None
-    kernel = quantize.dequantize(module.get_variable("params", "kernel"))
+    stored: Any = module.get_variable("params", "kernel")
+    kernel = quantize.dequantize(stored)
     if bias is not None:
         bias = merge_bias(bias.reshape(-1)).reshape(bias.shape)
     # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
@@ -205,13 +213,20 @@ def multiply(
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
         with _matmul_precision(module.precision):
-            y = apply(matrix, x, dropout)
+            y = apply(matrix, x, dropout, _matmul(stored))
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
         y = dot_general(x, merge(matrix).astype(x.dtype), contract, precision=module.precision)
     y = y.reshape(*x.shape[:-1], *features)
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
+
+
+def _matmul(stored: Array | quantize.Quantized) -> Matmul:
+    """The product with a kernel as it is stored."""
+    if not isinstance(stored, Float8Kernel) or not fp8_matmul.takes(stored):
+        return linear
+    return lambda x, _: fp8_matmul.matmul(x, stored)
 
 
 def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:

@@ -17,7 +17,7 @@ from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.random import seed_key
 from tera_jax.trees import SHARED
 
-Stored: TypeAlias = Array | quantize.QuantizedKernel
+Stored: TypeAlias = Array | quantize.Quantized
 """A kernel as ``params`` have it."""
 
 

@@ -12,7 +12,7 @@ from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.adapters.targets import parameter, put
 from tera_jax.methods.base import LinearMethod, NotMergeableError, TargetLayer
-from tera_jax.quantize import QuantizedKernel
+from tera_jax.quantize import Quantized, QuantizedKernel
 
 
 class MergeError(NamedTuple):
@@ -65,17 +65,17 @@ def merge_quantized(adapter: Adapter, variables: Variables) -> tuple[Any, MergeE
         def make(
             frozen: Any,
             d: Any,
-            kernel: QuantizedKernel,
+            kernel: Quantized,
             layer: TargetLayer,
-            base: QuantizedKernel = base,
+            base: Quantized = base,
         ) -> tuple[Any, Array, Array]:
             merged = method.merge(frozen, d, kernel.dequantize(jnp.float32), layer)
-            kept = quantize.quantize_kernel(merged, base.kind, base.block)
+            block = base.block if isinstance(base, QuantizedKernel) else quantize.BLOCK
+            kept = quantize.quantize_kernel(merged, base.kind, block)
             lost = kept.dequantize() - merged
-            return (kept.values, kept.scales), jnp.sum(lost**2), jnp.sum(merged**2)
+            return dataclasses.replace(kept, dtype=base.dtype), jnp.sum(lost**2), jnp.sum(merged**2)
 
-        (values, scales), *sums = adapter.over_layers(make, variables, layer)
-        kept = dataclasses.replace(base, values=values, scales=scales)
+        kept, *sums = adapter.over_layers(make, variables, layer)
         put(result, (*layer.path, "kernel"), kept)
         squares[layer.name] = (sums[0], sums[1])
     kernels = {name: jnp.sqrt(lost / whole) for name, (lost, whole) in squares.items()}

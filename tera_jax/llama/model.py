@@ -20,6 +20,7 @@ from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
 from tera_jax.ops.acc_matmul import dot_general_acc
 from tera_jax.ops.embedding import TokenEmbed
+from tera_jax.ops.fp8_matmul import PRODUCT
 from tera_jax.ops.rms_norm import RMSNorm
 
 Ids: TypeAlias = jax.Array | np.ndarray
@@ -36,7 +37,7 @@ def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
 _POLICIES = jax.checkpoint_policies
 _KEPT = _POLICIES.save_from_both_policies(
     _POLICIES.dots_with_no_batch_dims_saveable,
-    _POLICIES.save_only_these_names(MATERIALIZED, ROTATED, RESIDUAL),
+    _POLICIES.save_only_these_names(MATERIALIZED, ROTATED, RESIDUAL, PRODUCT),
 )
 REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots": _kept}
 """What the backward pass recomputes: nothing, all of a layer, or all but its matmuls, its

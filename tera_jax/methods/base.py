@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -27,6 +27,8 @@ Arrays: TypeAlias = dict[str, Array]
 Kernel: TypeAlias = Float[Array, "I O"]
 Inputs: TypeAlias = Float[Array, "*B I"]
 Outputs: TypeAlias = Float[Array, "*B O"]
+Matmul: TypeAlias = Callable[[Array, Array], Array]
+"""(x, W) -> x W in the type of x: :func:`linear`, or that of a base with kernels in fewer bits."""
 
 
 class NotMergeableError(ValueError):
@@ -157,6 +159,7 @@ class LinearMethod(Method):
         x: Inputs,
         layer: TargetLayer,
         dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Outputs:
         """What the adapted layer makes of x before its bias, in the type of x.
 
@@ -169,9 +172,10 @@ class LinearMethod(Method):
             x: the input of the layer.
             layer: which it is.
             dropout: a key, or None to leave all of x.
+            matmul: for the product with W itself; :func:`linear` when None.
         """
         dropped = drop(dropout, getattr(self, "dropout", 0.0), x)
-        return linear(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        return (matmul or linear)(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """The largest rank that ΔW can have, for one token where it depends on the token."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, Rng, TargetLayer, linear
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, Matmul, Rng, TargetLayer, linear
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -39,12 +39,20 @@ class IA3(LinearMethod):
         return self.apply(frozen, {"l": d["l"] - 1}, kernel, x, layer)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Array:
         """One product, beside which the factors cost nothing."""
+        matmul = matmul or linear
         if self._scales_input(layer):
-            return linear(_scaled(x, d["l"]), kernel)
-        return _scaled(linear(x, kernel), d["l"])
+            return matmul(_scaled(x, d["l"]), kernel)
+        return _scaled(matmul(x, kernel), d["l"])
 
     def merge_bias(self, frozen: Any, d: Any, bias_O: Array, layer: TargetLayer) -> Array:
         """The bias times l, where that scales outputs."""

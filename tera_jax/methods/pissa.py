@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, Rng, TargetLayer, drop, linear
+from tera_jax.methods.base import Arrays, KeyArray, Matmul, Rng, TargetLayer, drop, linear
 from tera_jax.methods.low_rank import LowRank, through_factors, update
 from tera_jax.ops.numerics import acc_dtype
 
@@ -80,11 +80,18 @@ class PiSSA(LowRank):
         return through_factors(x, *_gained(frozen, d), self.scale)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Array:
         """The residual sees all of x, but A and B only what dropout left of it."""
         dropped = drop(dropout, self.dropout, x)
-        y = linear(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        y = (matmul or linear)(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
         if dropped is x:
             return y
         return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)

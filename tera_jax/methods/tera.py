@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import (
     KeyArray,
     LinearMethod,
+    Matmul,
     Rng,
     TargetLayer,
     check_above_zero,
@@ -25,8 +26,6 @@ from tera_jax.methods.base import (
     linear,
 )
 from tera_jax.network import contraction, cost_model, projection, random_network
-from tera_jax.network import core as cores
-from tera_jax.network.factors import sizes
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
@@ -162,13 +161,20 @@ class TeRA(LinearMethod):
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Array:
         """By the route that the cost model finds the fastest."""
         x_TJ = x.reshape(-1, x.shape[-1])
         route = self._route(layer, len(x_TJ))
         if route == "through":
-            return super().apply(frozen, d, kernel, x, layer, dropout)
+            return super().apply(frozen, d, kernel, x, layer, dropout, matmul)
         network = _cast(frozen, x.dtype)
         if route == "build":
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
@@ -275,23 +281,8 @@ def delta_w(
     Raises:
         ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
     """
-    core = frozen["core"]
-    shapes = (
-        tuple(signs.size for signs in core) if cores.is_fast(core) else core.shape,
-        [sizes(factor) for factor in frozen["factors"]],
-        [vector.shape for vector in d],
-    )
-    expected = (
-        tensorization.core_shape if cores.is_fast(core) else tensorization.ranks,
-        list(zip(tensorization.ranks, tensorization.modes, strict=True)),
-        [(rank,) for rank in tensorization.ranks],
-    )
-    if shapes != expected:
-        raise ValueError(
-            f"core, factors and d of shapes {shapes} do not fit tensorization {tensorization}, "
-            f"which needs {expected}"
-        )
-    tensor = contraction.network(core, frozen["factors"], d, precision)
+    random_network.check_shapes(frozen, d, tensorization)
+    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
     return unfold(tensor, tensorization.split)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import (
     Arrays,
     KeyArray,
+    Matmul,
     NotMergeableError,
     Rng,
     TargetLayer,
@@ -72,11 +73,19 @@ class TopLoRA(LowRank):
         return self._gated(d, x, x)
 
     def apply(
-        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, dropout: Rng = None
+        self,
+        frozen: Any,
+        d: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        dropout: Rng = None,
+        matmul: Matmul | None = None,
     ) -> Array:
         """Only A reads the dropped x."""
         del frozen, layer
-        return linear(x, kernel) + self._gated(d, drop(dropout, self.dropout, x), x)
+        dropped = drop(dropout, self.dropout, x)
+        return (matmul or linear)(x, kernel) + self._gated(d, dropped, x)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """For one token, that of A B."""

@@ -5,6 +5,7 @@ over: with all d at one the root mean square of x @ ΔW is the gain times that o
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -15,6 +16,7 @@ from tera_jax import random
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, orthogonal
 from tera_jax.network.contraction_order import NARROW
+from tera_jax.network.factors import sizes
 from tera_jax.network.tensorization import Tensorization
 
 Init = Literal["normal", "uniform", "orthogonal", "identity"]
@@ -84,6 +86,26 @@ def draw(
 def is_transform(mode: int, structure: Structure) -> bool:
     """Whether the factor of a mode is a transform."""
     return structure != "dense" and mode > NARROW
+
+
+def check_shapes(frozen: Mapping[str, Any], d: Sequence[Array], scheme: Tensorization) -> None:
+    """Raise ``ValueError`` when core, factors or d do not have the shapes of a scheme."""
+    core = frozen["core"]
+    shapes = (
+        tuple(signs.size for signs in core) if cores.is_fast(core) else core.shape,
+        [sizes(factor) for factor in frozen["factors"]],
+        [vector.shape for vector in d],
+    )
+    expected = (
+        scheme.core_shape if cores.is_fast(core) else scheme.ranks,
+        list(zip(scheme.ranks, scheme.modes, strict=True)),
+        [(rank,) for rank in scheme.ranks],
+    )
+    if shapes != expected:
+        raise ValueError(
+            f"core, factors and d of shapes {shapes} do not fit tensorization {scheme}, which "
+            f"needs {expected}"
+        )
 
 
 def check_structure(scheme: Tensorization, structure: Structure) -> None:

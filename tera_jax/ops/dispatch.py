@@ -34,6 +34,11 @@ def compute_capability() -> float:
     return float(jax.devices()[0].compute_capability)
 
 
+def has_fp8_matmul() -> bool:
+    """Whether e4m3 numbers can be multiplied: on a GPU from Ada's generation on, else by casts."""
+    return not on_gpu() or compute_capability() >= 8.9
+
+
 def is_half(dtype: DTypeLike) -> bool:
     """Whether a number of this type has 16 bits."""
     return jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)

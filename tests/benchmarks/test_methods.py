@@ -7,8 +7,8 @@ import jax
 import pytest
 
 from benchmarks import methods
-from benchmarks.methods import GRID, Task, Trainer, climb
-from benchmarks.study import Result, chosen, load_results, table
+from benchmarks.methods import Task, Trainer
+from benchmarks.study import GRID, Result, chosen, climb, load_results, table
 from benchmarks.variants import CHOICES, METHODS, Variant
 from train import data
 from train.training import run as runs
@@ -111,6 +111,23 @@ def test_a_study_goes_on_where_it_stopped(base, task, tmp_path, capsys):
     methods.study(base, task, examples, [LORA], output)
     assert len(capsys.readouterr().out.splitlines()) == 1
     assert load_results(output)[-1].test == first[-1].test
+
+
+def test_a_quantised_base_is_named_and_has_losses_of_its_own(base, task, tiny_llama):
+    found = []
+    for each in (base, methods.load(str(tiny_llama), "fp8")):
+        trainer = Trainer(each, LORA, task, methods.read(each, task))
+        found += [trainer.untrained(), trainer(1e-2, 0)]
+    names = ["base", "lora rank=4", "base quantize=fp8", "lora rank=4 quantize=fp8"]
+    assert [result.variant for result in found] == names
+    assert len({result.test for result in found}) == 4
+    lines = table(found, names).splitlines()
+    assert [line.split(" |")[0] for line in lines[2:]] == [
+        "| base",
+        "| `lora rank=4`",
+        "| `base quantize=fp8`",
+        "| `lora rank=4 quantize=fp8`",
+    ]
 
 
 def test_variants_have_names_of_their_own():

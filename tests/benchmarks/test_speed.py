@@ -72,6 +72,27 @@ def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):
     assert len(small) == 2 * (3 if ahead else products)
 
 
+def test_bases_of_several_kinds_stand_in_one_table(monkeypatch, tmp_path, capsys):
+    argv = f"speed --model=tiny --rows=1 --length=8 --steps=1 --output={tmp_path / 'rows'}"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    sys.argv += ["--quantize", "none", "fp8", "--cases", "frozen", "lora"]
+    speed.main()
+    printed = capsys.readouterr().out
+    rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
+    names = ["frozen", "lora", "frozen fp8", "lora fp8"]
+    assert [row["name"] for row in rows] == names
+    assert [row["base"] for row in rows] == ["none", "none", "fp8", "fp8"]
+    assert all(f"| {name} |" in printed for name in names)
+    assert len(re.findall(r"fp8: \d+ matmuls of e4m3 codes", printed)) == 2
+    losses = [row["first_loss"] for row in rows]
+    assert losses[0] == losses[1] != losses[2] == losses[3]
+    close(losses[2], losses[0], rtol=0.01, atol=0)
+    frozen = {row["base"]: row["step_seconds"] for row in rows if "frozen" in row["name"]}
+    for row in rows:
+        cells = next(line for line in printed.splitlines() if line.startswith(f"| {row['name']} |"))
+        assert cells.split("|")[4].strip() == f"{row['step_seconds'] / frozen[row['base']]:.3f}"
+
+
 def test_another_start_or_a_loss_that_does_not_fall_is_an_error():
     base = Measurement(FROZEN, 32, first_loss=2.0, last_loss=1.9)
     check([base, Measurement("tera", 32, first_loss=2.001, last_loss=1.9)])

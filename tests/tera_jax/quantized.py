@@ -12,6 +12,8 @@ from tera_jax.methods import TABLE
 from tests import parts
 
 BLOCK = 8
+IN_BLOCKS = ("int8", "int4", "nf4")
+"""The kinds whose inputs share scales in blocks."""
 CONFIG = LlamaConfig.from_hf(parts.SMALL)
 SETTINGS = {
     "tera": {"num_modes": 2},
@@ -21,6 +23,11 @@ SETTINGS = {
     "toplora": {"rank": 4, "dropout": 0.0},
     "prompt": {"num_virtual_tokens": 4},
 }
+
+
+def block(kind, size=BLOCK):
+    """What a function that takes a kind and a block gets for the latter."""
+    return size if kind in IN_BLOCKS else quantize.BLOCK
 
 
 @functools.cache
@@ -39,7 +46,7 @@ def base(dtype=jnp.float32):
 def made(name, kind="nf4", dtype=jnp.float32):
     """The model, an adapter, perturbed variables on a quantised base, and tokens."""
     model, params = base(dtype)
-    params = quantize.quantize(params, kind, BLOCK)
+    params = quantize.quantize(params, kind, block(kind))
     config = TABLE[name](**SETTINGS[name])
     adapter = adapt(
         model,

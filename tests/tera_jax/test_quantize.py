@@ -16,7 +16,7 @@ from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.quantize import KINDS, NF4, QuantizedKernel, quantize_kernel
 from tera_jax.sharding import make_mesh, replicated
 from tests.margins import within
-from tests.tera_jax.quantized import BLOCK, assert_same, base, made
+from tests.tera_jax.quantized import BLOCK, IN_BLOCKS, assert_same, base, block, made
 
 
 def kernel(*shape, dtype=jnp.float32):
@@ -56,20 +56,20 @@ def test_the_code_book_is_that_of_the_paper():
         np.testing.assert_allclose(np.asarray(NF4) * 1.00001, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("block", [8, 64])
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_kernel_reads_as_its_nearest_codes(kind, block):
+@pytest.mark.parametrize("size", [8, 64])
+@pytest.mark.parametrize("kind", IN_BLOCKS)
+def test_a_kernel_reads_as_its_nearest_codes(kind, size):
     kernel_IO = kernel(128, 12)
-    found = quantize_kernel(kernel_IO, kind, block)
-    expected = reference(np.asarray(kernel_IO, np.float64), kind, block)
+    found = quantize_kernel(kernel_IO, kind, size)
+    expected = reference(np.asarray(kernel_IO, np.float64), kind, size)
     np.testing.assert_allclose(found.dequantize(), expected, rtol=1e-6)
-    assert (found.shape, found.dtype, found.block) == ((128, 12), jnp.float32, block)
+    assert (found.shape, found.dtype, found.block) == ((128, 12), jnp.float32, size)
     assert jnp.all(found.dequantize()[:64, 1] == 0)
     other = found.replace(values=jnp.roll(found.values, 1, axis=0))
     assert not np.allclose(other.dequantize(), expected, rtol=1e-2)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_BLOCKS)
 def test_no_weight_is_further_away_than_half_a_gap(kind):
     kernel_IO = np.asarray(kernel(256, 16))
     error = np.abs(np.asarray(quantize_kernel(kernel_IO, kind, 64).dequantize()) - kernel_IO)
@@ -80,7 +80,7 @@ def test_no_weight_is_further_away_than_half_a_gap(kind):
     assert np.max(error / np.maximum(largest, 1e-9)) > 0.8 * half_gap
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", IN_BLOCKS)
 def test_qwix_reads_the_same_and_is_as_near(kind):
     kernel_IO = kernel(512, 64)
     ours = quantize_kernel(kernel_IO, kind, 64)
@@ -100,7 +100,9 @@ def test_qwix_reads_the_same_and_is_as_near(kind):
     within(abs(error[0] / error[1] - 1), 0.02)  # their scale is not rounded
 
 
-@pytest.mark.parametrize(("kind", "bits"), [("int8", 8.25), ("int4", 4.25), ("nf4", 4.25)])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("int8", 8.25), ("int4", 4.25), ("nf4", 4.25), ("fp8", 8.25)]
+)
 def test_a_weight_takes_as_many_bits_as_it_says(kind, bits):
     found = quantize_kernel(kernel(3, 128, 32), kind, 64)
     arrays = jax.tree.leaves(found)
@@ -140,7 +142,8 @@ def test_only_the_seven_linear_layers_are_quantised():
     assert not quantize.any_quantized(params)
 
 
-def test_reading_and_writing_move_nothing_between_devices():
+@pytest.mark.parametrize("kind", ["nf4", "fp8"])
+def test_reading_and_writing_move_nothing_between_devices(kind):
     mesh = make_mesh(1, 4, 2)
     params = {"layers": {"mlp": {"gate_proj": {"kernel": jnp.zeros((2, 64, 32))}}}}
     (layout,) = jax.tree.leaves(parameter_shardings(params, mesh))
@@ -151,13 +154,20 @@ def test_reading_and_writing_move_nothing_between_devices():
         return [word for word in ("all-gather", "all-to-all", "permute") if word in text]
 
     found = quantize.quantize(
-        params, "nf4", BLOCK, functools.partial(parameter_shardings, mesh=mesh)
+        params, kind, block(kind), functools.partial(parameter_shardings, mesh=mesh)
     )
     packed = found["layers"]["mlp"]["gate_proj"]["kernel"]
     layouts = jax.tree.map(lambda leaf: leaf.sharding, packed)
-    assert not collectives(lambda k: quantize_kernel(k, "nf4", BLOCK), stack, out_shardings=layouts)
-    assert not collectives(lambda k: k.dequantize(), packed, out_shardings=layout)
-    assert collectives(lambda k: k.dequantize(), packed, out_shardings=replicated(mesh))
+
+    def read(kernel):
+        return kernel.dequantize()
+
+    def write(kernel):
+        return quantize_kernel(kernel, kind, block(kind))
+
+    assert not collectives(write, stack, out_shardings=layouts)
+    assert not collectives(read, packed, out_shardings=layout)
+    assert collectives(read, packed, out_shardings=replicated(mesh))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,12 +175,13 @@ def test_a_checkpoint_is_quantised_as_it_is_read(kind, tmp_path):
     model, params = base(jnp.bfloat16)
     save_pretrained(model, params, tmp_path / "hf")
     again, found = load_pretrained(
-        tmp_path / "hf", jnp.bfloat16, make_mesh(1, 2, 2), quantize=kind, block=BLOCK
+        tmp_path / "hf", jnp.bfloat16, make_mesh(1, 2, 2), quantize=kind, block=block(kind)
     )
+    expected = quantize.quantize(params, kind, block(kind))
     assert again.config == model.config
-    assert_same(found, quantize.quantize(params, kind, BLOCK))
-    assert base_fingerprint(found) == base_fingerprint(quantize.quantize(params, kind, BLOCK))
-    other = quantize.quantize(params, kind, 16)
+    assert_same(found, expected)
+    assert base_fingerprint(found) == base_fingerprint(expected)
+    other = quantize.quantize(params, "int8", 16)
     digits = {base_fingerprint(tree) for tree in (found, other, params)}
     assert len(digits) == 3
 
@@ -201,6 +212,8 @@ def test_what_cannot_be_quantised_is_refused(tmp_path):
         quantize.quantize(params, "fp3")
     with pytest.raises(ValueError, match="block 7; it must be even"):
         quantize.quantize(params, "nf4", 7)
+    with pytest.raises(ValueError, match="block 32, but 'fp8' has one scale for each output"):
+        quantize.quantize(params, "fp8", 32)
     with pytest.raises(ValueError, match=r"down_proj/kernel: block 32 does not divide the 48"):
         quantize.quantize(params, "nf4", 32)
     layout = functools.partial(parameter_shardings, mesh=make_mesh(1, 8, 1))

@@ -66,6 +66,33 @@ def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
     assert not jnp.array_equal(loaded["layers"]["self_attn"]["q_proj"]["kernel"], plain)
 
 
+def test_a_run_in_fp8_learns_and_exports_what_it_stands_for(quantised, tmp_path):
+    quantised.model.update(quantize="fp8", block=quantize.BLOCK)
+    run = runs.build(parse(quantised))
+    assert "layers in fp8" in runs.describe(run)
+    train, _ = examples(run)
+    state, optimizer = runs.init_train_state(run, 8)
+    step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
+    stream = data.DataIterator(train, run.config.loop.batch_size, 0, run.config.data)
+    losses = []
+    with jax.set_mesh(run.mesh):
+        for _ in range(8):
+            state, metrics = step(state, run.params, run.frozen, to_device(next(stream), run))
+            losses.append(float(metrics.loss))
+    assert losses[-1] < losses[0] - 0.1
+    # Decoding multiplies the base as it is; an export is merged in float32 and rounds no inputs.
+    _, variables, _ = runs.inference_model(run, state.d)
+    assert quantize.in_fp8(variables["params"])
+    export.export(run, state.d, "hf", tmp_path / "hf")
+    _, loaded = load_pretrained(tmp_path / "hf")
+    plain = quantize.dequantize(run.params)
+    merged = jax.jit(run.adapter.merge)({**run.variables(state.d), "params": plain})
+    for a, b in zip(jax.tree.leaves(loaded), jax.tree.leaves(merged), strict=True):
+        assert jnp.array_equal(a, b)
+    query = loaded["layers"]["self_attn"]["q_proj"]["kernel"]
+    assert not jnp.array_equal(query, plain["layers"]["self_attn"]["q_proj"]["kernel"])
+
+
 def test_a_sharded_run_equals_one_device(quantised):
     def losses(**mesh):
         quantised.mesh.update(mesh)
@@ -139,6 +166,13 @@ def test_what_a_quantised_base_cannot_do_is_refused_before_it_is_loaded(quantise
     quantised.model.block = 15
     with pytest.raises(ValueError, match=r"config.model.block is 15; it must be even"):
         parse(quantised)
+    quantised.model.quantize = "fp8"
+    quantised.model.block = 16
+    with pytest.raises(ValueError, match=r"config.model.block is 16, but quantize 'fp8' has one"):
+        parse(quantised)
+    quantised.model.block = quantize.BLOCK
+    assert parse(quantised).model.quantize == "fp8"
+    quantised.model.quantize = "nf4"
     quantised.model.block = 16
     tree = to_dict(parse(quantised))
     tree["method"] = {"name": "full", "targets": ()}

@@ -26,20 +26,26 @@ class ModelConfig:
             to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less
             memory.
         quantize: how the linear layers of the decoder are kept, to be read as ``dtype``: ``none``
-            (as they are), ``int8``, ``int4`` or ``nf4``.
-        block: consecutive inputs of a quantised layer that share a scale.
+            (as they are), ``int8``, ``int4`` or ``nf4``; or ``fp8``, which is multiplied as it is.
+        block: consecutive inputs of a quantised layer that share a scale. Not for ``fp8``, which
+            has one scale for each output.
     """
 
     path: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "dots"
     unroll: bool | None = None
-    quantize: Literal["none", "int8", "int4", "nf4"] = "none"
+    quantize: Literal["none", "int8", "int4", "nf4", "fp8"] = "none"
     block: int = BLOCK
 
     def __post_init__(self) -> None:
         if self.block < 2 or self.block % 2:
             raise ValueError(f"block is {self.block}; it must be even, at least 2")
+        if self.quantize == "fp8" and self.block != BLOCK:
+            raise ValueError(
+                f"block is {self.block}, but quantize 'fp8' has one scale for each output and no "
+                "blocks; leave it out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,10 +9,11 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array
 
-from tera_jax import sharding
+from tera_jax import quantize, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama, stacking
 from tera_jax.llama.sharding import parameter_shardings
+from tera_jax.ops import fp8_matmul
 
 from ..data import Batch
 from .loss import LossSum, loss_sum
@@ -124,6 +125,7 @@ def make_train_step(
         in_shardings=(layout, *_base_shardings(mesh, params)),
         out_shardings=(layout, sharding.replicated(mesh)),
         donate_argnums=0,
+        compiler_options=fp8_matmul.compiler_options() if quantize.in_fp8(params) else None,
     )
 
 

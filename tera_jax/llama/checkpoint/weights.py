@@ -55,7 +55,8 @@ def load_pretrained(
         remat: see :class:`tera_jax.llama.model.Llama`.
         quantize: ``none``, or in which of :data:`tera_jax.quantize.KINDS` the linear layers of the
             decoder are kept, whatever type the checkpoint has.
-        block: inputs of a layer that then share a scale.
+        block: inputs of a layer that then share a scale; not for ``fp8``, which has one scale for
+            each output.
 
     Returns:
         ``(model, params)``: ``model.apply({"params": params}, tokens_BL)``.

@@ -6,6 +6,7 @@ import pytest
 from tera_jax.llama import load_pretrained, rope
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.gguf import _rope_scaling
+from tera_jax.quantize import quantize_kernel
 from tera_jax.sharding import make_mesh
 from tests.margins import within
 
@@ -71,7 +72,7 @@ def test_gguf_equals_the_checkpoint_it_was_made_of(assert_same, family, tiny_pat
     assert not sharded["layers"]["self_attn"]["q_proj"]["kernel"].sharding.is_fully_replicated
 
 
-def test_quantised_gguf_is_close(tiny_path, tmp_path):
+def test_quantised_gguf_is_close(assert_same, tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
     path = _write_gguf(tmp_path / "x.gguf", model, params, gguf.GGMLQuantizationType.Q8_0)
     loaded = load_pretrained(path)[1]["layers"]["self_attn"]["q_proj"]["kernel"]
@@ -79,6 +80,8 @@ def test_quantised_gguf_is_close(tiny_path, tmp_path):
     error = np.max(np.abs(loaded - expected))
     assert error > 0
     within(error, 0.01)
+    in_fp8 = load_pretrained(path, quantize="fp8")[1]["layers"]["self_attn"]["q_proj"]["kernel"]
+    assert_same(in_fp8, quantize_kernel(loaded, "fp8"))
 
 
 @pytest.mark.parametrize("scaling", [(8.0, 1.0, 4.0, 8192), (32.0, 1.0, 4.0, 8192)])
