@@ -14,7 +14,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Union
+from typing import Any, Literal, Never, Union
 
 LIMIT = 4 * 2**20
 """Bytes of a file. Python's values of the densest such file take about 100 MB."""
@@ -34,7 +34,8 @@ class Key:
     Attributes:
         kind: a type hint of ``bool``, ``int``, ``float``, ``str``, ``None``, ``list[...]``,
             ``dict[str, ...]``, ``Literal[...]``, ``Any`` and unions of them. An integer is a
-            ``float`` too; ``true`` is neither. ``tuple[T, ...]`` is a list.
+            ``float`` too; ``true`` is neither. ``tuple[T, ...]`` is a list, and ``list[Never]`` an
+            empty one.
         default: the value where the key is absent; :data:`REQUIRED` where it must be there.
         least: limit of a number, and of each number in a list or an object.
         above: the same, itself left out.
@@ -162,8 +163,8 @@ def typed(
 def matches(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of a kind, as :class:`Key` has it."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Any:
-        return True
+    if kind in (Any, Never):
+        return kind is Any
     if origin is Literal:
         return any(type(value) is type(choice) and value == choice for choice in args)
     if origin in (Union, types.UnionType):
@@ -204,9 +205,13 @@ def _described(kind: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(map(_described, args))
     if origin in (list, tuple):
-        return f"a list, each entry {_described(args[0])}"
+        return "an empty list" if args[0] is Never else f"a list, each entry {_described(args[0])}"
     if origin is dict:
-        return f"an object, each value {_described(args[1])}"
+        return (
+            "an empty object"
+            if args[1] is Never
+            else f"an object, each value {_described(args[1])}"
+        )
     return _WORDS[kind]
 
 
