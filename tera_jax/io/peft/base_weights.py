@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tera_jax.adapters.targets import parameter
 from tera_jax.io.peft.files import ARRAYS, CONFIG, PREFIX
+from tera_jax.methods import TargetLayer
 
 _log = logging.getLogger(__name__)
 
@@ -90,8 +92,8 @@ def _saved(
 def _weight(params: Any, module: str) -> jax.Array:
     """(vocabulary, width); a tied head is the embedding."""
     if module == _HEAD and _HEAD in params:
-        return params[_HEAD]["kernel"].T
-    return params[_EMBEDDING]["embedding"]
+        return parameter(params, TargetLayer((_HEAD,), ()), "kernel").T
+    return parameter(params, TargetLayer((_EMBEDDING,), ()), "embedding")
 
 
 def _replaced(params: Any, module: str, array: np.ndarray) -> Any:

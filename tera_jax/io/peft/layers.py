@@ -73,7 +73,9 @@ def load(
     ΔW is PEFT's.
     """
     targets = target_layers(path, config, params)
-    modules = [[_module(path, config, each) for each in each_of] for each_of in targets.values()]
+    modules = [
+        [_module(path, config, arrays, each) for each in each_of] for each_of in targets.values()
+    ]
     together = [module for each in modules for module in each]
     rank = max(module.rank for module in together)
     scale = collections.Counter(module.scale for module in together).most_common(1)[0][0]
@@ -111,11 +113,20 @@ def load(
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
-def _module(path: Path, config: Mapping[str, Any], name: str) -> _Module:
-    """With its own rank and alpha, where a pattern gives it such."""
+def _module(
+    path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str
+) -> _Module:
+    """With its own rank and alpha, where a pattern gives it such.
+
+    PEFT 0.21 takes no notice of HiRA's rank_pattern where it makes a module. No scale of HiRA's
+    depends on the rank, so that there the array itself says which of the two it has.
+    """
     file, rank, scale = path / CONFIG, config["r"], 1.0
     if "rank_pattern" in config:
         rank = pattern_value(file, config, "rank_pattern", name, rank)
+    if config["peft_type"] == "HIRA":
+        array = arrays.get(_key(name, LEAVES["hira"][0]))
+        rank = config["r"] if array is not None and len(array) == config["r"] else rank
     if "lora_alpha" in config:
         alpha = pattern_value(file, config, "alpha_pattern", name, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)

@@ -13,6 +13,7 @@ from tera_jax.io.peft.files import CONFIG
 from tera_jax.json_files import Key
 
 _MERGE = "merge the adapter in PEFT, and load the merged weights"
+_SAVE = "save the adapter again"
 _EMPTY = list[Never] | None
 _NAMES = list[str] | str | None
 _START = (
@@ -166,8 +167,9 @@ def read(path: Path) -> dict[str, Any]:
             a value that is not understood; it names file, key and value.
     """
     file = path / CONFIG
-    content = json_files.read(file, remedy="save the adapter again")
-    json_files.typed(file, content, {"peft_type": _COMMON["peft_type"]}, others="ignore")
+    content = json_files.read(file, remedy=_SAVE)
+    kind_of = {"peft_type": _COMMON["peft_type"]}
+    json_files.typed(file, content, kind_of, others="ignore", remedy=_SAVE)
     kind = content["peft_type"]
     if kind not in TABLES:
         raise ValueError(
