@@ -34,8 +34,8 @@ class Key:
     Attributes:
         kind: a type hint of ``bool``, ``int``, ``float``, ``str``, ``None``, ``list[...]``,
             ``dict[str, ...]``, ``Literal[...]``, ``Any`` and unions of them. An integer is a
-            ``float`` too; ``true`` is neither. ``tuple[T, ...]`` is a list, and ``list[Never]`` an
-            empty one.
+            ``float`` too, and becomes one; ``true`` is neither. ``tuple[T, ...]`` is a list, and
+            ``list[Never]`` an empty one.
         default: the value where the key is absent; :data:`REQUIRED` where it must be there.
         least: limit of a number, and of each number in a list or an object.
         above: the same, itself left out.
@@ -156,7 +156,7 @@ def typed(
             raise ValueError(
                 f"{where} sets {within}{name} to {shown(value)}, not {key}; {key.remedy or remedy}"
             )
-        values[name] = value
+        values[name] = float(value) if key.kind is float and type(value) is int else value
     return values
 
 

@@ -156,9 +156,13 @@ def _layer(path: Path, layer: Mapping[str, Any]) -> TargetLayer:
 def _from_version_1(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """The same under today's names."""
     config = {_OLD_FIELDS.get(key, key): value for key, value in description["config"].items()}
+    if len(config) < len(description["config"]):
+        raise ValueError(
+            f"{path} has fields under their old and new names {_OLD_FIELDS}; {_REMEDY}"
+        )
     if "wide" in config or "core" in config:
         choice = (config.pop("wide", "dense"), config.pop("core", "dense"))
-        if choice not in _STRUCTURES:
+        if not all(isinstance(each, str) for each in choice) or choice not in _STRUCTURES:
             raise ValueError(
                 f"{path} has wide and core {choice}, which are read together as one of "
                 f"{list(_STRUCTURES)}; merge it with the version that wrote it"

@@ -111,7 +111,8 @@ def load_adapter(
 
     Returns:
         The adapter, and the variables ``params``, ``frozen`` and ``d`` for its ``apply`` and
-        ``merge``. The frozen network is drawn from its seed unless the directory holds it.
+        ``merge``. Its ``params`` are those given, but for an embedding or a head that a PEFT
+        adapter brings. The frozen network is drawn from its seed unless the directory holds it.
 
     Raises:
         FileNotFoundError: when a file is missing.

@@ -87,7 +87,9 @@ def test_absent_keys_have_their_defaults_and_present_ones_their_values():
         "rank": 1, "rate": 0, "scale": 0.5, "on": True, "name": "n", "choice": False,
         "sizes": [1, 2], "each": {"q": 0}, "any": {"x": []},
     }  # fmt: skip
-    assert typed("f", full, TABLE) == full
+    found = typed("f", full, TABLE)
+    assert found == full
+    assert type(found["rate"]) is float
     for order in itertools.islice(itertools.permutations(full), 0, 300_000, 30_000):
         assert typed("f", {name: full[name] for name in order}, TABLE) == full
 

@@ -32,6 +32,11 @@ def _harmless(kind: Any, default: Any = None) -> Key:
     return Key(kind, default)
 
 
+def _alpha(kind: Any, default: Any) -> Key:
+    """Within limits in which an update in float32 stays finite, and above zero."""
+    return Key(kind, default, least=1e-6, below=1e6)
+
+
 _DROPOUT = Key(float, 0.0, least=0, below=1)
 _COMMON = {
     "peft_type": Key(str),
@@ -64,7 +69,7 @@ _LORA = {
     "alora_invocation_tokens": _only(
         None, None, "an activated LoRA acts on some tokens alone; use PEFT"
     ),
-    "alpha_pattern": Key(dict[str, float] | None, {}, above=0),
+    "alpha_pattern": _alpha(dict[str, float] | None, {}),
     "arrow_config": _only(None, None, "a router of several adapters is not read; use PEFT"),
     "corda_config": _harmless(dict | None),
     "enable_lora": _only(None, None),  # of PEFT before 0.3
@@ -76,7 +81,7 @@ _LORA = {
     "kasa_config": _only(None, None),
     "layer_replication": _only(None, None),
     "loftq_config": _harmless(dict | None, {}),
-    "lora_alpha": Key(float, 8, above=0),
+    "lora_alpha": _alpha(float, 8),
     "lora_bias": _only(Literal[False], False),
     "lora_dropout": _DROPOUT,
     "lora_ga_config": _harmless(dict | None),
@@ -190,7 +195,12 @@ def _require_together(file: Path, config: Mapping[str, Any]) -> None:
                     f"{file} sets {key} to {json_files.shown(config[key])} beside "
                     f"init_lora_weights 'pissa', which is read without it; {_START}"
                 )
-    layers = config.get("layers_to_transform")
+    layers, pattern = config.get("layers_to_transform"), config.get("layers_pattern")
+    if pattern and layers is None:
+        raise ValueError(
+            f"{file} sets layers_pattern to {json_files.shown(pattern)} without "
+            "layers_to_transform, which PEFT refuses too; take it out"
+        )
     if layers is not None and isinstance(config["target_modules"], str):
         raise ValueError(
             f"{file} sets layers_to_transform to {json_files.shown(layers)} beside a text for "

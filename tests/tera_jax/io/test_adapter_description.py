@@ -93,9 +93,11 @@ def test_version_1_is_read_and_written_again_as_version_2(name, tmp_path):
         (lambda d: d["config"].update(rank=3), r"unknown key 'config\.rank' \(3\)"),
         (lambda d: d["config"].update(seed=1), "frozen network of fingerprint f167335397d13d2e"),
         (lambda d: d.pop("layers"), "lacks layers"),
+        (lambda d: d["config"].update(wide=["fast"]), r"wide and core \(\['fast'\], 'dense'\)"),
+        (lambda d: d["config"].update(num_modes=2), "fields under their old and new names"),
         (lambda d: d["base"].pop("name"), r"lacks base\.name, a text"),
         (
-            lambda d: d["config"].update(num_modes="2"),
+            lambda d: d["config"].update(parts="2"),
             r"sets config\.num_modes to '2', not a whole",
         ),
         (lambda d: d["config"].update(gain=None), r"sets config\.gain to None, not a number"),

@@ -69,8 +69,8 @@ def test_a_copy_of_the_head_is_compared_with_the_base(head, tmp_path):
     ("arrays", "config", "message"),
     [
         ({}, {"layers_to_transform": [1]}, r"q_proj is adapted in layers \[1\] of 2 alone"),
-        ({}, {"exclude_modules": r".*\.0\..*"}, "sets exclude_modules to .* layers .1. of 2 alone"),
-        ({}, {"target_modules": r"(lm_head|.*\.1.*q_proj)"}, "sets target_modules to .* of 2 alone"),
+        ({}, {"exclude_modules": r".*\.0\..*"}, "sets exclude_modules to .* of 2 alone"),
+        ({}, {"target_modules": r"(lm_head|.*\.1.*q_proj)"}, "target_modules to .* of 2 alone"),
         ({}, {"target_modules": ["lm_head"]}, "has arrays .*q_proj.* that lora does not have"),
         ({}, {"target_modules": ["q_proj", "lm_head", "up_proj"]}, "lacks the array .*up_proj"),
         ({}, {"target_modules": ["embed_tokens"]}, "adapts model.embed_tokens, and adapters of"),
