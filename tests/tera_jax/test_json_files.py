@@ -77,7 +77,7 @@ def test_the_densest_file_takes_little_time(tmp_path):
     (tmp_path / "f.json").write_bytes(b'{"a":[' + b"[]," * (json_files.LIMIT // 3 - 4) + b"1]}")
     start = time.process_time()
     assert len(read(tmp_path / "f.json")["a"]) > 10**6
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 10
 
 
 def test_absent_keys_have_their_defaults_and_present_ones_their_values():

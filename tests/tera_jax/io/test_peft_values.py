@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import peft
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from tera_jax import load_adapter
@@ -21,6 +22,7 @@ from tests.tera_jax.io.peft_models import (
     TOKENS,
     made,
     our_base,
+    torch_base,
     torch_logits,
     write,
     write_bases,
@@ -94,6 +96,28 @@ def test_logits_are_those_of_peft(bases, tmp_path, case):
 def load_merged(path, params):
     adapter, variables = load_adapter(path, params)
     return adapter.merge(variables)
+
+
+@pytest.mark.filterwarnings("ignore:OLoRA changes the base weights:UserWarning")
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("start", ["olora", "pissa_niter_4"])
+def test_a_start_that_is_refused_can_be_saved_as_the_remedy_says(bases, tmp_path, start):
+    torch.manual_seed(1)
+    model = peft.get_peft_model(torch_base(bases[False]), LORA(**QV, init_lora_weights=start))
+    model.save_pretrained(tmp_path / "start")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path / "as it is")
+    first = str(tmp_path / "start")
+    model.save_pretrained(tmp_path / "a", path_initial_model_for_weight_conversion=first)
+    ours, params = our_base(bases[False])
+    with pytest.raises(ValueError, match="path_initial_model_for_weight_conversion"):
+        load_adapter(tmp_path / "as it is", params)
+    found = forward(load_merged(tmp_path / "a", params), ours.config)
+    expected = torch_logits(model)
+    within(np.abs(found - expected).max(), 1e-12 * np.ptp(expected))
 
 
 @pytest.mark.usefixtures("in_float64")
