@@ -85,25 +85,7 @@ def load(
     except ValueError as error:
         raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
     _require_names(path, arrays, name, together)
-    like = adapter.abstract_d(params)
-    d: dict[str, Any] = {}
-    for target, own in zip(adapter.layers, modules, strict=True):
-        dtype = acc_dtype(get(params, (*target.path, "kernel")).dtype)
-        shapes = get(like, (*target.path, name))
-        stacks = {
-            leaf.ours: _stacked(
-                path, arrays, own, leaf, shapes[leaf.ours].shape[-leaf.axes :], scale
-            )
-            for leaf in LEAVES[name]
-        }
-        put(
-            d,
-            (*target.path, name),
-            {
-                ours: jnp.asarray(stack.reshape(shapes[ours].shape), dtype)
-                for ours, stack in stacks.items()
-            },
-        )
+    d = _trainable(path, arrays, adapter, modules, scale, params)
     if name == "vera":
         frozen = _projections(path, arrays, adapter, params)
     else:
@@ -111,6 +93,27 @@ def load(
     if name == "pissa":
         _require_pissa_base(path, adapter, d, frozen)
     return adapter, {"params": params, "frozen": frozen, "d": d}
+
+
+def _trainable(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    adapter: Adapter,
+    modules: Sequence[Sequence[_Module]],
+    scale: float,
+    params: Any,
+) -> dict[str, Any]:
+    """The ``d`` collection; ``modules`` are those of each layer of the adapter."""
+    like = adapter.abstract_d(params)
+    d: dict[str, Any] = {}
+    for target, own in zip(adapter.layers, modules, strict=True):
+        place = (*target.path, adapter.name)
+        dtype = acc_dtype(get(params, (*target.path, "kernel")).dtype)
+        for leaf in LEAVES[adapter.name]:
+            shape = get(like, (*place, leaf.ours)).shape
+            stack = _stacked(path, arrays, own, leaf, shape, scale)
+            put(d, (*place, leaf.ours), jnp.asarray(stack, dtype))
+    return d
 
 
 def _module(
@@ -126,7 +129,8 @@ def _module(
         rank = pattern_value(file, config, "rank_pattern", name, rank)
     if config["peft_type"] == "HIRA":
         array = arrays.get(_key(name, LEAVES["hira"][0]))
-        rank = config["r"] if array is not None and len(array) == config["r"] else rank
+        if array is not None and array.shape[:1] == (config["r"],):
+            rank = config["r"]
     if "lora_alpha" in config:
         alpha = pattern_value(file, config, "alpha_pattern", name, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
@@ -174,13 +178,14 @@ def _stacked(
     shape: tuple[int, ...],
     scale: float,
 ) -> np.ndarray:
-    """The arrays of a stack's modules, each padded to ``shape``, and B scaled."""
+    """The arrays of a stack's modules, each padded to the common rank, and B scaled."""
+    one = shape[-leaf.axes :]
     layers = []
     for module in modules:
         key = _key(module.name, leaf)
         array = arrays[key].T if leaf.transposed else arrays[key]
         own = tuple(
-            module.rank if axis == leaf.rank_axis else size for axis, size in enumerate(shape)
+            module.rank if axis == leaf.rank_axis else size for axis, size in enumerate(one)
         )
         if array.shape != own:
             raise ValueError(
@@ -191,9 +196,9 @@ def _stacked(
         if leaf.ours == "b" and module.scale != scale:
             array = array.astype(np.float64) * (module.scale / scale)
         layers.append(
-            np.pad(array, [(0, full - size) for full, size in zip(shape, own, strict=True)])
+            np.pad(array, [(0, full - size) for full, size in zip(one, own, strict=True)])
         )
-    return np.stack(layers)
+    return np.stack(layers).reshape(shape)
 
 
 def _projections(

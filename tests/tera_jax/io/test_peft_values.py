@@ -45,6 +45,7 @@ CASES = {
     "start False": lambda: LORA(**QV, init_lora_weights=False),
     "start gaussian": lambda: LORA(**QV, init_lora_weights="gaussian"),
     "start orthogonal": lambda: LORA(**QV, init_lora_weights="orthogonal"),
+    "start mica": lambda: LORA(**QV, init_lora_weights="mica"),
     "start eva": lambda: LORA(**QV, init_lora_weights="eva", eva_config=peft.EvaConfig()),
     "all-linear": lambda: LORA(target_modules="all-linear"),
     "regular expression": lambda: LORA(target_modules=r".*\.(k|down)_proj"),
