@@ -17,6 +17,12 @@ from safetensors.numpy import load_file, save_file
 from tera_jax import trees
 
 _CHECKSUM = "sha256"
+_DTYPES = {
+    "BOOL": "bool", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64",
+}  # fmt: skip
+"""By safetensors' codes."""
 
 
 def write_checked(
@@ -87,7 +93,67 @@ def load_arrays(path: Path, shapes: Any, checksum: str | None = None) -> Any:
         FileNotFoundError: when there is no such file.
         ValueError: when it is damaged, or its arrays are not those of ``shapes``.
     """
-    return _unflatten(_read_arrays(path, checksum), shapes, path)
+    require_header(path, shapes)
+    arrays = _read_arrays(path, checksum)
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
+    return jax.tree.unflatten(
+        treedef, [jnp.asarray(arrays[trees.name(path)], leaf.dtype) for path, leaf in leaves]
+    )
+
+
+def require_header(path: Path, shapes: Any) -> None:
+    """Compare the names, shapes and types of a file of arrays with those of a tree; read no array.
+
+    A file in bfloat16 fits a tree in float32.
+
+    Args:
+        path: the file.
+        shapes: the tree; abstract leaves do.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged, or its arrays are not those of ``shapes``.
+    """
+    expected = trees.named(shapes)
+    with _opened(path) as file:
+        found = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+        if missing or extra:
+            raise ValueError(
+                f"{path} lacks the arrays {sorted(missing)} and has {sorted(extra)} too many; "
+                "it is not the file that adapter.json describes"
+            )
+        for name, leaf in expected.items():
+            shape, code = tuple(found[name].get_shape()), found[name].get_dtype()
+            dtype = _DTYPES.get(code, code)
+            narrow = (dtype, leaf.dtype.name) == ("bfloat16", "float32")
+            if shape != leaf.shape or not (narrow or dtype == leaf.dtype.name):
+                raise ValueError(
+                    f"{name} in {path} is {dtype}{shape}, not {leaf.dtype}{leaf.shape}; it is not "
+                    "the file that adapter.json describes"
+                )
+
+
+def has_checksum(path: Path) -> bool:
+    """Whether a file of arrays carries the checksum that :func:`save_arrays` writes.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged.
+    """
+    with _opened(path) as file:
+        return _CHECKSUM in (file.metadata() or {})
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; write it again")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}); write it again") from None
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -97,14 +163,9 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
 
 
 def _read_arrays(path: Path, checksum: str | None) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; write it again")
-    try:
-        with safe_open(path, framework="numpy") as file:
-            expected = (file.metadata() or {}).get(_CHECKSUM)
+    with _opened(path) as file:
+        expected = (file.metadata() or {}).get(_CHECKSUM)
         arrays = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged ({error}); write it again") from None
     present = _checksum(arrays)
     if expected not in (None, present) or checksum not in (None, present):
         raise ValueError(f"{path} is damaged (its checksum is another); write it again")
@@ -118,28 +179,3 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _unflatten(arrays: dict[str, np.ndarray], shapes: Any, path: Path) -> Any:
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
-    names = [trees.name(path) for path, _ in leaves]
-    missing, extra = set(names) - set(arrays), set(arrays) - set(names)
-    if missing or extra:
-        raise ValueError(
-            f"{path} lacks the arrays {sorted(missing)} and has {sorted(extra)} too many; "
-            "it is not the file that adapter.json describes"
-        )
-    for name, (_, leaf) in zip(names, leaves, strict=True):
-        narrow = arrays[name].dtype == jnp.bfloat16 and leaf.dtype == jnp.float32
-        if arrays[name].shape != leaf.shape or not (narrow or arrays[name].dtype == leaf.dtype):
-            raise ValueError(
-                f"{name} in {path} is {arrays[name].dtype}{arrays[name].shape}, "
-                f"not {leaf.dtype}{leaf.shape}"
-            )
-    return jax.tree.unflatten(
-        treedef,
-        [
-            jnp.asarray(arrays[name], leaf.dtype)
-            for name, (_, leaf) in zip(names, leaves, strict=True)
-        ],
-    )

@@ -101,6 +101,14 @@ class Adapter(abc.ABC):
             seed: of what is drawn at random, if anything; it may be traced.
         """
 
+    def abstract_d(self, params: Variables) -> dict[str, Any]:
+        """The shapes and types of ``d`` on a base, of which nothing is computed or drawn.
+
+        Args:
+            params: the base's ``params`` collection.
+        """
+        return jax.eval_shape(self.init_d, params, jax.eval_shape(self.init_frozen, params))
+
     def apply(
         self,
         model: nn.Module,

@@ -91,6 +91,12 @@ class LinearAdapter(Adapter):
             put(d, (SHARED, self.name), all_read)
         return d
 
+    def abstract_d(self, params: Variables) -> dict[str, Any]:
+        """Methods that draw for all layers together do so on the host; their d needs no draw."""
+        if self._method.draws_together:
+            return jax.eval_shape(self.init_d, params, {})
+        return super().abstract_d(params)
+
     def _apply(
         self, model: nn.Module, variables: Variables, made: Variables, *args: Any, **kwargs: Any
     ) -> Any:

@@ -9,19 +9,35 @@ layer's own; no method has such fields yet.
 import dataclasses
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tera_jax import json_files
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
+from tera_jax.json_files import Key
 from tera_jax.methods import TABLE, TargetLayer
 
 FORMAT = "tera-jax-adapter"
 VERSION = 2
 FILE = "adapter.json"
+_REMEDY = "write it again"
 
-_KEYS = ("format", "version", "method", "config", "layers", "frozen_fingerprint", "base")
+_SIZES = Key(list[int], least=1, below=2**31)
+_ARRAYS = {"arrays": Key(dict[str, str]), "checksum": Key(str)}
+_KEYS = {
+    "format": Key(Literal["tera-jax-adapter"]),
+    "version": Key(Literal[1, 2]),
+    "method": Key(str),
+    "config": Key(dict),
+    "layers": Key(list[dict]),
+    "frozen_fingerprint": Key(str),
+    "base": Key(dict),
+}
+_LAYER = {"path": Key(list[str]), "kernel_shape": _SIZES, "stack": _SIZES, "config": Key(dict, {})}
+_BASE = {"name": Key(str), "fingerprint": Key(str)}
 _STRUCTURES = {
     ("dense", "dense"): "dense",
     ("fast", "dense"): "hadamard_factor",
@@ -80,30 +96,26 @@ def read(directory: Path) -> tuple[Adapter, dict[str, Any]]:
 
     Raises:
         FileNotFoundError: when there is no description.
-        ValueError: when it is not of this format, or was changed.
+        ValueError: when it is not of this format, was changed, or lacks a key or has one too many
+            or of another type.
     """
     path = directory / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name a directory written by train.export")
-    try:
-        description = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write it again") from None
-    if not isinstance(description, dict):
-        raise ValueError(f"{path} holds no JSON object; write it again")
+    description = json_files.read(path, remedy=_REMEDY)
     found = (description.get("format"), description.get("version"))
-    if found not in ((FORMAT, 1), (FORMAT, VERSION)):
+    if not _KEYS["format"].takes(found[0]) or not _KEYS["version"].takes(found[1]):
         raise ValueError(
-            f"{path} has format and version {found}, but this library reads {FORMAT!r} of the "
-            f"versions 1 and {VERSION}"
+            f"{path} has format and version {json_files.shown(found)}, but this library reads "
+            f"{FORMAT!r} of the versions 1 and {VERSION}; load it with the version that wrote it"
         )
-    missing = [key for key in _KEYS if key not in description]
-    if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}; write it again")
+    if found[1] == VERSION and description.get("checksum") != _checksum(description):
+        raise ValueError(f"{path} was changed (its checksum is another); {_REMEDY}")
+    table = _KEYS | (_ARRAYS if found[1] == VERSION else {})
+    description = json_files.typed(path, description, table, remedy=_REMEDY)
+    json_files.typed(path, description["base"], _BASE, within="base.", remedy=_REMEDY)
     if found[1] == 1:
         description = _from_version_1(path, description)
-    elif description.get("checksum") != _checksum(description):
-        raise ValueError(f"{path} was changed (its checksum is another); write it again")
     return _adapter(path, description), description
 
 
@@ -111,27 +123,46 @@ def _adapter(path: Path, description: Mapping[str, Any]) -> Adapter:
     name = description["method"]
     row = TABLE.get(name)
     if row is None:
-        raise ValueError(f"{path} is of method {name!r}, not of {list(TABLE)}")
-    own = [layer["path"] for layer in description["layers"] if layer.get("config")]
-    if own:
-        raise ValueError(f"{path} has a configuration for layer {own[0]}, which this version lacks")
+        raise ValueError(
+            f"{path} is of method {json_files.shown(name)}, not of {list(TABLE)}; load it with the "
+            "version that wrote it"
+        )
+    hints = typing.get_type_hints(row)
+    fields = {
+        field.name: Key(hints[field.name], field.default) for field in dataclasses.fields(row)
+    }
+    settings = json_files.typed(
+        path, description["config"], fields, within="config.", remedy=_REMEDY
+    )
+    layers = [_layer(path, layer) for layer in description["layers"]]
     try:
-        method = row(**{key: _tuples(value) for key, value in description["config"].items()})
-    except TypeError as error:
-        raise ValueError(f"{path}: {error}; write it with this version") from None
-    layers = [
-        TargetLayer(*(_tuples(layer[key]) for key in ("path", "kernel_shape", "stack")))
-        for layer in description["layers"]
-    ]
-    return make(name, method, layers)
+        method = row(**{key: _tuples(value) for key, value in settings.items()})
+        return make(name, method, layers)
+    except ValueError as error:
+        raise ValueError(f"{path} describes no adapter: {error}") from None
+
+
+def _layer(path: Path, layer: Mapping[str, Any]) -> TargetLayer:
+    found = json_files.typed(path, layer, _LAYER, within="layers.", remedy=_REMEDY)
+    if found["config"]:
+        raise ValueError(
+            f"{path} has a configuration for layer {found['path']}, which this version lacks; load "
+            "it with the version that wrote it"
+        )
+    names, kernel_shape, stack = (tuple(found[key]) for key in ("path", "kernel_shape", "stack"))
+    return TargetLayer(names, kernel_shape, stack)
 
 
 def _from_version_1(path: Path, description: Mapping[str, Any]) -> dict[str, Any]:
     """The same under today's names."""
     config = {_OLD_FIELDS.get(key, key): value for key, value in description["config"].items()}
+    if len(config) < len(description["config"]):
+        raise ValueError(
+            f"{path} has fields under their old and new names {_OLD_FIELDS}; {_REMEDY}"
+        )
     if "wide" in config or "core" in config:
         choice = (config.pop("wide", "dense"), config.pop("core", "dense"))
-        if choice not in _STRUCTURES:
+        if not all(isinstance(each, str) for each in choice) or choice not in _STRUCTURES:
             raise ValueError(
                 f"{path} has wide and core {choice}, which are read together as one of "
                 f"{list(_STRUCTURES)}; merge it with the version that wrote it"

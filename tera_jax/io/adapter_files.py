@@ -10,7 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from tera_jax.adapters.base import Adapter, require_collections
-from tera_jax.disk import load_arrays, require_equal, save_arrays, write_checked
+from tera_jax.disk import (
+    has_checksum,
+    load_arrays,
+    require_equal,
+    require_header,
+    save_arrays,
+    write_checked,
+)
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description, peft
 
@@ -104,13 +111,15 @@ def load_adapter(
 
     Returns:
         The adapter, and the variables ``params``, ``frozen`` and ``d`` for its ``apply`` and
-        ``merge``. The frozen network is drawn from its seed unless the directory holds it.
+        ``merge``. Its ``params`` are those given, but for an embedding or a head that a PEFT
+        adapter brings. The frozen network is drawn from its seed unless the directory holds it.
 
     Raises:
         FileNotFoundError: when a file is missing.
-        ValueError: when a file is not of this format, is damaged, or lacks an array or has one too
-            many; when the base's layers or weights are not those that the adapter was made for; or
-            when the frozen network that the seed gives here has another fingerprint.
+        ValueError: when a file is not of this format, is damaged, has no checksum, or lacks an
+            array or has one too many; when the base's layers or weights are not those that the
+            adapter was made for; or when the frozen network that the seed gives here has another
+            fingerprint.
 
     Example:
         ``adapter, variables = load_adapter("runs/quickstart/adapter", params)``, then
@@ -128,9 +137,10 @@ def load_adapter(
             f"{base['fingerprint']}, but these weights have {present}; load that base, or pass "
             "allow_other_base=True"
         )
+    shapes = adapter.abstract_d(params)
+    require_header(path / _ARRAYS, shapes)  # before anything is drawn
     frozen = _load_frozen(path, adapter, params, description)
-    shapes = jax.eval_shape(adapter.init_d, params, frozen)
-    d = load_arrays(path / _ARRAYS, shapes, description["arrays"].get(_ARRAYS))
+    d = _load_arrays(path / _ARRAYS, shapes, description)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
@@ -154,11 +164,23 @@ def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
 def _load_frozen(path: Path, adapter: Adapter, params: Any, description: Mapping[str, Any]) -> Any:
     if (path / _FROZEN).is_file() or not adapter.regenerates:
         shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = load_arrays(path / _FROZEN, shapes, description["arrays"].get(_FROZEN))
+        frozen = _load_arrays(path / _FROZEN, shapes, description)
     else:
         frozen = jax.jit(adapter.init_frozen)(params)
     require_fingerprint(fingerprint(frozen), description["frozen_fingerprint"], str(path))
     return frozen
+
+
+def _load_arrays(path: Path, shapes: Any, description: Mapping[str, Any]) -> Any:
+    """Arrays whose checksum the description has; in version 1 their own file has it."""
+    checksum = description["arrays"].get(path.name)
+    first = description["version"] == 1
+    if (first and not has_checksum(path)) or (not first and checksum is None):
+        raise ValueError(
+            f"{path} has no checksum {'inside' if first else 'in adapter.json'}; "
+            "write the adapter again"
+        )
+    return load_arrays(path, shapes, checksum)
 
 
 def require_fingerprint(present: str, expected: str, where: str) -> None:

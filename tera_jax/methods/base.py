@@ -110,6 +110,11 @@ class LinearMethod(Method):
         del layers
         return None
 
+    @property
+    def draws_together(self) -> bool:
+        """Whether :meth:`init_frozen_all` is the method's own; its init_d then reads no frozen."""
+        return type(self).init_frozen_all is not LinearMethod.init_frozen_all
+
     def init_shared_d(self, key: KeyArray, layers: Sequence[TargetLayer]) -> Arrays:
         """Trainable arrays, float32, that all layers read; by default there are none."""
         del key, layers

@@ -31,7 +31,7 @@ class PiSSA(LowRank):
             its share of the principal part too, so the model is the base only in expectation.
         alpha: numerator of the scale s = alpha / rank. s A0 B0 is the same for every scale.
         niter: power iterations of a randomized SVD, as in PEFT's ``pissa_niter_4``; the full SVD
-            when None.
+            when None. At most 100.
         seed: of the randomized SVD.
     """
 
@@ -42,8 +42,10 @@ class PiSSA(LowRank):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.niter is not None and self.niter < 0:
-            raise ValueError(f"niter {self.niter}; it must be at least 0, or None for a full SVD")
+        if self.niter is not None and not 0 <= self.niter <= 100:
+            raise ValueError(
+                f"niter {self.niter}; it must be at least 0 and at most 100, or None for a full SVD"
+            )
 
     def init_frozen(self, key: KeyArray, kernel: Array, layer: TargetLayer) -> Arrays:
         """A0 and B0."""

@@ -3,45 +3,76 @@
 Read and written: LoRA, DoRA, VeRA, HiRA, Uni-LoRA, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
 which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
+
+What is read follows from ``adapter_config.json``: :mod:`.settings` has the keys that are
+understood, :mod:`.modules` chooses the layers as PEFT does, and :mod:`.base_weights` takes what is
+the base's.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from tera_jax.adapters.base import Adapter
-from tera_jax.io.peft import layers, prompts, unilora
-from tera_jax.io.peft.files import ARRAYS, CONFIG, read
+from tera_jax.fingerprint import base_fingerprint
+from tera_jax.io.peft import base_weights, layers, prompts, settings, unilora
+from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["CONFIG", "load", "save"]
+
+_READERS = {
+    "LORA": layers.load,
+    "VERA": layers.load,
+    "HIRA": layers.load,
+    "UNILORA": unilora.load,
+    "PROMPT_TUNING": prompts.load,
+    "P_TUNING": prompts.load,
+}
+"""By ``peft_type``, whatever the names of the arrays."""
 
 
 def load(directory: str | os.PathLike[str], params: Any) -> tuple[Adapter, dict[str, Any]]:
     """Read a PEFT adapter and apply it to a base.
 
     Args:
-        directory: with ``adapter_config.json`` and ``adapter_model.safetensors``.
+        directory: with ``adapter_config.json`` and ``adapter_model.safetensors``. Where
+            :func:`save` wrote it for a base of another fingerprint, a warning in the log says so.
         params: the ``params`` collection of a :class:`tera_jax.llama.Llama`.
 
     Returns:
-        The adapter, and the variables ``params``, ``frozen`` and ``d``.
+        The adapter, and the variables ``params``, ``frozen`` and ``d``. ``params`` are those given,
+        but for an embedding or a head that the adapter brings (``modules_to_save``).
 
     Raises:
         FileNotFoundError: when a file is missing.
-        ValueError: for a method or a setting that is not read, for a missing or an extra array,
-            for an array of another shape, or when the base is not the one of a PiSSA adapter.
+        ValueError: for a ``peft_type``, a key or a value that is not understood, for a pickle, for
+            a missing or an extra array, one of another shape or with NaN, for a copy of a base's
+            weight that is not this base's, or when the base is not the one of a PiSSA adapter.
     """
     path = Path(directory)
-    config, arrays = read(path)
-    if config.get("peft_type") == unilora.TYPE:
-        return unilora.load(path, config, arrays, params)
-    kind = prompts if prompts.PROMPT in arrays else layers
-    return kind.load(path, config, arrays, params)
+    config = settings.read(path)
+    arrays = read_arrays(path)
+    _warn_of_another_base(path, config, params)
+    arrays, params = base_weights.take(path, config, arrays, params)
+    return _READERS[config["peft_type"]](path, config, arrays, params)
+
+
+def _warn_of_another_base(path: Path, config: Mapping[str, Any], params: Any) -> None:
+    """Where :func:`save` wrote it. PEFT's own files name a base and do not say what is in it."""
+    written = written_base(path)
+    if written is None:
+        return
+    present = base_fingerprint(params)
+    if written != present:
+        _log.warning(
+            "%s was made for the base %r with fingerprint %s, but these weights have %s",
+            *(path, config["base_model_name_or_path"], written, present),
+        )
 
 
 def save(
@@ -80,5 +111,4 @@ def save(
     }
     path = Path(directory)
     (path / CONFIG).write_text(json.dumps({**common, **config}, indent=2) + "\n")
-    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    save_file(contiguous, path / ARRAYS, metadata={"format": "pt"})
+    write_arrays(path, arrays, base_fingerprint(variables["params"]))

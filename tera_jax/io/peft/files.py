@@ -1,28 +1,65 @@
 """The files of a PEFT adapter directory."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
 
 CONFIG = "adapter_config.json"
 ARRAYS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""Before the names that a torch model gives its modules."""
+
+_BASE = "tera_jax_base_fingerprint"
+_PICKLE = "adapter_model.bin"
+_DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32")
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The configuration, and the arrays by PEFT's names.
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], base: str) -> None:
+    """Write arrays by PEFT's names, and the fingerprint of the base as metadata of the file."""
+    contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
+    save_file(contiguous, path / ARRAYS, metadata={"format": "pt", _BASE: base})
+
+
+def written_base(path: Path) -> str | None:
+    """The fingerprint of the base that :func:`write_arrays` was given; None in files of PEFT's."""
+    with safe_open(path / ARRAYS, "np") as opened:
+        return (opened.metadata() or {}).get(_BASE)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a directory by PEFT's names.
 
     Raises:
-        FileNotFoundError: when one of the two files is missing.
-        ValueError: when one is damaged.
+        FileNotFoundError: when there are none.
+        ValueError: when the file is damaged, a pickle, or has an array of another type or with NaN
+            or infinity.
     """
-    for file in (CONFIG, ARRAYS):
-        if not (path / file).is_file():
-            raise FileNotFoundError(f"{path / file} does not exist; name a PEFT adapter directory")
+    file = path / ARRAYS
+    if not file.is_file() and (path / _PICKLE).is_file():
+        raise ValueError(
+            f"{path / _PICKLE} is a pickle, which may run code and is never read; load it in PEFT "
+            "and save it with safe_serialization=True"
+        )
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} does not exist; name a PEFT adapter directory")
     try:
-        return json.loads((path / CONFIG).read_text()), load_file(path / ARRAYS)
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); save the adapter again") from None
+        with safe_open(file, "np") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a dict)
+                dtype = opened.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:
+                    raise ValueError(
+                        f"{name} in {file} is of type {dtype}, not of {', '.join(_DTYPES)}; save "
+                        "the adapter in one of these"
+                    )
+        arrays = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged ({error}); save the adapter again") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} in {file} has entries that are NaN or infinite; train the adapter again"
+            )
+    return arrays

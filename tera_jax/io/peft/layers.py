@@ -1,7 +1,8 @@
 """What PEFT keeps of methods that change the kernels of layers: LoRA and its kin, VeRA, HiRA."""
 
-import re
-from collections.abc import Mapping
+import collections
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,31 +13,47 @@ import numpy as np
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get, put
-from tera_jax.io.peft.files import ARRAYS, CONFIG
-from tera_jax.llama.checkpoint import names
-from tera_jax.methods import TargetLayer, method_class
+from tera_jax.io.peft.files import ARRAYS, CONFIG, PREFIX
+from tera_jax.io.peft.modules import module_name, pattern_value, target_layers
+from tera_jax.methods import method_class
 from tera_jax.methods.base import LinearMethod
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
 
-_PREFIX = "base_model.model."
 _PROJECTIONS = {"a": "base_model.vera_A", "b": "base_model.vera_B"}
 
 
 class _Leaf(NamedTuple):
-    """One trainable array of a layer: its name here, what follows the module's name in PEFT."""
+    """One trainable array of a layer: its name here, what follows the module's name in PEFT.
+
+    ``rank_axis`` is the axis of it here that has the length of a module's own rank.
+    """
 
     ours: str
     theirs: str
     transposed: bool
+    rank_axis: int | None = None
+
+    @property
+    def axes(self) -> int:
+        """Of one layer's array."""
+        return 2 if self.transposed else 1
 
 
-_LORA = (_Leaf("a", "lora_A.weight", True), _Leaf("b", "lora_B.weight", True))
+class _Module(NamedTuple):
+    """A module of a torch model: its rank, and the factor of its update."""
+
+    name: str
+    rank: int
+    scale: float
+
+
+_LORA = (_Leaf("a", "lora_A.weight", True, 1), _Leaf("b", "lora_B.weight", True, 0))
 LEAVES: dict[str, tuple[_Leaf, ...]] = {
     "lora": _LORA,
     "pissa": _LORA,
     "dora": (*_LORA, _Leaf("m", "lora_magnitude_vector", False)),
-    "hira": (_Leaf("a", "hira_A", True), _Leaf("b", "hira_B", True)),
+    "hira": (_Leaf("a", "hira_A", True, 1), _Leaf("b", "hira_B", True, 0)),
     "vera": (
         _Leaf("lambda_d", "vera_lambda_d", False),
         _Leaf("lambda_b", "vera_lambda_b", False),
@@ -48,147 +65,140 @@ LEAVES: dict[str, tuple[_Leaf, ...]] = {
 def load(
     path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], params: Any
 ) -> tuple[Adapter, dict[str, Any]]:
-    """The adapter that the two files in ``path`` hold, and its variables on a base."""
-    name, settings = _settings(path, config)
-    pattern = re.compile(
-        rf"{re.escape(_PREFIX)}(.+)\.({'|'.join(re.escape(leaf.theirs) for leaf in LEAVES[name])})"
-    )
-    matches: dict[str, re.Match[str]] = {
-        key: match for key in arrays if (match := pattern.fullmatch(key))
-    }
-    extra = set(arrays) - set(matches) - (set(_PROJECTIONS.values()) if name == "vera" else set())
-    if extra:
-        raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that {name} does not have")
-    modules = {match[1] for match in matches.values()}
-    targets = target_layers(path, modules, params)
-    adapter = make(name, method_class(name)(**settings), targets)
-    frozen = (
-        _projections(path, arrays, adapter, params)
-        if name == "vera"
-        else jax.jit(adapter.init_frozen)(params)
-    )
-    shapes = jax.eval_shape(adapter.init_d, params, frozen)
-    d: dict[str, Any] = {}
-    for target in targets:
-        like = get(shapes, (*target.path, name))
-        dtype = acc_dtype(get(params, (*target.path, "kernel")).dtype)
-        put(
-            d,
-            (*target.path, name),
-            {
-                leaf.ours: _stacked(path, arrays, target, leaf, like[leaf.ours].shape, dtype)
-                for leaf in LEAVES[name]
-            },
-        )
+    """The adapter that the two files in ``path`` hold, and its variables on a base.
+
+    Modules of several ranks and scales become one method of the largest rank and the most frequent
+    scale. A and B of a smaller rank are padded with zeros, which no gradient reaches: a column of A
+    and its row of B are both zero. B is multiplied by its own scale over the common one. So every
+    ΔW is PEFT's.
+    """
+    targets = target_layers(path, config, params)
+    modules = [
+        [_module(path, config, arrays, each) for each in each_of] for each_of in targets.values()
+    ]
+    together = [module for each in modules for module in each]
+    rank = max(module.rank for module in together)
+    scale = collections.Counter(module.scale for module in together).most_common(1)[0][0]
+    name, settings = _method(config, rank, scale)
+    try:
+        adapter = make(name, method_class(name)(**settings), tuple(targets))
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
+    _require_names(path, arrays, name, together)
+    d = _trainable(path, arrays, adapter, modules, scale, params)
+    if name == "vera":
+        frozen = _projections(path, arrays, adapter, params)
+    else:
+        frozen = jax.jit(adapter.init_frozen)(params)
     if name == "pissa":
         _require_pissa_base(path, adapter, d, frozen)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
-def _settings(path: Path, config: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _trainable(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    adapter: Adapter,
+    modules: Sequence[Sequence[_Module]],
+    scale: float,
+    params: Any,
+) -> dict[str, Any]:
+    """The ``d`` collection; ``modules`` are those of each layer of the adapter."""
+    like = adapter.abstract_d(params)
+    d: dict[str, Any] = {}
+    for target, own in zip(adapter.layers, modules, strict=True):
+        place = (*target.path, adapter.name)
+        dtype = acc_dtype(get(params, (*target.path, "kernel")).dtype)
+        for leaf in LEAVES[adapter.name]:
+            shape = get(like, (*place, leaf.ours)).shape
+            stack = _stacked(path, arrays, own, leaf, shape, scale)
+            put(d, (*place, leaf.ours), jnp.asarray(stack, dtype))
+    return d
+
+
+def _module(
+    path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], name: str
+) -> _Module:
+    """With its own rank and alpha, where a pattern gives it such.
+
+    PEFT 0.21 takes no notice of HiRA's rank_pattern where it makes a module. No scale of HiRA's
+    depends on the rank, so that there the array itself says which of the two it has.
+    """
+    file, rank, scale = path / CONFIG, config["r"], 1.0
+    if "rank_pattern" in config:
+        rank = pattern_value(file, config, "rank_pattern", name, rank)
+    if config["peft_type"] == "HIRA":
+        array = arrays.get(_key(name, LEAVES["hira"][0]))
+        if array is not None and array.shape[:1] == (config["r"],):
+            rank = config["r"]
+    if "lora_alpha" in config:
+        alpha = pattern_value(file, config, "alpha_pattern", name, config["lora_alpha"])
+        scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
+    return _Module(name, rank, scale)
+
+
+def _method(config: Mapping[str, Any], rank: int, scale: float) -> tuple[str, dict[str, Any]]:
     """Our method and its settings."""
-    require_known(path, config)
-    kind: Any = config.get("peft_type")
-    rank: Any = config.get("r")
-    if kind == "LORA":
-        scale = config["lora_alpha"] / (rank**0.5 if config.get("use_rslora") else rank)
-        settings = {"rank": rank, "alpha": scale * rank, "dropout": config["lora_dropout"]}
-        if config.get("use_dora"):
-            return "dora", settings
-        start = config.get("init_lora_weights")
-        if isinstance(start, str) and start.startswith("pissa"):
-            niter = start.removeprefix("pissa").removeprefix("_niter_")
-            return "pissa", {**settings, "niter": int(niter) if niter else None}
-        return "lora", settings
-    if kind == "HIRA":
+    if config["peft_type"] == "HIRA":
         return "hira", {"rank": rank, "dropout": config["hira_dropout"]}
-    if kind == "VERA":
-        return "vera", {
-            "rank": rank,
-            "dropout": config["vera_dropout"],
-            "d_initial": config["d_initial"],
-        }
-    raise ValueError(
-        f"{path / CONFIG} is of type {kind!r}; read are LORA, HIRA, VERA, UNILORA and prompts"
-    )
+    if config["peft_type"] == "VERA":
+        settings = {"dropout": config["vera_dropout"], "d_initial": config["d_initial"]}
+        return "vera", {"rank": rank, **settings}
+    settings = {"rank": rank, "alpha": scale * rank, "dropout": config["lora_dropout"]}
+    if config["use_dora"]:
+        return "dora", settings
+    return "pissa" if config["init_lora_weights"] == "pissa" else "lora", settings
 
 
-def require_known(path: Path, config: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for what PEFT knows and this does not, by name."""
-    refused = {
-        "bias": ("none",),
-        "fan_in_fan_out": (False,),
-        "modules_to_save": (None, []),
-        "rank_pattern": (None, {}),
-        "alpha_pattern": (None, {}),
-        "lora_bias": (False,),
-        "layer_replication": (None,),
-        "trainable_token_indices": (None,),
-        "target_parameters": (None, []),
-    }
-    for key, fine in refused.items():
-        if key in config and config[key] not in fine:
-            raise ValueError(f"{path / CONFIG} sets {key} to {config[key]!r}, which is not read")
-
-
-def target_layers(path: Path, modules: set[str], params: Any) -> tuple[TargetLayer, ...]:
-    """The layers of the Llama whose modules, for all layers of the stack, PEFT names."""
-    targets: list[TargetLayer] = []
-    known: set[str] = set()
-    for name in names.TABLE.values():
-        *module_path, leaf = name.path.split("/")
-        stacked = name.hf.removesuffix(".weight").format(0) in modules
-        if leaf != "kernel" or not stacked:
-            continue
-        kernel = get(params, (*module_path, "kernel"))
-        stack = kernel.shape[:-2]
-        theirs = {
-            name.hf.removesuffix(".weight").format(i) for i in range(stack[0] if stack else 1)
-        }
-        if theirs - modules:
-            raise ValueError(
-                f"{path / ARRAYS} lacks arrays of {sorted(theirs - modules)[0]!r}; an adapter "
-                "covers all layers of the base, and this base may be another"
-            )
-        known |= theirs
-        targets.append(TargetLayer(tuple(module_path), kernel.shape[-2:], stack))
-    if modules - known or not targets:
+def _require_names(
+    path: Path, arrays: Mapping[str, np.ndarray], name: str, modules: Sequence[_Module]
+) -> None:
+    """Raise ``ValueError`` unless the arrays are those of the modules that the config names."""
+    expected = {_key(module.name, leaf) for module in modules for leaf in LEAVES[name]}
+    missing = expected - set(arrays)
+    if missing:
+        raise ValueError(f"{path / ARRAYS} lacks the array {min(missing)}; save the adapter again")
+    extra = set(arrays) - expected - set(_PROJECTIONS.values() if name == "vera" else ())
+    if extra:
         raise ValueError(
-            f"{path / ARRAYS} adapts {sorted(modules - known)[:3]}, which this base does not have"
+            f"{path / ARRAYS} has arrays {sorted(extra)[:3]} that {name} does not have on the "
+            f"modules that {CONFIG} names; save the adapter again"
         )
-    return tuple(sorted(targets, key=lambda target: target.path))
 
 
-def _key(target: TargetLayer, layer: int, leaf: _Leaf) -> str:
-    return f"{_PREFIX}{module_name(target.name, layer)}.{leaf.theirs}"
-
-
-def module_name(name: str, layer: int) -> str:
-    """That of a torch Llama for a layer of the target of that name."""
-    return names.TABLE[f"{name}/kernel"].hf.removesuffix(".weight").format(layer)
+def _key(module: str, leaf: _Leaf) -> str:
+    return f"{PREFIX}{module}.{leaf.theirs}"
 
 
 def _stacked(
     path: Path,
     arrays: Mapping[str, np.ndarray],
-    target: TargetLayer,
+    modules: Sequence[_Module],
     leaf: _Leaf,
     shape: tuple[int, ...],
-    dtype: Any,
-) -> jax.Array:
+    scale: float,
+) -> np.ndarray:
+    """The arrays of a stack's modules, each padded to the common rank, and B scaled."""
+    one = shape[-leaf.axes :]
     layers = []
-    for layer in range(target.stack[0] if target.stack else 1):
-        key = _key(target, layer, leaf)
-        if key not in arrays:
-            raise ValueError(f"{path / ARRAYS} lacks the array {key}; save the adapter again")
-        layers.append(arrays[key].T if leaf.transposed else arrays[key])
-        one = shape[len(target.stack) :]
-        if layers[-1].shape != one:
+    for module in modules:
+        key = _key(module.name, leaf)
+        array = arrays[key].T if leaf.transposed else arrays[key]
+        own = tuple(
+            module.rank if axis == leaf.rank_axis else size for axis, size in enumerate(one)
+        )
+        if array.shape != own:
             raise ValueError(
-                f"{key} in {path / ARRAYS} has shape {arrays[key].shape}, which does not fit the "
-                f"rank and the kernel {target.kernel_shape} of this base"
+                f"{key} in {path / ARRAYS} has shape {arrays[key].shape}, but the rank "
+                f"{module.rank} and this base's kernel make it {own[::-1]}; save the adapter "
+                "again, or load the base that it was made for"
             )
-    return jnp.asarray(np.stack(layers).reshape(shape), dtype)
+        if leaf.ours == "b" and module.scale != scale:
+            array = array.astype(np.float64) * (module.scale / scale)
+        layers.append(
+            np.pad(array, [(0, full - size) for full, size in zip(one, own, strict=True)])
+        )
+    return np.stack(layers).reshape(shape)
 
 
 def _projections(
@@ -199,6 +209,14 @@ def _projections(
             f"{path / ARRAYS} lacks VeRA's projections, which come from torch's generator; save "
             "it in PEFT with save_projection=True"
         )
+    (expected,) = jax.eval_shape(adapter.init_frozen, params)[SHARED].values()
+    for ours, theirs in _PROJECTIONS.items():
+        if arrays[theirs].shape != expected[ours].shape[::-1]:
+            raise ValueError(
+                f"{theirs} in {path / ARRAYS} has shape {arrays[theirs].shape}, but the rank and "
+                f"this base's largest kernel make it {expected[ours].shape[::-1]}; load the base "
+                "that it was made for"
+            )
     dtype = acc_dtype(get(params, (*adapter.layers[0].path, "kernel")).dtype)
     shared = {ours: jnp.asarray(arrays[theirs].T, dtype) for ours, theirs in _PROJECTIONS.items()}
     method = cast(LinearMethod, adapter.method)
@@ -260,7 +278,9 @@ def files(
         for leaf in LEAVES[name]:
             layers = d[leaf.ours] if target.stack else d[leaf.ours][None]
             for layer, array in enumerate(layers):
-                arrays[_key(target, layer, leaf)] = array.T if leaf.transposed else array
+                arrays[_key(module_name(target.name, layer), leaf)] = (
+                    array.T if leaf.transposed else array
+                )
     if name == "vera":
         (shared,) = variables["frozen"][SHARED].values()
         arrays |= {theirs: np.asarray(shared[ours]).T for ours, theirs in _PROJECTIONS.items()}

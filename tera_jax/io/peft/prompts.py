@@ -1,5 +1,6 @@
 """What PEFT keeps of prompt tuning and P-tuning: the finished prompt."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,29 +10,41 @@ import numpy as np
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
-from tera_jax.adapters.targets import get
-from tera_jax.io.peft.files import ARRAYS
+from tera_jax.adapters.targets import get, parameter
+from tera_jax.io.peft.files import ARRAYS, CONFIG
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.prompt import PromptTuning, encode
 from tera_jax.ops.numerics import acc_dtype
 
 PROMPT = "prompt_embeddings"
-"""The name of the one array, by which such an adapter is known."""
+"""The name of the one array. Prefix tuning and CPT have one of that name and another meaning."""
 
 
 def load(
     path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], params: Any
 ) -> tuple[Adapter, dict[str, Any]]:
     """The adapter that the two files in ``path`` hold, and its variables on a base."""
-    extra = set(arrays) - {PROMPT}
-    if extra:
-        raise ValueError(f"{path / ARRAYS} has arrays {sorted(extra)} that a prompt does not have")
+    if set(arrays) != {PROMPT}:
+        raise ValueError(
+            f"{path / ARRAYS} has arrays {sorted(arrays)[:3]}, but {config['peft_type']} keeps "
+            f"{PROMPT} alone; save the adapter again"
+        )
     prompt_PD = arrays[PROMPT]
-    embedding_VD = params["embed_tokens"]["embedding"]
-    expected = (config["num_virtual_tokens"], embedding_VD.shape[1])
+    embedding = TargetLayer(("embed_tokens",), ())
+    embedding_VD = parameter(params, embedding, "embedding")
+    width = embedding_VD.shape[1]
+    if config["token_dim"] not in (None, width):
+        raise ValueError(
+            f"{path / CONFIG} sets token_dim to {config['token_dim']}, but this base has {width}; "
+            "load the base that it was made for"
+        )
+    expected = (config["num_virtual_tokens"], width)
     if prompt_PD.shape != expected:
-        raise ValueError(f"{PROMPT} in {path} has shape {prompt_PD.shape}, not {expected}")
-    layer = TargetLayer(("embed_tokens",), embedding_VD.shape)
+        raise ValueError(
+            f"{PROMPT} in {path / ARRAYS} has shape {prompt_PD.shape}, not {expected}; save the "
+            "adapter again, or load the base that it was made for"
+        )
+    layer = dataclasses.replace(embedding, kernel_shape=embedding_VD.shape)
     adapter = make("prompt", PromptTuning(num_virtual_tokens=expected[0]), (layer,))
     prompt = jnp.asarray(prompt_PD, acc_dtype(embedding_VD.dtype))
     d = {"embed_tokens": {"prompt": {"embedding": prompt}}}

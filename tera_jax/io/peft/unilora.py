@@ -13,8 +13,7 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get
 from tera_jax.io.peft.files import ARRAYS, CONFIG
-from tera_jax.io.peft.layers import module_name, require_known, target_layers
-from tera_jax.llama.checkpoint import names
+from tera_jax.io.peft.modules import module_name, target_layers
 from tera_jax.methods.unilora import UniLoRA
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
@@ -28,44 +27,30 @@ def load(
     path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray], params: Any
 ) -> tuple[Adapter, dict[str, Any]]:
     """The adapter that the two files in ``path`` hold, and its variables on a base."""
-    for key in ("layers_to_transform", "layers_pattern", "exclude_modules"):
-        if config.get(key):
-            raise ValueError(f"{path / CONFIG} sets {key} to {config[key]!r}, which is not read")
-    require_known(path, config)
     theta = arrays.get(_THETA)
-    length: Any = config["theta_d_length"]
+    length: int = config["theta_d_length"]
     if theta is None or theta.shape != (length,):
         found = "none" if theta is None else theta.shape
-        raise ValueError(f"{path / ARRAYS} has {found} for {_THETA}, not {(length,)}")
+        raise ValueError(
+            f"{path / ARRAYS} has {found} for {_THETA}, not {(length,)}; save the adapter again"
+        )
     method = UniLoRA(
-        rank=cast(Any, config["r"]),
-        dropout=cast(Any, config["unilora_dropout"]),
+        rank=config["r"],
+        dropout=config["unilora_dropout"],
         length=length,
-        init_bound=cast(Any, config["init_theta_d_bound"]),
-        seed=cast(Any, config["proj_seed"]),
+        init_bound=config["init_theta_d_bound"],
+        seed=config["proj_seed"],
     )
-    modules = _modules(cast(Any, config["target_modules"]), params)
-    if "lm_head" in modules and "lm_head" not in params:
-        raise ValueError(f"{path / CONFIG} adapts lm_head, which is this base's embedding")
-    adapter = make(NAME, method, target_layers(path, modules, params))
+    targets = tuple(target_layers(path, config, params))
+    try:
+        adapter = make(NAME, method, targets)
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
     frozen = jax.jit(adapter.init_frozen)(params)
     _require_same_indices(path, arrays, adapter, frozen)
     dtype = acc_dtype(get(params, (*adapter.layers[0].path, "kernel")).dtype)
     d = {SHARED: {NAME: {"theta": jnp.asarray(theta, dtype)}}}
     return adapter, {"params": params, "frozen": frozen, "d": d}
-
-
-def _modules(patterns: str | list[str], params: Any) -> set[str]:
-    """The modules that PEFT's targets name: a regular expression, or names and ends of names."""
-    if isinstance(patterns, list):
-        patterns = rf"(.+\.)?({'|'.join(map(re.escape, patterns))})"
-    modules: set[str] = set()
-    for name in (path.removesuffix("/kernel") for path in names.TABLE if path.endswith("/kernel")):
-        stacked = name.startswith("layers/")
-        count = get(params, (*name.split("/"), "kernel")).shape[0] if stacked else 1
-        found = {module_name(name, layer) for layer in range(count)}
-        modules |= {module for module in found if re.fullmatch(patterns, module)}
-    return modules
 
 
 def _require_same_indices(

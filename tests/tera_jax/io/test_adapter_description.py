@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tera_jax import adapt, load_adapter, save_adapter
+from tera_jax.disk import save_arrays
 from tera_jax.methods import TABLE
 from tests.margins import within
 
@@ -59,7 +60,7 @@ def old(name, path, change=None):
     path.mkdir()
     (path / "adapter.json").write_text(json.dumps(written["description"], indent=2) + "\n")
     arrays = {key: constant(shape) for key, shape in written["arrays"].items()}
-    save_file(arrays, path / "adapter.safetensors")
+    save_arrays(path / "adapter.safetensors", arrays)
     return path
 
 
@@ -89,9 +90,24 @@ def test_version_1_is_read_and_written_again_as_version_2(name, tmp_path):
     ("change", "message"),
     [
         (lambda d: d["config"].update(wide="dense", core="fast"), r"wide and core \('dense', 'fa"),
-        (lambda d: d["config"].update(rank=3), "unexpected keyword argument 'rank'"),
+        (lambda d: d["config"].update(rank=3), r"unknown key 'config\.rank' \(3\)"),
         (lambda d: d["config"].update(seed=1), "frozen network of fingerprint f167335397d13d2e"),
         (lambda d: d.pop("layers"), "lacks layers"),
+        (lambda d: d["config"].update(wide=["fast"]), r"wide and core \(\['fast'\], 'dense'\)"),
+        (lambda d: d["config"].update(num_modes=2), "fields under their old and new names"),
+        (lambda d: d["base"].pop("name"), r"lacks base\.name, a text"),
+        (
+            lambda d: d["config"].update(parts="2"),
+            r"sets config\.num_modes to '2', not a whole",
+        ),
+        (lambda d: d["config"].update(gain=None), r"sets config\.gain to None, not a number"),
+        (
+            lambda d: d["layers"][0].update(path="layers_0"),
+            r"sets layers\.path to 'layers_0', not a",
+        ),
+        (lambda d: d["layers"][0].update(kernel_shape=[2**40, 6]), r"sets layers\.kernel_shape to"),
+        (lambda d: d.update(layers=[3]), r"sets layers to \[3\], not a list, each entry an object"),
+        (lambda d: d.update(method=["tera"]), r"sets method to \['tera'\], not a text"),
         (lambda d: d["base"].update(fingerprint="0"), "made for the base 'base/name' with fing"),
     ],
 )

@@ -167,7 +167,8 @@ def test_dropout_is_the_identity_on_average_and_drops_the_principal_part_too():
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"), [({"niter": -1}, "niter -1"), ({"rank": 0}, "rank 0")]
+    ("fields", "message"),
+    [({"niter": -1}, "niter -1"), ({"niter": 101}, "at most 100"), ({"rank": 0}, "rank 0")],
 )
 def test_bad_settings_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):

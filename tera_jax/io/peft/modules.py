@@ -1,0 +1,158 @@
+"""The modules of a base that ``adapter_config.json`` names, chosen as PEFT chooses them."""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tera_jax import json_files
+from tera_jax.adapters.targets import parameter
+from tera_jax.io.peft.files import CONFIG
+from tera_jax.llama.checkpoint import names
+from tera_jax.methods import TargetLayer
+
+_log = logging.getLogger(__name__)
+
+DEFAULT = ("q_proj", "v_proj")
+"""PEFT's targets for every family that this library has."""
+
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_PARTIAL = (
+    "an adapter here covers all layers of a stack, and with zeros for the others these would be "
+    "trained too; merge it in PEFT, and load the merged weights"
+)
+
+
+def module_name(name: str, layer: int) -> str:
+    """That of a torch Llama for a layer of the target of that name."""
+    return names.TABLE[f"{name}/kernel"].hf.removesuffix(".weight").format(layer)
+
+
+def target_layers(
+    path: Path, config: Mapping[str, Any], params: Any
+) -> dict[TargetLayer, list[str]]:
+    """The layers that a configuration adapts, each with the names of its modules in torch.
+
+    Args:
+        path: of the adapter directory, for errors.
+        config: from :func:`tera_jax.io.peft.settings.read`.
+        params: the base's.
+
+    Raises:
+        ValueError: when it names none, some layers of a stack alone, the embedding, or a head that
+            the base does not have; or for a pattern that is no regular expression.
+    """
+    file = path / CONFIG
+    found: dict[TargetLayer, list[str]] = {}
+    for target in _linear_layers(params):
+        count = target.stack[0] if target.stack else 1
+        modules = [module_name(target.name, layer) for layer in range(count)]
+        chosen = [module for module in modules if _chosen(file, config, module)]
+        if chosen and len(chosen) < count:
+            raise ValueError(
+                f"{file} sets {_reason(config)}, by which {target.path[-1]} is adapted in layers "
+                f"{_numbers(chosen)} of {count} alone; {_PARTIAL}"
+            )
+        if chosen:
+            found[target] = modules
+    if _chosen(file, config, _EMBEDDING):
+        raise ValueError(
+            f"{file} adapts {_EMBEDDING}, and adapters of embeddings are not read; merge it in "
+            "PEFT, and load the merged weights"
+        )
+    if _HEAD not in params and _chosen(file, config, _HEAD):
+        raise ValueError(
+            f"{file} adapts {_HEAD}, which is this base's embedding and has no kernel of its own; "
+            "untie them in the base, or train without this target"
+        )
+    if not found:
+        raise ValueError(
+            f"{file} sets target_modules to {json_files.shown(config['target_modules'])}, which "
+            "this base does not have; name others, or load the base that it was made for"
+        )
+    return dict(sorted(found.items(), key=lambda item: item[0].path))
+
+
+def pattern_value(
+    file: Path, config: Mapping[str, Any], key: str, module: str, default: Any
+) -> Any:
+    """What ``rank_pattern`` or ``alpha_pattern`` says of a module: PEFT takes the first that fits.
+
+    Where several fit and differ, a warning in the log says so.
+    """
+    found = {
+        pattern: value
+        for pattern, value in (config[key] or {}).items()
+        if _search(file, key, rf"(.*\.)?({pattern})$", module, re.match)
+    }
+    if len(set(found.values())) > 1:
+        first, *others = found
+        _log.warning(
+            "%s: of %s, %r and %s all name %r; PEFT and this library take the first, %s, and PEFT "
+            "sorts them when it saves",
+            *(file, key, first, others, module, found[first]),
+        )
+    return next(iter(found.values()), default)
+
+
+def _linear_layers(params: Any) -> Iterator[TargetLayer]:
+    for name in names.TABLE.values():
+        *path, leaf = name.path.split("/")
+        if leaf == "kernel" and (path != [_HEAD] or _HEAD in params):
+            shape = parameter(params, TargetLayer(tuple(path), ()), leaf).shape
+            yield TargetLayer(tuple(path), shape[-2:], shape[:-2])
+
+
+def _chosen(file: Path, config: Mapping[str, Any], module: str) -> bool:
+    """Whether PEFT adapts a module."""
+    exclude, saved = config.get("exclude_modules"), config["modules_to_save"] or ()
+    if exclude and _named(file, "exclude_modules", exclude, module):
+        return False
+    if any(f".{module}".endswith(f".{name}") for name in saved):
+        return False
+    targets = DEFAULT if config["target_modules"] is None else config["target_modules"]
+    if targets == "all-linear":
+        return module not in (_HEAD, _EMBEDDING)
+    if not _named(file, "target_modules", targets, module):
+        return False
+    layers = config["layers_to_transform"]
+    if isinstance(targets, str) or layers is None or layers == []:
+        return True
+    patterns = config["layers_pattern"] or (r"[^.]*",)
+    number = None
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        expression = rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\."
+        match = _search(file, "layers_pattern", expression, module, re.match)
+        if match:
+            number = int(match["number"])
+            break
+    return number in ([layers] if isinstance(layers, int) else layers)
+
+
+def _named(file: Path, key: str, patterns: str | Sequence[str], module: str) -> bool:
+    """A text is a regular expression; a list has names, or ends of names."""
+    if isinstance(patterns, str):
+        return bool(_search(file, key, patterns, module, re.fullmatch))
+    return any(f".{module}".endswith(f".{name}") for name in patterns)
+
+
+def _search(file: Path, key: str, pattern: str, module: str, match: Any) -> re.Match[str] | None:
+    try:
+        return match(pattern, module)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(
+            f"{file} has in {key} {pattern[:80]!r}, which is no regular expression ({error}); "
+            "save the adapter again"
+        ) from None
+
+
+def _numbers(modules: Sequence[str]) -> list[int]:
+    return [int(part) for module in modules for part in module.split(".") if part.isdigit()]
+
+
+def _reason(config: Mapping[str, Any]) -> str:
+    """The key by which layers are left out, and its value."""
+    keys = ("layers_to_transform", "exclude_modules")
+    key = next((key for key in keys if config.get(key) not in (None, [])), "target_modules")
+    return f"{key} to {json_files.shown(config[key])}"
