@@ -52,10 +52,11 @@ def fill(
         weight_BT=np.zeros(shape_BT, np.float32),
         lengths_BM=lengths_BM,
     )
+    sizes = iter(_sizes([example for row_ in rows for example in row_], config, virtual))
     for number, examples in enumerate(rows):
         token, target = 0, 0
-        sizes = _sizes(examples, config, virtual)
-        for place, (example, size) in enumerate(zip(examples, sizes, strict=True)):
+        for place, example in enumerate(examples):
+            size = next(sizes)
             tokens = slice(token, token := token + size.tokens)
             targets = slice(target, target := target + size.targets)
             ids = [*example.prompt, *example.response]

@@ -5,12 +5,12 @@ import copy
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, overload, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeGuard, overload, runtime_checkable
 
 import datasets
 import numpy as np
 from jaxtyping import Int, Int32
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerFast
 
 from ..config import DataConfig
 from . import formats
@@ -28,8 +28,8 @@ class Tokenizer(Protocol):
     bos_token_id: int | None
     eos_token_id: int | None
 
-    def __call__(self, text: list[str], *, add_special_tokens: bool, **options: bool) -> Any:
-        """Token ids under ``input_ids``; options are given to tokenizers of ``transformers``."""
+    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
+        """Token ids under ``input_ids``."""
 
 
 class Example(NamedTuple):
@@ -226,10 +226,21 @@ def _last(prompt: _Prompt, config: DataConfig) -> list[int]:
 
 
 def _ids(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    options: dict[str, bool] = {}
-    if isinstance(tokenizer, PreTrainedTokenizerBase):  # a mask takes as long as the ids
-        options = {"return_attention_mask": False, "return_token_type_ids": False}
-    return tokenizer(texts, add_special_tokens=False, **options)["input_ids"]
+    """Token ids of each text, without special tokens."""
+    if not _is_plain(tokenizer):
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    tokenizer([""], add_special_tokens=False)  # sets the backend: no padding, no truncation
+    encodings = tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
+def _is_plain(tokenizer: Any) -> TypeGuard[PreTrainedTokenizerFast]:
+    """Whether a call does no more than its backend, which alone takes two thirds of the time."""
+    own, base = type(tokenizer), PreTrainedTokenizerFast
+    names = ("__call__", "_encode_plus")
+    return isinstance(tokenizer, base) and all(
+        getattr(own, name) is getattr(base, name) for name in names
+    )
 
 
 def _special(token: int | None, name: str) -> int:

@@ -31,9 +31,9 @@ class Format:
     Attributes:
         name: for messages.
         templates: values of ``config.data.prompt`` that read it.
-        needed: fields that a record must have, and their kinds. A text has more than white space.
-        optional: fields of text that it may have; they are used where they are not empty.
-        answer: the needed field that the response is made of.
+        fields: that are used, and their kinds. A text has more than white space.
+        optional: fields that may be absent or empty.
+        answer: the field that the response is made of.
         prompt: the text of a record that the model completes; it gets the record, the
             configuration, and whether the prompt is for inference.
         response: the text that follows at once.
@@ -41,16 +41,11 @@ class Format:
 
     name: str
     templates: tuple[str, ...]
-    needed: Mapping[str, str]
+    fields: Mapping[str, str]
     optional: tuple[str, ...]
     answer: str
     prompt: Callable[[Record, DataConfig, bool], str]
     response: Callable[[Record, DataConfig], str]
-
-    @functools.cached_property
-    def fields(self) -> dict[str, str]:
-        """All fields that are used, and their kinds."""
-        return {**self.needed, **dict.fromkeys(self.optional, TEXT)}
 
     @functools.cached_property
     def refused(self) -> frozenset[str]:
@@ -74,10 +69,11 @@ class Format:
         found = {}
         for field, kind in self.fields.items():
             value = record.get(field)
-            must = field in self.needed and (answered or field != self.answer)
-            if not must and _is_empty(value):
+            if field == self.answer and not answered and not _is(kind, value):
+                continue
+            if field in self.optional and _is_empty(value):
                 if field in record:
-                    found[field] = value
+                    found[field] = value if isinstance(value, str) else None
                 continue
             if not _is(kind, value):
                 raise ValueError(self._lacks(field, kind, value, template))
@@ -103,7 +99,7 @@ class Format:
     def _lacks(self, field: str, kind: str, value: Any, template: str) -> str:
         if field in self.optional:
             return f"has a value of type {type(value).__name__} in field {field!r}; it must be text"
-        needed = sorted(self.needed)
+        needed = sorted(self.fields.keys() - set(self.optional))
         return (
             f"has no {kind} in field {field!r}; with config.data.prompt={template} each record "
             f"needs {needed}"
@@ -144,7 +140,7 @@ TABLE = (
     Format(
         name="alpaca",
         templates=("hira", "llm-adapters"),
-        needed={"instruction": TEXT, "output": TEXT},
+        fields={"instruction": TEXT, "input": TEXT, "output": TEXT},
         optional=("input",),
         answer="output",
         prompt=_prompt,
@@ -153,7 +149,7 @@ TABLE = (
     Format(
         name="convai2",
         templates=("convai2",),
-        needed={"persona": TEXTS, "history": TEXTS, "output": TEXT},
+        fields={"persona": TEXTS, "history": TEXTS, "output": TEXT},
         optional=(),
         answer="output",
         prompt=_prompt,

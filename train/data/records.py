@@ -21,6 +21,8 @@ _SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".txt")
 _SLICED = re.compile(r"(.*)\[(\d*):(\d*)\]")
 _HUB = "hub:"
 _CHUNK = 4096
+_NAMED = 20
+"""Unused fields that are named; a file may have a new one in each record."""
 _KINDS = {formats.TEXT: pa.large_string(), formats.TEXTS: pa.list_(pa.large_string())}
 
 _Numbered = Iterator[tuple[int | None, Any]]
@@ -47,7 +49,10 @@ class Source(NamedTuple):
     def describe(self) -> str:
         """What it was taken for, in one line."""
         fields = ", ".join(self.records.column_names)
-        left = f"; not used: {', '.join(self.unused)}" if self.unused else ""
+        named = [field if field.isprintable() else repr(field) for field in self.unused[:_NAMED]]
+        if len(self.unused) > _NAMED:
+            named.append(f"and {len(self.unused) - _NAMED} more")
+        left = f"; not used: {', '.join(named)}" if named else ""
         return f"{self.path}: {len(self.records):,} records of kind {self.format} ({fields}){left}"
 
 
