@@ -27,8 +27,8 @@ from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
 from train import command
 
 _TEXT = (
-    "the river and a small town were quiet in early spring before people came to work there with "
-    "new ideas about water light stone music paper trees animals numbers"
+    "the sea and a man in it was not so far from us as we go up to an old red mill by day or two if "
+    "you can see me at no time but on my way out of one big wet box he may be all we had set"
 )
 _SHAPE = {
     "model_type": "llama",
@@ -58,11 +58,11 @@ def write_records(path: Path, count: int) -> None:
     draw, known = random.Random(0), _TEXT.split()
     with path.open("w") as file:
         for _ in range(count):
-            words = draw.choices(known, k=27)
+            words = draw.choices(known, k=38)
             record = {
-                "instruction": " ".join(words[:20]),
+                "instruction": " ".join(words[:28]),
                 "input": "",
-                "output": " ".join(words[20:]),
+                "output": " ".join(words[28:]),
             }
             file.write(json.dumps(record) + "\n")
 

@@ -19,6 +19,7 @@ from tera_jax.llama import load_tokenizer
 
 from . import command, data, evaluate, export
 from .config import flag, listing, parse, to_dict
+from .data import records
 from .evaluation import answers
 from .training import distributed
 from .training import run as runs
@@ -52,15 +53,18 @@ def main(_: Sequence[str]) -> None:
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
     distributed.on_main_process(lambda: require_workdir(workdir, config))
-    prepared = data.prepare(config.data, load_tokenizer(config.model.path))
-    distributed.require_same(prepared.identities)
-    distributed.on_main_process(lambda: require_same_data(workdir, prepared.identities))
+    sources = records.sources(config.data)
+    identities = records.identities(sources)
+    distributed.require_same(identities)
+    distributed.on_main_process(lambda: require_same_data(workdir, identities))
+    prepared = data.prepare(config.data, load_tokenizer(config.model.path), sources)
+    del sources
     distributed.log("\n".join(prepared.lines))
 
     run = runs.build(config, workdir)
-    run = run._replace(meta=run.meta._replace(data=prepared.identities))
+    run = run._replace(meta=run.meta._replace(data=identities))
     distributed.on_main_process(lambda: init_workdir(workdir, config))
-    distributed.on_main_process(lambda: keep_data_identity(workdir, prepared.identities))
+    distributed.on_main_process(lambda: keep_data_identity(workdir, identities))
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))
     train = prepared.train.after(run.virtual_tokens)

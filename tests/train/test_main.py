@@ -80,6 +80,14 @@ def test_what_is_read_and_cut_is_said_before_the_base_is_loaded(start, capsys):
     assert "held-out records: 16 with" in said
 
 
+def test_bad_records_are_refused_before_the_base_is_asked_for(start, tiny_config):
+    tiny_config.model.path = "no/such/model"
+    with pytest.raises(ValueError, match=r"record 0 of .* has no text in field 'output'"):
+        start([{"instruction": "a", "output": ""}])
+    with pytest.raises(FileNotFoundError, match="no/such/model"):
+        start(ROWS)
+
+
 def test_too_many_cut_responses_are_refused_before_the_base_is_loaded(start, tiny_config):
     rows = [{**row, "output": "true " * 12} for row in ROWS]
     with pytest.raises(ValueError, match="max_response=13, which cuts none, or"):

@@ -1,6 +1,6 @@
 """The data of a run before its base is loaded: read, tokenised, and refused where nothing fits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..config import DataConfig
@@ -17,33 +17,37 @@ class Prepared(NamedTuple):
     Attributes:
         train: training examples, without virtual tokens.
         held_out: held-out examples, likewise.
-        identities: of the records, by the field of the configuration that names them.
         lines: what was read and what of it is cut, for the log.
     """
 
     train: Examples
     held_out: Examples
-    identities: dict[str, str]
     lines: tuple[str, ...]
 
 
-def prepare(config: DataConfig, tokenizer: Tokenizer) -> Prepared:
+def prepare(
+    config: DataConfig, tokenizer: Tokenizer, given: Mapping[str, records.Source] | None = None
+) -> Prepared:
     """Read and tokenise what a configuration names.
+
+    Args:
+        config: of the data.
+        tokenizer: of the base.
+        given: what :func:`train.data.records.sources` has read, if it has.
 
     Raises:
         FileNotFoundError: as :func:`train.data.records.sources`.
         ValueError: likewise, and as :func:`require_targets` and :func:`require_whole`.
     """
-    sources = records.sources(config)
+    sources = records.sources(config) if given is None else given
     lines = [source.describe() for source in sources.values()]
-    identities = {key: source.identity for key, source in sources.items()}
     train, held_out = (tokenize(part, tokenizer, config) for part in records.split(config, sources))
     parts = {"training": train, "held-out": held_out}
     for name, part in parts.items():
         lines.append(f"{name} records: {_counts(part, config)}")
         require_targets(part, config, name)
     require_whole({name: part.cuts for name, part in parts.items()}, config)
-    return Prepared(train, held_out, identities, tuple(lines))
+    return Prepared(train, held_out, tuple(lines))
 
 
 def require_targets(

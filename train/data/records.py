@@ -100,6 +100,11 @@ def sources(config: DataConfig) -> dict[str, Source]:
     return {key: read(path, config.prompt) for key, path in paths.items() if path is not None}
 
 
+def identities(given: Mapping[str, Source]) -> dict[str, str]:
+    """Of what :func:`sources` has read, by the same fields."""
+    return {field: source.identity for field, source in given.items()}
+
+
 def split(
     config: DataConfig, given: Mapping[str, Source] | None = None
 ) -> tuple[datasets.Dataset, datasets.Dataset]:

@@ -47,7 +47,6 @@ def test_what_was_read_and_cut_is_said(write):
     )
     assert len(found.train) == 200
     assert len(found.held_out) == 5
-    assert found.identities.keys() == {"config.data.path", "config.data.validation_path"}
 
 
 def test_more_than_one_percent_of_cut_responses_is_refused(write):

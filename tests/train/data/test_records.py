@@ -113,6 +113,19 @@ def test_the_identity_is_of_the_fields_that_are_used(tmp_path):
     assert len(first) == 16
 
 
+def test_sources_and_identities_go_by_the_fields_that_name_them(tmp_path):
+    paths = [write(tmp_path / "t.json", RECORDS), write(tmp_path / "v.json", RECORDS[:2])]
+    both = records.sources(DataConfig(path=paths[0], validation_path=paths[1]))
+    assert [len(part) for part in records.split(DataConfig(*paths), both)] == [10, 2]
+    found = records.identities(both)
+    assert found == {
+        "config.data.path": records.read(paths[0]).identity,
+        "config.data.validation_path": records.read(paths[1]).identity,
+    }
+    assert len(set(found.values())) == 2
+    assert records.sources(DataConfig(paths[0])).keys() == {"config.data.path"}
+
+
 def test_a_source_says_what_it_was_taken_for(tmp_path):
     rows = [{**row, "input": "", "answer": "a", "task": 3} for row in RECORDS]
     path = write(tmp_path / "r.json", rows)
