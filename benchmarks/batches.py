@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ class Real(NamedTuple):
     padded: list[Batch]
 
 
-def read_examples(path: str, tokenizer: str, count: int, settings: DataConfig) -> list[Example]:
+def read_examples(path: str, tokenizer: str, count: int, settings: DataConfig) -> Sequence[Example]:
     """A random sample of a file's commonsense records, which may be in the order of its tasks."""
     rows = records.load(path, settings.prompt).shuffle(seed=0)
     rows = rows.select(range(min(len(rows), count)))

@@ -61,9 +61,9 @@ class Task(NamedTuple):
 class Examples(NamedTuple):
     """A task as token ids, without virtual tokens."""
 
-    train: list[data.Example]
-    validation: list[data.Example]
-    test: list[data.Example]
+    train: Sequence[data.Example]
+    validation: Sequence[data.Example]
+    test: Sequence[data.Example]
 
 
 def tasks(gsm8k: str, convai2: str) -> tuple[Task, ...]:

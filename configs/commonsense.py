@@ -25,6 +25,7 @@ def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     config = published(method)
     config.data.max_prompt = 256
     config.data.max_response = 16
+    config.data.allow_cut_responses = True  # as the publication cuts them
     config.data.bos = "inference"
     config.loop.epochs = 3.0
     config.decoding.num_beams = 4

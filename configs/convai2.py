@@ -24,6 +24,7 @@ def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     config.data.max_prompt = 512
     config.data.max_response = 128
     config.data.max_tokens = 512
+    config.data.allow_cut_responses = True  # as the publication cuts them
     config.data.bos = "always"
     config.data.append_eos = True
     config.loop.epochs = 1.0

@@ -26,6 +26,7 @@ def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     config.data.max_prompt = 512
     config.data.max_response = 256
     config.data.max_tokens = 256
+    config.data.allow_cut_responses = True  # as the publication cuts them
     config.loop.epochs = 2.0
     config.evaluate.task = "SVAMP"
     config.decoding.num_beams = 4

@@ -25,6 +25,7 @@ from .evaluation import answers, questions
 from .evaluation.measure import SCORES, load_tests, measure, table
 from .training import distributed
 from .training import run as runs
+from .training.data_identity import require_same_data
 from .training.workdir import saved_config
 
 
@@ -61,8 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         tests = load_tests(config.evaluate, config.data)
     if args.score == "generate":
         answers.require(tests, config.evaluate)
-    _, held_out = records.split(config.data)
+    sources = records.sources(config.data)
+    identities = records.identities(sources)
+    distributed.on_main_process(lambda: require_same_data(args.workdir, identities))
+    _, held_out = records.split(config.data, sources)
     run = runs.build(config, args.workdir)
+    run = run._replace(meta=run.meta._replace(data=identities))
     if args.base:
         step, d = 0, runs.init_d(run)
     else:

@@ -15,12 +15,15 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from tera_jax.llama import load_tokenizer
+
 from . import command, data, evaluate, export
 from .config import flag, listing, parse, to_dict
 from .data import records
 from .evaluation import answers
 from .training import distributed
 from .training import run as runs
+from .training.data_identity import keep_data_identity, require_same_data
 from .training.loop import fit
 from .training.stops import Stopped
 from .training.workdir import init_workdir, require_workdir
@@ -47,17 +50,25 @@ def main(_: Sequence[str]) -> None:
     workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
     distributed.require_same({**to_dict(config), "workdir": str(workdir)})
     export.require_possible(config)
-    train, valid = records.split(config.data)
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
     distributed.on_main_process(lambda: require_workdir(workdir, config))
+    sources = records.sources(config.data)
+    identities = records.identities(sources)
+    distributed.require_same(identities)
+    distributed.on_main_process(lambda: require_same_data(workdir, identities))
+    prepared = data.prepare(config.data, load_tokenizer(config.model.path), sources)
+    del sources
+    distributed.log("\n".join(prepared.lines))
 
     run = runs.build(config, workdir)
+    run = run._replace(meta=run.meta._replace(data=identities))
     distributed.on_main_process(lambda: init_workdir(workdir, config))
+    distributed.on_main_process(lambda: keep_data_identity(workdir, identities))
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))
-    train = data.tokenize(train, run.tokenizer, config.data, run.virtual_tokens)
-    valid = data.tokenize(valid, run.tokenizer, config.data, run.virtual_tokens)
+    train = prepared.train.after(run.virtual_tokens)
+    valid = prepared.held_out.after(run.virtual_tokens)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
         before = evaluate.measure(run, 0, runs.init_d(run), workdir / "before", valid, tests)

@@ -87,9 +87,9 @@ PATCHES = (
     Patch(
         "EOS",
         "a response is trained without its end",
-        "train/data/batches.py",
-        "[*response, *eos]",
-        "[*response]",
+        "train/data/examples.py",
+        "[*answer, *eos]",
+        "[*answer]",
         f"{_BATCHES}test_prompts_lose_their_beginning_and_responses_their_end",
     ),
     Patch(

@@ -9,6 +9,7 @@ import pytest
 from tera_jax.llama import GenerationConfig
 from train import data, evaluate
 from train.config import EvaluateConfig
+from train.data import records
 from train.evaluation import answers, measure, questions, text_metrics
 from train.evaluation.generation import Generator
 from train.evaluation.measure import HELD_OUT, Score
@@ -82,6 +83,45 @@ def test_the_base_is_evaluated_under_the_runs_settings(finished, tmp_path):
     tuned = json.loads((tmp_path / "e" / HELD_OUT / "loss.json").read_text())
     assert loss["step"] == 0
     assert loss["held_out_loss"] > tuned["held_out_loss"]
+
+
+def test_the_held_out_loss_is_kept_under_all_that_determines_it(finished, tmp_path, monkeypatch):
+    """Step, d, base, frozen arrays, held-out records and fields of the data: each takes it anew."""
+    run, workdir = finished
+    step, d = runs.restore_best(run, workdir)
+    _, held_out = records.split(run.config.data)
+    valid = data.tokenize(held_out, run.tokenizer, run.config.data)
+    taken = []
+
+    def loss(run, _, d, examples):
+        taken.append(len(examples))
+        return 1.5
+
+    monkeypatch.setattr(measure, "held_out_loss", loss)
+
+    def after(run=run, step=step, d=d, valid=valid):
+        """How often it is taken, when it was taken as it is before."""
+        for given in ((finished[0], *runs.restore_best(*finished), data_), (run, step, d, valid)):
+            taken.clear()
+            with jax.set_mesh(run.mesh):
+                scores = measure.measure(*given[:3], tmp_path / "e", given[3], {})
+            assert scores[HELD_OUT] == Score({"loss": 1.5}, len(given[3]))
+        return len(taken)
+
+    data_ = valid
+    assert after() == 0
+    assert after(step=11) == 1
+    assert after(d=jax.tree.map(lambda leaf: leaf * 2, d)) == 1
+    assert after(valid=valid[:-1]) == 1
+    other = [valid[0]._replace(response=[5, *valid[0].response[1:]]), *valid[1:]]
+    assert after(valid=other) == 1
+    assert after(run=run._replace(meta=run.meta._replace(base_fingerprint="0" * 16))) == 1
+    assert after(run=run._replace(meta=run.meta._replace(frozen_fingerprint="0" * 16))) == 1
+    fields = dataclasses.replace(run.config.data, train_on_prompt=True)
+    assert after(run=run._replace(config=dataclasses.replace(run.config, data=fields))) == 1
+    (tmp_path / "e" / HELD_OUT / "loss.json").write_text('{"step":')
+    taken.clear()
+    assert after() == 0
 
 
 @pytest.mark.parametrize("beams", [1, 2])

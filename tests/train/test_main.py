@@ -1,14 +1,19 @@
 """What train.main refuses before it loads a model."""
 
+import json
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from train import evaluate, main
 from train.config import default, parse
 from train.data import records
 from train.training import run as runs
-from train.training.workdir import saved_config
+from train.training.data_identity import keep_data_identity
+from train.training.workdir import init_workdir, saved_config
 
 
 @pytest.mark.parametrize(
@@ -33,6 +38,79 @@ def test_missing_data_is_refused_by_name(tiny_config, tmp_path):
     tiny_config.data.path = str(tmp_path / "none.json")
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist"):
         records.split(parse(tiny_config).data)
+
+
+class BuiltError(Exception):
+    """The base was to be loaded."""
+
+
+@pytest.fixture
+def start(tiny_config, tmp_path, monkeypatch):
+    """``train.main`` up to where the base would be loaded."""
+
+    def build(*_):
+        raise BuiltError
+
+    monkeypatch.setattr(main.config_flags, "get_config_filename", lambda _: "tiny.py")
+    monkeypatch.setattr(main, "_PRINT_CONFIG", SimpleNamespace(value=False))
+    monkeypatch.setattr(main, "_WORKDIR", SimpleNamespace(value=str(tmp_path / "run")))
+    for name in ("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"):
+        monkeypatch.setattr(main, name, SimpleNamespace(value=None))
+    monkeypatch.setattr(runs, "build", build)
+
+    def start(rows):
+        (tmp_path / "records.json").write_text(json.dumps(rows))
+        tiny_config.data.path = str(tmp_path / "records.json")
+        tiny_config.evaluate.path = None
+        monkeypatch.setattr(main, "_CONFIG", SimpleNamespace(value=tiny_config))
+        main.main([])
+
+    return start
+
+
+ROWS = [{"instruction": f"question {i}", "output": "true"} for i in range(40)]
+
+
+def test_what_is_read_and_cut_is_said_before_the_base_is_loaded(start, capsys):
+    with pytest.raises(BuiltError):
+        start([{**row, "note": ""} for row in ROWS])
+    said = capsys.readouterr().out
+    assert "40 records of kind alpaca (instruction, output); not used: note\n" in said
+    assert "training records: 24 with" in said
+    assert "held-out records: 16 with" in said
+
+
+def test_bad_records_are_refused_before_the_base_is_asked_for(start, tiny_config):
+    tiny_config.model.path = "no/such/model"
+    with pytest.raises(ValueError, match=r"record 0 of .* has no text in field 'output'"):
+        start([{"instruction": "a", "output": ""}])
+    with pytest.raises(FileNotFoundError, match="no/such/model"):
+        start(ROWS)
+
+
+def test_too_many_cut_responses_are_refused_before_the_base_is_loaded(start, tiny_config):
+    rows = [{**row, "output": "true " * 12} for row in ROWS]
+    with pytest.raises(ValueError, match="max_response=13, which cuts none, or"):
+        start(rows)
+    tiny_config.data.max_response = 13
+    with pytest.raises(BuiltError):
+        start(rows)
+
+
+def test_changed_records_are_refused_before_the_base_is_loaded(start, tiny_config, tmp_path):
+    with pytest.raises(BuiltError):
+        start(ROWS)
+    workdir, identity = tmp_path / "run", records.read(tiny_config.data.path).identity
+    init_workdir(workdir, parse(tiny_config))
+    keep_data_identity(workdir, {"config.data.path": identity})
+    with pytest.raises(BuiltError):
+        start(ROWS)
+    changed = [*ROWS[:-1], {**ROWS[-1], "output": "fals"}]
+    message = f"was made with records of identity {identity} in config.data.path"
+    with pytest.raises(ValueError, match=message):
+        start(changed)
+    with pytest.raises(ValueError, match=message):
+        evaluate.main([f"--workdir={workdir}"])
 
 
 def test_a_foreign_or_truncated_model_file_is_refused(tiny_config, tiny_llama, tmp_path):

@@ -53,19 +53,23 @@ class DataConfig:
     """Records, and how they become tokens.
 
     Attributes:
-        path: training records: a .json or .jsonl file, plain or gzipped, or dialogues in ParlAI's
-            text format (.txt); a slice such as ``dialogues.txt[:800]`` takes part of them.
+        path: training records: a .json or .jsonl file, plain or gzipped, of ``instruction``,
+            ``output`` and perhaps ``input``, or dialogues in ParlAI's text format (.txt); a slice
+            such as ``dialogues.txt[:800]`` takes part of them.
         validation_path: held-out records, or None to take the last ``validation_rows`` of the
             shuffled training records.
         validation_rows: see above.
         split_seed: of the shuffle before that split.
         prompt: the template: ``hira`` (the paper's setting) or ``llm-adapters`` for instructions,
-            ``convai2`` (HiRA's) for dialogues.
+            which have Alpaca's template where a record has an ``input``; ``convai2`` (HiRA's) for
+            dialogues.
         history: the last utterances of a dialogue that its prompt holds.
         max_prompt: tokens of a prompt; longer ones lose their beginning.
         max_response: tokens of a response; longer ones lose their end.
         max_tokens: of a training row, prompt and response together; longer ones lose their end.
             None sets no other limit.
+        allow_cut_responses: train also where more than 1 % of the training or of the held-out
+            responses lose their end. What is cut is counted before training in any case.
         train_on_prompt: have the loss on the prompt too, not on the response alone.
         bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
             setting), or ``always``.
@@ -84,6 +88,7 @@ class DataConfig:
     max_prompt: int = 256
     max_response: int = 16
     max_tokens: int | None = None
+    allow_cut_responses: bool = False
     train_on_prompt: bool = False
     bos: Literal["never", "inference", "always"] = "never"
     append_eos: bool = False

@@ -1,26 +1,24 @@
 """Records to batches of tokens."""
 
-from .batches import (
-    Batch,
-    Example,
-    Tokenizer,
-    collate,
-    encode_prompts,
-    measure,
-    num_tokens,
-    tokenize,
-)
+from .batches import Batch, collate, measure, num_tokens
+from .examples import Example, Examples, Tokenizer, digest, encode_prompts, tokenize
 from .feed import DataIterator, held_out
+from .preparation import Prepared, prepare, require_targets
 
 __all__ = [
     "Batch",
     "DataIterator",
     "Example",
+    "Examples",
+    "Prepared",
     "Tokenizer",
     "collate",
+    "digest",
     "encode_prompts",
     "held_out",
     "measure",
     "num_tokens",
+    "prepare",
+    "require_targets",
     "tokenize",
 ]

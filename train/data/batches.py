@@ -1,31 +1,13 @@
-"""Records to examples of token ids, and examples to batches of one shape."""
+"""Examples of token ids to batches of one shape."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from .. import tasks
 from ..config import DataConfig
 from . import packing
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """What of a ``transformers`` tokenizer is used here."""
-
-    bos_token_id: int | None
-    eos_token_id: int | None
-
-    def __call__(self, text: list[str], *, add_special_tokens: bool) -> Any:
-        """Token ids under ``input_ids``."""
-
-
-class Example(NamedTuple):
-    """A record as token ids."""
-
-    prompt: Sequence[int]
-    response: Sequence[int]
+from .examples import Example, num_targets, row_length
 
 
 class Batch(NamedTuple):
@@ -43,61 +25,6 @@ class Batch(NamedTuple):
     lengths_BM: np.ndarray | None = None
 
 
-def tokenize(
-    records: Iterable[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    virtual: Sequence[int] = (),
-) -> list[Example]:
-    """Prompts and responses as token ids, cut to their greatest lengths.
-
-    The two are tokenised apart, so that the prompt's tokens are those seen at inference.
-    ``virtual`` ids stand before each prompt and do not count towards its length.
-    """
-    records = list(records)
-    prompts = encode_prompts(records, tokenizer, config, virtual)
-    texts = [tasks.response(record, config.prompt) for record in records]
-    responses = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
-    most = _row_length(config, len(virtual))
-    examples = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        kept = prompt[:most]
-        examples.append(Example(kept, [*response, *eos][: config.max_response][: most - len(kept)]))
-    return examples
-
-
-def encode_prompts(
-    records: Iterable[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    virtual: Sequence[int] = (),
-    inference: bool = False,
-) -> list[list[int]]:
-    """The prompts of records as token ids, the last ``max_prompt`` of each.
-
-    ``inference`` prompts are those for a response; their authors may train on others.
-    """
-    style, history = config.prompt, config.history
-    texts = [tasks.prompt(record, style, history, inference) for record in records]
-    bos = config.bos == "always" or (config.bos == "inference" and inference)
-    first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
-    room = config.max_prompt - len(first)
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return [[*virtual, *first, *row[len(row) - min(len(row), room) :]] for row in ids]
-
-
-def _special(token: int | None, name: str) -> int:
-    if token is None:
-        raise ValueError(f"the tokenizer has no {name} token; set config.data.bos and append_eos")
-    return token
-
-
-def _row_length(config: DataConfig, virtual: int) -> int:
-    longest = config.max_prompt + config.max_response
-    return virtual + min(longest, config.max_tokens or longest)
-
-
 def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -> Batch:
     """One batch of the shapes that ``config`` fixes, so that a step is traced once.
 
@@ -105,7 +32,7 @@ def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -
     ``max_response``, or all but the virtual tokens and the first when the loss is on the prompt
     too.
     """
-    length = _row_length(config, virtual)
+    length = row_length(config, virtual)
     targets = length - max(1, virtual) if config.train_on_prompt else config.max_response
     row = packing.Row(length, targets, records=1)
     batch = fill([[example] for example in examples], row, config, virtual)
@@ -125,10 +52,11 @@ def fill(
         weight_BT=np.zeros(shape_BT, np.float32),
         lengths_BM=lengths_BM,
     )
+    sizes = iter(_sizes([example for row_ in rows for example in row_], config, virtual))
     for number, examples in enumerate(rows):
         token, target = 0, 0
         for place, example in enumerate(examples):
-            size = _size(example, config, virtual)
+            size = next(sizes)
             tokens = slice(token, token := token + size.tokens)
             targets = slice(target, target := target + size.targets)
             ids = [*example.prompt, *example.response]
@@ -140,19 +68,18 @@ def fill(
     return batch
 
 
-def _size(example: Example, config: DataConfig, virtual: int) -> packing.Size:
-    """Its tokens and those of them that the loss is on: never the first, which nothing predicts."""
-    tokens = len(example.prompt) + len(example.response)
-    first = max(1, virtual if config.train_on_prompt else len(example.prompt))
-    return packing.Size(tokens, max(0, tokens - first))
+def _sizes(examples: Sequence[Example], config: DataConfig, virtual: int) -> list[packing.Size]:
+    """The tokens of each, and those of them that the loss is on."""
+    tokens, targets = num_targets(examples, config, virtual)
+    return list(map(packing.Size, tokens.tolist(), targets.tolist()))
 
 
 def measure(
     examples: Sequence[Example], config: DataConfig, virtual: int
 ) -> tuple[list[packing.Size], packing.Row]:
     """The size of each example, and the limits of a packed row."""
-    sizes = [_size(example, config, virtual) for example in examples]
-    length = config.packed_length or _row_length(config, virtual)
+    sizes = _sizes(examples, config, virtual)
+    length = config.packed_length or row_length(config, virtual)
     targets = length if config.train_on_prompt else config.max_response
     return sizes, packing.limits(sizes, length, targets)
 

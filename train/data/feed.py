@@ -10,7 +10,8 @@ import numpy as np
 
 from ..config import DataConfig
 from . import packing
-from .batches import Batch, Example, by_row, collate, fill, measure
+from .batches import Batch, by_row, collate, fill, measure
+from .examples import Example
 
 
 @dataclasses.dataclass

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from tera_jax import quantize
+from tera_jax.fingerprint import fingerprint
 
 from .. import data
 from ..config import EvaluateConfig, to_dict
@@ -24,6 +25,8 @@ from .questions import Question
 
 HELD_OUT = "held-out"
 SCORES = ("generate", "labels", "texts")
+_NOT_OF_LOSS = ("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses")
+"""Fields of ``config.data`` that say which records there are: ``data.digest`` stands for them."""
 
 
 class Score(NamedTuple):
@@ -121,15 +124,43 @@ def _name(task: str, score: str) -> str:
 
 def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
     file = directory / "loss.json"
-    kept = distributed.on_main_process(lambda: _read(file))
-    if kept is not None and kept["step"] == step:
-        return kept["held_out_loss"]
+    settings = _loss_settings(run, step, d, valid)
+    kept = distributed.on_main_process(lambda: _kept_loss(file, settings))
+    if kept is not None:
+        return kept
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     loss = held_out_loss(run, eval_step, d, valid)
     if distributed.is_main_process():
         directory.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+        part = file.with_name(f"{file.name}.part")
+        part.write_text(json.dumps({**settings, "held_out_loss": loss}, indent=2) + "\n")
+        part.replace(file)
     return loss
+
+
+def _kept_loss(file: Path, settings: Mapping[str, Any]) -> float | None:
+    """The loss in a file, if it was taken under these settings; a damaged file has none."""
+    try:
+        kept = json.loads(file.read_text())
+        loss = kept.pop("held_out_loss")
+    except (FileNotFoundError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return loss if kept == settings and isinstance(loss, float) else None
+
+
+def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -> dict[str, Any]:
+    """What the held-out loss depends on, as JSON has it."""
+    config = to_dict(run.config)
+    return {
+        "step": step,
+        "d": fingerprint(d),
+        "base": run.meta.base_fingerprint,
+        "frozen": run.meta.frozen_fingerprint,
+        "model": {key: config["model"][key] for key in ("dtype", "quantize", "block")},
+        "method": json.loads(json.dumps(config["method"])),
+        "examples": data.digest(valid),
+        "data": {key: x for key, x in config["data"].items() if key not in _NOT_OF_LOSS},
+    }
 
 
 def _summary(run: Run, step: int, d: Any, name: str, score: Score) -> dict[str, Any]:

@@ -69,15 +69,14 @@ def prompt(record: Mapping[str, Any], style: str, history: int = 3, inference: b
     """The text that the model completes.
 
     Args:
-        record: with the :func:`fields` of the style.
+        record: an instruction and perhaps an ``input``, or a turn of a dialogue.
         style: as ``DataConfig.prompt``.
         history: utterances of a dialogue that are kept.
         inference: as the style's authors prompt for a response, rather than train on one.
     """
     if style == "convai2":
         return convai2.prompt(record["persona"], record["history"], history)
-    templates = commonsense.INFERENCE if inference else commonsense.TRAINING
-    return templates[style].format(instruction=record["instruction"])
+    return commonsense.prompt(record["instruction"], record.get("input"), style, inference)
 
 
 def response(record: Mapping[str, Any], style: str) -> str:
@@ -90,8 +89,3 @@ def cut(output: str, style: str) -> str:
     for stop in _STOPS[style]:
         output = output.partition(stop)[0]
     return output.strip()
-
-
-def fields(style: str) -> dict[str, type]:
-    """What a record needs for a style of prompt: each field and its type."""
-    return {"persona": list, "history": list} if style == "convai2" else {"instruction": str}

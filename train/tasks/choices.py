@@ -51,8 +51,14 @@ def texts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     A continuation begins with a space.
 
     Raises:
-        ValueError: as :func:`labels`, and for options without a blank.
+        ValueError: as :func:`labels`, for options without a blank, and for a record with an
+            ``input``, which these prompts do not have.
     """
+    if (record.get("input") or "").strip():
+        raise ValueError(
+            f"the record has an input, {record['input']!r}, which the texts of choices leave out; "
+            "compare labels"
+        )
     found, stem, choices = _parts(record)
     question = f"Question: {stem}\nAnswer:"
     if found[0] in _YES_NO:

@@ -2,6 +2,8 @@
 
 The two published templates are those of LLM-Adapters (arXiv:2304.01933), whose evaluation prompts
 are not quite those of its training, and of HiRA (ICLR 2025), whose setting the TeRA paper follows.
+Both come from Stanford Alpaca, as do those for an instruction with an ``input``. HiRA's for an
+input is not published; here it is Stanford Alpaca's, with the line end of HiRA's other template.
 """
 
 import re
@@ -10,6 +12,10 @@ _INDENT = " " * 16
 _REQUEST = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request. "
+)
+_PAIRED = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request."
 )
 
 TRAINING = {
@@ -30,6 +36,27 @@ INFERENCE = {
 }
 """Templates by style of the prompts whose responses are generated."""
 
+TRAINING_WITH_INPUT = {
+    "hira": (
+        f"{_PAIRED}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n"
+        "### Response:\n"
+    ),
+    "llm-adapters": (
+        f"{_PAIRED} \n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n{_INDENT}\n"
+        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n{_INDENT}\n{_INDENT}### Response:\n{_INDENT}"
+    ),
+}
+"""As :data:`TRAINING`, for records with an input."""
+
+INFERENCE_WITH_INPUT = {
+    "hira": TRAINING_WITH_INPUT["hira"],
+    "llm-adapters": (
+        f"{_PAIRED}\n\n{_INDENT}### Instruction:\n{_INDENT}{{instruction}}\n\n"
+        f"{_INDENT}### Input:\n{_INDENT}{{input}}\n\n{_INDENT}### Response:\n{_INDENT}"
+    ),
+}
+"""As :data:`INFERENCE`, for records with an input."""
+
 LABELS = {
     "boolq": ("true", "false"),
     "piqa": ("solution1", "solution2"),
@@ -43,6 +70,22 @@ LABELS = {
 """The answers of each task."""
 
 _KINDS = [re.compile("|".join(labels)) for labels in dict.fromkeys(LABELS.values())]
+
+
+def prompt(instruction: str, given: str | None, style: str, inference: bool) -> str:
+    """The text that the model completes.
+
+    Args:
+        instruction: of the record.
+        given: its input; None and white space are none.
+        style: of the templates.
+        inference: whether its response is generated, rather than trained on.
+    """
+    if given is not None and given.strip():
+        templates = INFERENCE_WITH_INPUT if inference else TRAINING_WITH_INPUT
+        return templates[style].format(instruction=instruction, input=given)
+    templates = INFERENCE if inference else TRAINING
+    return templates[style].format(instruction=instruction)
 
 
 def answer_in(text: str, gold: str) -> str | None:

@@ -19,6 +19,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from tera_jax.io.adapter_files import require_fingerprint
 
 from . import distributed
+from .data_identity import require_identities
 from .step import State
 
 _LOSS = "held_out_loss"
@@ -32,12 +33,15 @@ class Meta(NamedTuple):
         frozen_fingerprint: of the ``frozen`` collection.
         base_fingerprint: of the base's weights.
         config: of the run, as :func:`train.config.to_dict` gives it.
+        data: identities of the records, by the field of the configuration that names them; empty
+            in checkpoints of older versions, and where they are not to be compared.
     """
 
     position: int
     frozen_fingerprint: str
     base_fingerprint: str
     config: dict[str, Any]
+    data: dict[str, str] = {}  # noqa: RUF012 - it is never changed
 
 
 class Checkpoints:
@@ -192,7 +196,8 @@ class Checkpoints:
         """The state of a step, laid out like ``like``.
 
         Raises:
-            ValueError: when the frozen network or the base is not the one it was made with.
+            ValueError: when the frozen network, the base or the records are not those it was made
+                with.
         """
         restored = self._manager.restore(
             step,
@@ -209,6 +214,7 @@ class Checkpoints:
                 f"{where} was made with a base of fingerprint {meta.base_fingerprint}, but these "
                 f"weights have {expected.base_fingerprint}; load that base again"
             )
+        require_identities(meta.data, expected.data, where)
         return restored.state, meta
 
 

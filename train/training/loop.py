@@ -37,9 +37,12 @@ def fit(
         Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
             disk is full.
         FloatingPointError: when loss or gradient are not finite.
+        ValueError: when there are no training or held-out examples, or none has a target.
     """
     loop = run.config.loop
     virtual = len(run.virtual_tokens)
+    for name, examples in (("training", train), ("held-out", valid)):
+        data.require_targets(examples, run.config.data, name, virtual)
     stream = data.DataIterator(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
     steps = loop.steps or stream.num_steps(loop.epochs)
     state, optimizer = init_train_state(run, steps)
@@ -105,8 +108,13 @@ def _deadline(hours: float | None) -> Callable[[], bool]:
 
 
 def held_out_loss(run: Run, eval_step: Any, d: Any, examples: Sequence[data.Example]) -> float:
-    """Mean negative log-likelihood of the target tokens, in nats."""
+    """Mean negative log-likelihood of the target tokens, in nats.
+
+    Raises:
+        ValueError: when there are no examples, or none has a target.
+    """
     size, virtual = run.config.evaluate.batch_size, len(run.virtual_tokens)
+    data.require_targets(examples, run.config.data, "held-out", virtual)
     sums: list[LossSum] = [
         eval_step(d, run.params, run.frozen, to_device(batch, run))
         for batch in data.held_out(examples, size, run.config.data, virtual)

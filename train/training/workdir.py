@@ -14,6 +14,7 @@ VERSION = 2
 
 _CONFIG = "config.json"
 _FREE = (
+    ("data", "allow_cut_responses"),
     ("model", "unroll"),
     ("evaluate", "unroll"),
     ("loop", "max_hours"),

@@ -15,7 +15,7 @@ from train.params.shapes import MODELS
 from train.training import loss
 from train.training import run as runs
 from train.training import step as steps
-from train.training.loop import held_out_loss, to_device
+from train.training.loop import fit, held_out_loss, to_device
 
 
 @pytest.fixture
@@ -135,6 +135,22 @@ def test_held_out_loss_does_not_depend_on_the_batch_size(parts, tiny_config):
         eval_step = steps.make_eval_step(run.model, run.adapter, run.mesh, run.params)
         losses.append(held_out_loss(run, eval_step, state.d, held_out))
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_a_held_out_set_of_nothing_is_one_error(parts, tmp_path):
+    run, state, _, examples, _ = parts()
+    eval_step = steps.make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    without = [example._replace(response=[]) for example in examples[:3]]
+    for valid, message in (
+        ([], "there are no held-out records"),
+        (without, "none of the 3 held-out records has a token for the loss"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            held_out_loss(run, eval_step, state.d, valid)
+        with pytest.raises(ValueError, match=message):
+            fit(run, tmp_path, examples, valid)
+    with pytest.raises(ValueError, match="there are no training records"):
+        fit(run, tmp_path, [], without)
 
 
 def test_trainable_count_of_llama_2_7b_by_shapes_alone():

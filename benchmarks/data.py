@@ -1,0 +1,133 @@
+r"""Host memory and time from a file of records to a first training step, on a CPU.
+
+    python -m benchmarks.data --records=1000000 --tokenizer=SmolLM2-135M-Instruct.gguf
+
+Writes records of about 200 bytes and 40 tokens, and a base of two small layers under the tokenizer;
+then runs ``train.main`` for one step in a process of its own. Memory is the highest resident set
+of that process, above the size of the file; the time is from its start to the held-out loss after
+the first step, which is its second. The CPU time is that of the whole process.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tera_jax.llama import Llama, LlamaConfig, load_tokenizer, save_pretrained
+from train import command
+
+_TEXT = (
+    "the sea and a man in it was not so far from us as we go up to an old red mill by day or two "
+    "if you can see me at no time but on my way out of one big wet box he may be all we had set"
+)
+_SHAPE = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+}
+
+
+class Figures(NamedTuple):
+    """Of one run."""
+
+    file_mib: float
+    above_mib: float
+    seconds: float
+    cpu_seconds: float
+
+
+def write_records(path: Path, count: int) -> None:
+    """``count`` records, a line each."""
+    draw, known = random.Random(0), _TEXT.split()
+    with path.open("w") as file:
+        for _ in range(count):
+            words = draw.choices(known, k=38)
+            record = {
+                "instruction": " ".join(words[:28]),
+                "input": "",
+                "output": " ".join(words[28:]),
+            }
+            file.write(json.dumps(record) + "\n")
+
+
+def write_base(path: Path, tokenizer: str) -> None:
+    """A base of random weights."""
+    loaded = load_tokenizer(tokenizer)
+    model = Llama(LlamaConfig.from_hf({**_SHAPE, "vocab_size": len(loaded)}))
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    save_pretrained(model, params, path, loaded)
+
+
+def measure(directory: Path, count: int, tokenizer: str) -> Figures:
+    """Write what a run needs, and run it."""
+    file = directory / "records.jsonl"
+    write_records(file, count)
+    write_base(directory / "base", tokenizer)
+    seconds = _seconds(
+        [
+            *(sys.executable, "-m", "train.main", "--config=configs/commonsense.py"),
+            *(f"--config.model.path={directory / 'base'}", f"--config.data.path={file}"),
+            *("--config.model.dtype=float32", "--config.method.num_modes=2"),
+            *("--config.loop.steps=1", f"--workdir={directory / 'run'}"),
+        ]
+    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    size = file.stat().st_size
+    above = 1024 * used.ru_maxrss - size
+    return Figures(size / 2**20, above / 2**20, seconds, used.ru_utime + used.ru_stime)
+
+
+def _seconds(command: list[str]) -> float:
+    """Run it to its end; the time until it prints what follows the first step."""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": "1"}
+    root = Path(__file__).parent.parent
+    start, seconds = time.perf_counter(), math.nan
+    with subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            if line.startswith("step 1: "):
+                seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
+    return seconds
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the figures."""
+    parser: argparse.ArgumentParser = command.parser(main)
+    parser.add_argument("--records", type=int, default=1_000_000, help="how many")
+    parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
+    parser.add_argument("--directory", type=Path, help="for all files; by default one that goes")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(dir=args.directory) as directory:
+        found = measure(Path(directory), args.records, args.tokenizer)
+    print(
+        f"{args.records:,} records in a file of {found.file_mib:,.0f} MiB: {found.above_mib:,.0f} "
+        f"MiB above its size at most, {found.seconds:,.0f} s to the end of the first step "
+        f"({found.cpu_seconds:,.0f} s of CPU time)"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,117 @@
+"""The data of a run before its base is loaded: read, tokenised, and refused where nothing fits."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..config import DataConfig
+from . import records
+from .examples import Cuts, Example, Examples, Tokenizer, num_targets, tokenize
+
+_MOST_CUT = 0.01
+"""The share of responses that may be cut unless the configuration allows more."""
+
+
+class Prepared(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        train: training examples, without virtual tokens.
+        held_out: held-out examples, likewise.
+        lines: what was read and what of it is cut, for the log.
+    """
+
+    train: Examples
+    held_out: Examples
+    lines: tuple[str, ...]
+
+
+def prepare(
+    config: DataConfig, tokenizer: Tokenizer, given: Mapping[str, records.Source] | None = None
+) -> Prepared:
+    """Read and tokenise what a configuration names.
+
+    Args:
+        config: of the data.
+        tokenizer: of the base.
+        given: what :func:`train.data.records.sources` has read, if it has.
+
+    Raises:
+        FileNotFoundError: as :func:`train.data.records.sources`.
+        ValueError: likewise, and as :func:`require_targets` and :func:`require_whole`.
+    """
+    sources = records.sources(config) if given is None else given
+    lines = [source.describe() for source in sources.values()]
+    train, held_out = (tokenize(part, tokenizer, config) for part in records.split(config, sources))
+    parts = {"training": train, "held-out": held_out}
+    for name, part in parts.items():
+        lines.append(f"{name} records: {_counts(part, config)}")
+        require_targets(part, config, name)
+    require_whole({name: part.cuts for name, part in parts.items()}, config)
+    return Prepared(train, held_out, tuple(lines))
+
+
+def require_targets(
+    examples: Sequence[Example], config: DataConfig, name: str, virtual: int = 0
+) -> None:
+    """Check that there is something to train on, or to measure.
+
+    Args:
+        examples: of one kind.
+        config: what the loss is on.
+        name: of the kind, for the message.
+        virtual: tokens before each prompt.
+
+    Raises:
+        ValueError: when there are no examples, or none has a token that the loss is on.
+    """
+    if not len(examples):
+        raise ValueError(f"there are no {name} records; check config.data")
+    if not num_targets(examples, config, virtual)[1].any():
+        raise ValueError(
+            f"none of the {len(examples):,} {name} records has a token for the loss; raise "
+            "config.data.max_tokens or lower config.data.max_prompt, so that responses have room"
+        )
+
+
+def require_whole(parts: dict[str, Cuts], config: DataConfig) -> None:
+    """Check that no more than 1 % of the responses of any part are cut, or that this is allowed.
+
+    Raises:
+        ValueError: with the smallest limits that cut no response of any part.
+    """
+    if config.allow_cut_responses:
+        return
+    for name, cuts in parts.items():
+        if cuts.responses > _MOST_CUT * cuts.records:
+            share = cuts.responses / cuts.records
+            raise ValueError(
+                f"{cuts.responses:,} of {cuts.records:,} {name} responses ({share:.1%}) are cut; "
+                f"set {_smallest(parts, config)}, which cuts none, or "
+                "config.data.allow_cut_responses=True"
+            )
+
+
+def _smallest(parts: dict[str, Cuts], config: DataConfig) -> str:
+    """The smallest limits that cut no response, of those that cut one now."""
+    response = max(cuts.longest_response for cuts in parts.values())
+    row = max(cuts.longest_row for cuts in parts.values())
+    limits = []
+    if response > config.max_response:
+        limits.append(f"config.data.max_response={response}")
+    if config.max_tokens is not None and row > config.max_tokens:
+        limits.append(f"config.data.max_tokens={row}")
+    return " and ".join(limits)
+
+
+def _counts(examples: Examples, config: DataConfig) -> str:
+    tokens, targets = num_targets(examples, config)
+    cuts = examples.cuts
+    return (
+        f"{cuts.records:,} with {int(tokens.sum()):,} tokens; {_share(cuts.prompts, cuts)} prompts "
+        f"and {_share(cuts.responses, cuts)} responses are cut, "
+        f"{_share(int((targets == 0).sum()), cuts)} are without a target"
+    )
+
+
+def _share(count: int, cuts: Cuts) -> str:
+    return f"{count:,} ({count / cuts.records:.1%})" if count else "0"

@@ -1,0 +1,54 @@
+"""Which records a run was started with: ``data.json`` in its directory, and its checkpoints."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+_FILE = "data.json"
+
+
+def require_same_data(workdir: str | os.PathLike[str], identities: Mapping[str, str]) -> None:
+    """Check that a run goes on with the records that it was started with, before long work.
+
+    Args:
+        workdir: of the run; a new one, and one of a version that wrote none, pass.
+        identities: of the records, by the field of the configuration that names them.
+
+    Raises:
+        ValueError: when the records are others.
+    """
+    require_identities(_saved(Path(workdir)), identities, str(workdir))
+
+
+def require_identities(saved: Mapping[str, str], given: Mapping[str, str], where: str) -> None:
+    """Raise ``ValueError`` for a field that names other records than it did; see above.
+
+    Fields that either has not are not compared.
+    """
+    for field in sorted(saved.keys() & given.keys()):
+        if saved[field] != given[field]:
+            raise ValueError(
+                f"{where} was made with records of identity {saved[field]} in {field}, but these "
+                f"have {given[field]}; give those records again, or choose another --workdir"
+            )
+
+
+def keep_data_identity(workdir: str | os.PathLike[str], identities: Mapping[str, str]) -> None:
+    """Write ``data.json``, unless it is there and whole."""
+    directory = Path(workdir)
+    if _saved(directory) != identities:
+        part = directory / f"{_FILE}.part"
+        part.write_text(json.dumps(dict(identities), indent=2) + "\n")
+        part.replace(directory / _FILE)
+
+
+def _saved(directory: Path) -> dict[str, str]:
+    """What is there; nothing where it is damaged, for the checkpoints have it too."""
+    try:
+        saved = json.loads((directory / _FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    if not isinstance(saved, dict):
+        return {}
+    return {field: value for field, value in saved.items() if isinstance(value, str)}
