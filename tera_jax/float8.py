@@ -33,8 +33,8 @@ class Float8Kernel:
         dtype: of the kernel that was quantised, and as which it reads.
     """
 
-    codes: jax.Array
-    channel_scales: jax.Array
+    codes: Any  # an array, or what a mapped tree has in its place
+    channel_scales: Any
     dtype: Any = flax.struct.field(pytree_node=False)
 
     kind: ClassVar[str] = "fp8"

@@ -296,6 +296,5 @@ def quantize(
 
     Example:
         >>> params = quantize(params, "nf4")
-        >>> adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, tokens_BL)
     """
     return jax.tree.map_with_path(Quantizer(params, kind, block, layout, targets), params)

@@ -1,8 +1,7 @@
 """What a fine-tuning method is to the rest of the library.
 
-A method is a frozen dataclass. Its fields are its configuration. Its functions are pure and act on
-one layer: the caller maps them over a stack of layers. A new method is one file and one row of
-:data:`tera_jax.methods.TABLE`; CONTRIBUTING.md has the steps.
+A method is a frozen dataclass: its fields are its configuration, its functions are pure and act on
+one layer, mapped over a stack by the caller. CONTRIBUTING.md has the steps to add one.
 """
 
 import abc

@@ -16,6 +16,7 @@ from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.quantize import KINDS, NF4, QuantizedKernel, quantize_kernel
 from tera_jax.sharding import make_mesh, replicated
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.quantized import BLOCK, IN_BLOCKS, assert_same, base, block, made
 
 
@@ -170,7 +171,7 @@ def test_reading_and_writing_move_nothing_between_devices(kind):
     assert collectives(read, packed, out_shardings=replicated(mesh))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_only(["nf4", "fp8"], KINDS))
 def test_a_checkpoint_is_quantised_as_it_is_read(kind, tmp_path):
     model, params = base(jnp.bfloat16)
     save_pretrained(model, params, tmp_path / "hf")

@@ -8,11 +8,10 @@ import pytest
 
 from tera_jax.llama import GenerationConfig
 from train import data, evaluate
-from train.config import EvaluateConfig
 from train.data import records
 from train.evaluation import answers, measure, questions, text_metrics
 from train.evaluation.generation import Generator
-from train.evaluation.measure import HELD_OUT, Score
+from train.evaluation.measure import HELD_OUT
 from train.training import run as runs
 
 
@@ -280,13 +279,6 @@ def test_dialogues_are_scored_by_six_metrics(finished, tmp_path, monkeypatch):
     assert set(scores["convai2"].metrics) == {*text_metrics.Metrics._fields, "average"}
 
 
-def test_dialogues_need_a_dictionary_and_an_encoder(tmp_path):
-    config = EvaluateConfig(wordnet=str(tmp_path / "none"))
-    with pytest.raises(FileNotFoundError, match="none"):
-        answers.require(["boolq", "convai2"], config)
-    answers.require(["boolq", "SVAMP"], config)
-
-
 def test_bad_calls_are_refused_before_the_model_is_loaded(finished, tmp_path, monkeypatch):
     _, workdir = finished
     monkeypatch.setattr(runs, "build", lambda *_: pytest.fail("built"))
@@ -305,25 +297,3 @@ def test_a_directory_with_other_files_is_left_alone(finished, tmp_path):
     (tmp_path / "commonsense" / "mine.txt").write_text("x")
     with pytest.raises(FileExistsError, match="is there and not empty; name another directory"):
         call(workdir, f"--output={tmp_path}")
-
-
-def test_the_table_stands_side_by_side():
-    columns = {
-        "before": {
-            HELD_OUT: Score({"loss": 2.5}, 16),
-            "boolq": Score({"accuracy": 0.0, "parsed": 0.25}, 4),
-        },
-        "after": {
-            HELD_OUT: Score({"loss": 0.25}, 16),
-            "boolq": Score({"accuracy": 0.75, "parsed": 1.0}, 4),
-        },
-    }
-    head, rule, loss, right, parsed = measure.table(columns).splitlines()
-    assert head.split() == ["before", "after"]
-    assert rule == "-" * len(head)
-    assert loss.split()[-2:] == ["2.5000", "0.2500"]
-    assert right.split()[-4:] == ["0/4", "(0.0%)", "3/4", "(75.0%)"]
-    assert parsed.split()[-4:] == ["1/4", "(25.0%)", "4/4", "(100.0%)"]
-    assert len({len(line) for line in (head, loss, right, parsed)}) == 1
-    texts = {"convai2": Score({"bleu": 0.0312}, 9)}
-    assert "3.12%" in measure.table({"step 3": texts})

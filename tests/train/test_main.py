@@ -90,9 +90,9 @@ def test_bad_records_are_refused_before_the_base_is_asked_for(start, tiny_config
 
 def test_too_many_cut_responses_are_refused_before_the_base_is_loaded(start, tiny_config):
     rows = [{**row, "output": "true " * 12} for row in ROWS]
-    with pytest.raises(ValueError, match="max_response=13, which cuts none, or"):
+    with pytest.raises(ValueError, match="max_response=14, which cuts none, or"):
         start(rows)
-    tiny_config.data.max_response = 13
+    tiny_config.data.max_response = 14
     with pytest.raises(BuiltError):
         start(rows)
 

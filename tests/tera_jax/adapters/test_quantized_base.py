@@ -15,6 +15,7 @@ from tera_jax.llama import Llama
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.sharding import make_mesh, replicated, rows
 from tests import parts
+from tests.marks import quick_only
 from tests.tera_jax.quantized import (
     BLOCK,
     CONFIG,
@@ -32,7 +33,12 @@ def value_and_grad(adapter, model):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("tera", "int8"), ("tera", "int4"), *((name, "nf4") for name in SETTINGS)]
+    ("name", "kind"),
+    quick_only(
+        [("tera", "nf4"), ("lora", "nf4"), ("prompt", "nf4")],
+        [("tera", "int8"), ("tera", "int4"), *((name, "nf4") for name in SETTINGS)],
+        names=2,
+    ),
 )
 def test_a_method_on_a_quantised_base_is_the_method_on_what_it_stands_for(name, kind):
     adapter, model, v, tokens_BL = made(name, kind)

@@ -8,6 +8,7 @@ from tera_jax.fingerprint import fingerprint
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.network import cost_model
 from tests.margins import roundings
+from tests.marks import quick_only
 from train import data
 from train.config import default, parse
 from train.data import records
@@ -65,7 +66,11 @@ def test_one_trace_serves_every_step(parts):
 
 
 @pytest.mark.parametrize(
-    "mesh", [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}, {"fsdp": 4, "tensor": 2}]
+    "mesh",
+    quick_only(
+        [{"data": 2, "fsdp": 2, "tensor": 2}],
+        [{"data": 2, "fsdp": 2, "tensor": 2}, {"data": 8}, {"fsdp": 4, "tensor": 2}],
+    ),
 )
 def test_a_sharded_run_equals_one_device(parts, mesh):
     one_run, state, step, examples, _ = parts()
@@ -175,7 +180,11 @@ def test_trainable_count_of_llama_2_7b_by_shapes_alone():
 
 @pytest.mark.parametrize(
     ("method", "ahead", "mesh"),
-    [("tera", True, {"data": 2, "fsdp": 2}), ("tera", False, {}), ("lora", False, {})],
+    quick_only(
+        [("tera", True, {"data": 2, "fsdp": 2})],
+        [("tera", True, {"data": 2, "fsdp": 2}), ("tera", False, {}), ("lora", False, {})],
+        names=3,
+    ),
 )
 def test_a_batch_in_parts_takes_the_same_steps(tiny_config, monkeypatch, method, ahead, mesh):
     """Whether a method builds kernels ahead of the parts or not."""
