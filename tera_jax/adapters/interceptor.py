@@ -23,7 +23,8 @@ from jaxtyping import Array, Float
 from tera_jax import quantize
 from tera_jax.adapters.targets import is_linear
 from tera_jax.float8 import Float8Kernel
-from tera_jax.methods.base import LinearMethod, Matmul, PromptMethod, Rng, TargetLayer, linear
+from tera_jax.methods.base import LinearMethod, PromptMethod, TargetLayer
+from tera_jax.methods.product import PLAIN, Product
 from tera_jax.ops import fp8_matmul
 from tera_jax.ops.embedding import require_token_ids
 
@@ -89,7 +90,7 @@ def kernels(
         return multiply(
             module,
             lambda kernel: method.merge(frozen, d, kernel, layer),
-            lambda kernel, x, *how: method.apply(near, d, kernel, x, layer, *how),
+            lambda kernel, x, how: method.apply(near, d, kernel, x, layer, how),
             x,
             lambda bias_O: method.merge_bias(frozen, d, bias_O, layer),
         )
@@ -143,10 +144,7 @@ def _is_quantized(module: nn.Module) -> bool:
 
 
 def _dequantized(module: Linear, _: Callable[..., Array], x: Array) -> Array:
-    def apply(kernel: Array, x: Array, _: Rng, matmul: Matmul) -> Array:
-        return matmul(x, kernel)
-
-    return multiply(module, lambda kernel: kernel, apply, x)
+    return multiply(module, lambda kernel: kernel, lambda kernel, x, how: how.matmul(x, kernel), x)
 
 
 dequantized = calls(_is_quantized, _dequantized)
@@ -185,7 +183,7 @@ def _narrowed(array: Array, dtype: DTypeLike) -> Array:
 def multiply(
     module: Linear,
     merge: Callable[[Array], Array],
-    apply: Callable[[Array, Array, Rng, Matmul], Array],
+    apply: Callable[[Array, Array, Product], Array],
     inputs: Float[Array, "..."],
     merge_bias: Callable[[Array], Array] = lambda bias_O: bias_O,
 ) -> Float[Array, "..."]:
@@ -196,8 +194,8 @@ def multiply(
     Args:
         module: the layer.
         merge: kernel -> adapted kernel.
-        apply: (kernel, x, dropout, matmul) -> x times the adapted kernel. The product with the
-            kernel itself is ``matmul(x, kernel)``: by its e4m3 codes, where it is stored so.
+        apply: (kernel, x, how) -> x times the adapted kernel. The product with the kernel itself
+            is ``how.matmul(x, kernel)``: by its e4m3 codes, where it is stored so.
         inputs: of the layer.
         merge_bias: bias -> adapted bias.
     """
@@ -213,7 +211,7 @@ def multiply(
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
         with _matmul_precision(module.precision):
-            y = apply(matrix, x, dropout, _matmul(stored))
+            y = apply(matrix, x, _product(stored, dropout))
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
@@ -222,11 +220,11 @@ def multiply(
     return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
 
 
-def _matmul(stored: Array | quantize.Quantized) -> Matmul:
-    """The product with a kernel as it is stored."""
+def _product(stored: Array | quantize.Quantized, dropout: Any) -> Product:
+    """How a kernel is multiplied by as it is stored."""
     if not isinstance(stored, Float8Kernel) or not fp8_matmul.takes(stored):
-        return linear
-    return lambda x, _: fp8_matmul.matmul(x, stored)
+        return PLAIN._replace(dropout=dropout)
+    return Product(lambda x, _: fp8_matmul.matmul(x, stored), dropout)
 
 
 def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:

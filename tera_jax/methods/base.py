@@ -8,26 +8,21 @@ import abc
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
-import jax
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
 
 KeyArray: TypeAlias = Key[Array, ""]
-Rng: TypeAlias = Key[Array, ""] | None
-"""A random key, or None where nothing is to be drawn."""
 Arrays: TypeAlias = dict[str, Array]
 Kernel: TypeAlias = Float[Array, "I O"]
 Inputs: TypeAlias = Float[Array, "*B I"]
 Outputs: TypeAlias = Float[Array, "*B O"]
-Matmul: TypeAlias = Callable[[Array, Array], Array]
-"""(x, W) -> x W in the type of x: :func:`linear`, or that of a base with kernels in fewer bits."""
 
 
 class NotMergeableError(ValueError):
@@ -162,8 +157,7 @@ class LinearMethod(Method):
         kernel: Kernel,
         x: Inputs,
         layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        how: Product = PLAIN,
     ) -> Outputs:
         """What the adapted layer makes of x before its bias, in the type of x.
 
@@ -175,11 +169,10 @@ class LinearMethod(Method):
             kernel: W.
             x: the input of the layer.
             layer: which it is.
-            dropout: a key, or None to leave all of x.
-            matmul: for the product with W itself; :func:`linear` when None.
+            how: it multiplies.
         """
-        dropped = drop(dropout, getattr(self, "dropout", 0.0), x)
-        return (matmul or linear)(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        dropped = drop(how.dropout, getattr(self, "dropout", 0.0), x)
+        return how.matmul(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """The largest rank that ΔW can have, for one token where it depends on the token."""
@@ -260,19 +253,6 @@ def bind(method: Method, layers: Sequence[TargetLayer]) -> tuple[TargetLayer, ..
         dataclasses.replace(layer, num_sharing=1 if group[1] is None else groups.count(group))
         for layer, group in zip(layers, groups, strict=True)
     )
-
-
-def linear(x: Inputs, kernel: Kernel) -> Outputs:
-    """The product x W in the type of x."""
-    return jnp.einsum("...i,io->...o", x, kernel.astype(x.dtype))
-
-
-def drop(key: Rng, rate: float, x: Inputs) -> Inputs:
-    """Inverted dropout, its expectation being x; all of x when ``key`` is None or ``rate`` 0."""
-    if key is None or rate == 0:
-        return x
-    kept = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
 
 
 def check_at_least(least: int, **fields: int | None) -> None:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, Matmul, Rng, TargetLayer, drop, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
+from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -59,34 +60,26 @@ class DoRA(LowRank):
     def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
         """The product (m / c) (x W + s x A B) - x W."""
         del frozen, layer
-        scaled, base = self._scaled(d, kernel, x, linear)
+        scaled, base = self._scaled(d, kernel, x, PLAIN)
         return (scaled - base).astype(x.dtype)
 
     def apply(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Array,
-        x: Array,
-        layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """All sums are taken before the one rounding; without dropout x W is in them once."""
         del frozen, layer
-        dropped = drop(dropout, self.dropout, x)
-        matmul = matmul or linear
-        y, base = self._scaled(d, kernel, dropped, matmul)
+        dropped = drop(how.dropout, self.dropout, x)
+        y, base = self._scaled(d, kernel, dropped, how)
         if dropped is not x:
-            y = y - base + matmul(x, kernel).astype(y.dtype)
+            y = y - base + how.matmul(x, kernel).astype(y.dtype)
         return y.astype(x.dtype)
 
-    def _scaled(self, d: Any, kernel: Array, x: Array, matmul: Matmul) -> tuple[Array, Array]:
+    def _scaled(self, d: Any, kernel: Array, x: Array, how: Product) -> tuple[Array, Array]:
         """The products (m / c) (x W + s x A B) and x W in the type of sums."""
         _, ratio_O = self._direction(d, kernel)
         dtype = acc_dtype(x.dtype)
         ratio = ratio_O.astype(dtype).reshape((1,) * (x.ndim - 1) + (-1,))
-        base = matmul(x, kernel).astype(dtype)
+        base = how.matmul(x, kernel).astype(dtype)
         low_rank = through_factors(x, d["a"], d["b"], self.scale).astype(dtype)
         return ratio * (base + low_rank), base
 

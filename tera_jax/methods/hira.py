@@ -11,8 +11,9 @@ from typing import Any
 
 from jaxtyping import Array
 
-from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank
 from tera_jax.methods.low_rank import RankMethod, init_factors, update
+from tera_jax.methods.product import linear
 from tera_jax.ops.numerics import acc_dtype
 
 

@@ -1,7 +1,6 @@
 """(IA)³: a trained factor for each output of a layer, or for each input of a feedforward one.
 
-Source: Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
-Learning", NeurIPS 2022. Formulas and initial values as in PEFT 0.21, which scales the bias too.
+Source: Liu et al., NeurIPS 2022, arXiv:2205.05638. Formulas and initial values as in PEFT 0.21.
 """
 
 import dataclasses
@@ -10,7 +9,8 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, Matmul, Rng, TargetLayer, linear
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer
+from tera_jax.methods.product import PLAIN, Product
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -39,20 +39,12 @@ class IA3(LinearMethod):
         return self.apply(frozen, {"l": d["l"] - 1}, kernel, x, layer)
 
     def apply(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Array,
-        x: Array,
-        layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """One product, beside which the factors cost nothing."""
-        matmul = matmul or linear
         if self._scales_input(layer):
-            return matmul(_scaled(x, d["l"]), kernel)
-        return _scaled(matmul(x, kernel), d["l"])
+            return how.matmul(_scaled(x, d["l"]), kernel)
+        return _scaled(how.matmul(x, kernel), d["l"])
 
     def merge_bias(self, frozen: Any, d: Any, bias_O: Array, layer: TargetLayer) -> Array:
         """The bias times l, where that scales outputs."""

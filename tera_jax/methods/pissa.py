@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, Matmul, Rng, TargetLayer, drop, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.low_rank import LowRank, through_factors, update
+from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -82,18 +83,11 @@ class PiSSA(LowRank):
         return through_factors(x, *_gained(frozen, d), self.scale)
 
     def apply(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Array,
-        x: Array,
-        layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """The residual sees all of x, but A and B only what dropout left of it."""
-        dropped = drop(dropout, self.dropout, x)
-        y = (matmul or linear)(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        dropped = drop(how.dropout, self.dropout, x)
+        y = how.matmul(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
         if dropped is x:
             return y
         return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)

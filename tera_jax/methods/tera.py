@@ -18,13 +18,11 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import (
     KeyArray,
     LinearMethod,
-    Matmul,
-    Rng,
     TargetLayer,
     check_above_zero,
     check_at_least,
-    linear,
 )
+from tera_jax.methods.product import PLAIN, Product, linear
 from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
@@ -161,20 +159,13 @@ class TeRA(LinearMethod):
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def apply(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Array,
-        x: Array,
-        layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """By the route that the cost model finds the fastest."""
         x_TJ = x.reshape(-1, x.shape[-1])
         route = self._route(layer, len(x_TJ))
         if route == "through":
-            return super().apply(frozen, d, kernel, x, layer, dropout, matmul)
+            return super().apply(frozen, d, kernel, x, layer, how)
         network = _cast(frozen, x.dtype)
         if route == "build":
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))

@@ -11,18 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import (
-    Arrays,
-    KeyArray,
-    Matmul,
-    NotMergeableError,
-    Rng,
-    TargetLayer,
-    check_above_zero,
-    drop,
-    linear,
-)
+from tera_jax.methods.base import Arrays, KeyArray, NotMergeableError, TargetLayer, check_above_zero
 from tera_jax.methods.low_rank import LowRank, init_factors
+from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -73,19 +64,12 @@ class TopLoRA(LowRank):
         return self._gated(d, x, x)
 
     def apply(
-        self,
-        frozen: Any,
-        d: Any,
-        kernel: Array,
-        x: Array,
-        layer: TargetLayer,
-        dropout: Rng = None,
-        matmul: Matmul | None = None,
+        self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """Only A reads the dropped x."""
         del frozen, layer
-        dropped = drop(dropout, self.dropout, x)
-        return (matmul or linear)(x, kernel) + self._gated(d, dropped, x)
+        dropped = drop(how.dropout, self.dropout, x)
+        return how.matmul(x, kernel) + self._gated(d, dropped, x)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """For one token, that of A B."""

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, linear
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.low_rank import RankMethod
+from tera_jax.methods.product import linear
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.random import uniform
 

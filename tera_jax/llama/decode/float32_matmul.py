@@ -35,8 +35,8 @@ def _body(module: Any, dense: Any, x: Array) -> Array:
         result: Array = dense(x)
         return result
 
-    def apply(kernel: Array, x: Array, dropout: Any, matmul: Any) -> Array:
-        del dropout, matmul  # no dropout at inference
+    def apply(kernel: Array, x: Array, how: Any) -> Array:
+        del how  # no dropout at inference
         return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
     return multiply(module, lambda kernel: kernel, apply, x)

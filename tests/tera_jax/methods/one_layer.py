@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tera_jax.methods.base import LinearMethod, TargetLayer, bind
+from tera_jax.methods.product import Product
 
 
 class OnLayer:
@@ -35,7 +36,7 @@ class OnLayer:
         return self.method.merge(frozen, d, kernel, self.layer)
 
     def apply(self, frozen: Any, d: Any, kernel: Any, x: Any, dropout: Any = None) -> Any:
-        return self.method.apply(frozen, d, kernel, x, self.layer, dropout)
+        return self.method.apply(frozen, d, kernel, x, self.layer, Product(dropout=dropout))
 
     def materialize(self, frozen: Any, d: Any, kernel: Any, dtype: Any) -> Any:
         return self.method.materialize(frozen, d, kernel, self.layer, dtype)

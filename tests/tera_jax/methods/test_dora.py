@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods import base, dora
+from tera_jax.methods import dora, product
 from tera_jax.methods.base import TargetLayer
 from tera_jax.methods.dora import DoRA
 from tests.margins import close, within
@@ -104,7 +104,7 @@ def test_dropout_equals_peft_on_the_same_mask():
     kernel, x = numbers(shape), numbers((3, 24), 1)
     d = random_d(shape)
     layer, _ = peft_linear(kernel, d, lora_dropout=0.3)
-    dropped = np.asarray(base.drop(KEY, 0.3, jnp.asarray(x)))
+    dropped = np.asarray(product.drop(KEY, 0.3, jnp.asarray(x)))
     layer.lora_dropout["default"].forward = lambda _: torch.tensor(dropped)
     ours = jax.jit(build(shape, dropout=0.3).apply)({}, d, kernel, x, KEY)
     within(relative(ours, layer(torch.tensor(x))), 1e-5)

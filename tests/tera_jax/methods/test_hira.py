@@ -7,7 +7,7 @@ import torch
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import TargetLayer, base
+from tera_jax.methods import TargetLayer, product
 from tera_jax.methods.hira import HiRA
 from tests.margins import within
 from tests.tera_jax.methods.one_layer import on_layer
@@ -101,7 +101,7 @@ def test_dropout_is_for_the_update_alone(rank):
     kernel = jax.random.normal(jax.random.key(1), (24, 10))
     x = jax.random.normal(jax.random.key(2), (3, 24))
     key = jax.random.key(3)
-    dropped = base.drop(key, 0.5, x)
+    dropped = product.drop(key, 0.5, x)
     y = method.apply({}, d, kernel, x, key)
     within(relative(y, x @ kernel + rank * dropped @ kernel), 1e-5)
     assert relative(y, method.apply({}, d, kernel, x, None)) > 0.1

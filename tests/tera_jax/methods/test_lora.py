@@ -5,7 +5,7 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods import TABLE, base
+from tera_jax.methods import TABLE, product
 from tera_jax.methods.base import TargetLayer
 from tera_jax.methods.lora import LoRA
 from tests.margins import close, within
@@ -98,7 +98,7 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
     close(once, ys[0], rtol=1e-4, atol=1e-4)
     assert not jnp.allclose(ys[0], ys[1])
     unadapted = d | {"b": jnp.zeros((3, 8))}
-    unadapted_y = jax.jit(base.linear)(x, kernel)
+    unadapted_y = jax.jit(product.linear)(x, kernel)
     assert jnp.array_equal(apply({}, unadapted, kernel, x, keys[0]), unadapted_y)
     without = jax.jit(on_layer(LoRA(rank=3), site(shape)).apply)
     assert jnp.array_equal(without({}, d, kernel, x, keys[0]), full)
@@ -106,7 +106,7 @@ def test_dropout_leaves_the_base_alone_and_is_the_identity_on_average():
 
 def test_dropped_entries_are_zero_and_the_rest_is_scaled_up():
     x = jnp.ones((100, 100))
-    dropped = base.drop(jax.random.key(0), 0.2, x)
+    dropped = product.drop(jax.random.key(0), 0.2, x)
     close(np.unique(dropped), [0, 1.25])
     within(abs(jnp.mean(dropped == 0) - 0.2), 0.02, of_draws=True)
 

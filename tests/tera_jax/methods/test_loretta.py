@@ -8,7 +8,7 @@ import pytest
 
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
-from tera_jax.methods import TargetLayer, base
+from tera_jax.methods import TargetLayer, product
 from tera_jax.methods.loretta import LoRETTA
 from tests.margins import within
 from tests.tera_jax.methods.one_layer import on_layer
@@ -135,7 +135,7 @@ def test_dropout_is_for_the_update_alone():
     x = jax.random.normal(jax.random.key(2), (3, 24))
     key = jax.random.key(3)
     d = jax.jit(method.init_d)(KEY, kernel, {})
-    update = method.apply({}, d, jnp.zeros_like(kernel), base.drop(key, 0.5, x), None)
+    update = method.apply({}, d, jnp.zeros_like(kernel), product.drop(key, 0.5, x), None)
     y = method.apply({}, d, kernel, x, key)
     within(relative(y, x @ kernel + update), 1e-5)
     assert relative(y, method.apply({}, d, kernel, x, None)) > 1e-2

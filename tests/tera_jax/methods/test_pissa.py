@@ -5,8 +5,9 @@ import peft
 import pytest
 import torch
 
-from tera_jax.methods.base import TargetLayer, drop
+from tera_jax.methods.base import TargetLayer
 from tera_jax.methods.pissa import PiSSA
+from tera_jax.methods.product import drop
 from tests.margins import close, within
 from tests.tera_jax.methods.one_layer import on_layer
 

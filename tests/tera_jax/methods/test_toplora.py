@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.methods import base, toplora
+from tera_jax.methods import product, toplora
 from tera_jax.methods.base import NotMergeableError, TargetLayer
 from tera_jax.methods.toplora import TopLoRA
 from tests.margins import close, within
@@ -134,7 +134,7 @@ def test_dropout_reaches_a_but_not_theta_and_is_the_identity_on_average():
     assert jnp.array_equal(once, apply({}, d, kernel, x, keys[0]))
     close(once, ys[0], rtol=1e-4, atol=1e-4)
     weights = toplora.gate(x, d["theta"], d["norm"], 2.0**-23)
-    hidden = (base.drop(keys[0], 0.3, x) @ d["a"]) * weights
+    hidden = (product.drop(keys[0], 0.3, x) @ d["a"]) * weights
     close(ys[0], x @ kernel + 7 / 3 * hidden @ d["b"], rtol=1e-4, atol=1e-4)
 
 

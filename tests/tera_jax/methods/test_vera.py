@@ -8,7 +8,7 @@ import torch
 from tera_jax.adapters import factory
 from tera_jax.adapters.targets import put
 from tera_jax.fingerprint import fingerprint
-from tera_jax.methods import TargetLayer, base, vera
+from tera_jax.methods import TargetLayer, product, vera
 from tera_jax.methods.vera import VeRA
 from tera_jax.random import seed_key
 from tests.margins import within
@@ -116,7 +116,7 @@ def test_dropout_is_for_the_update_alone():
     d = {"lambda_d": jnp.ones(5), "lambda_b": jnp.ones(10)}
     kernel, x = jax.random.normal(seed_key(1), (24, 10)), jax.random.normal(seed_key(2), (3, 24))
     key = jax.random.key(3)
-    dropped = base.drop(key, 0.5, x)
+    dropped = product.drop(key, 0.5, x)
     update = method.apply(frozen, d, jnp.zeros_like(kernel), dropped, None)
     y = method.apply(frozen, d, kernel, x, key)
     within(relative(y, x @ kernel + update), 1e-5)
