@@ -246,8 +246,8 @@ PATCHES = (
         "fp8",
         "DoRA multiplies by the plain kernel",
         "tera_jax/methods/dora.py",
-        "y, base = self._scaled(d, kernel, dropped, matmul)",
-        "y, base = self._scaled(d, kernel, dropped, linear)",
+        "y, base = self._scaled(d, kernel, dropped, how)",
+        "y, base = self._scaled(d, kernel, dropped, PLAIN)",
         f"{_FP8_BASE}test_a_method_that_does_nothing_yet_leaves_the_product_of_codes[dora]",
     ),
 )
