@@ -49,6 +49,12 @@ METHODS = (
 
 _UNSCALED: dict[str, Any] = {"gain": 1.0}
 _ORTHOGONAL: dict[str, Any] = {"start": 3e-2, "init": "orthogonal"}
+_LONGEST: dict[str, Any] = {
+    "start": 3e-2,
+    "side": "in",
+    "zero_init_mode": "longest",
+    "tensorizations": _SPLIT_INPUT,
+}
 CHOICES = (
     Variant("unilora", 3e-2, {"length": 36_840, "targets": _ALL}),
     _tera(**_ORTHOGONAL),
@@ -56,6 +62,8 @@ CHOICES = (
     _tera(**_ORTHOGONAL, targets=("v_proj", "o_proj")),
     _tera(structure="hadamard_factor"),
     _tera(structure="hadamard"),
+    _tera(**_LONGEST),
+    _tera("tera_iden", **_LONGEST),
     _tera(**_UNSCALED),
     _tera(gain=1 / 16),
     _tera(gain=256.0),
@@ -68,7 +76,8 @@ CHOICES = (
     _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
     _tera("tera_unique", **_UNSCALED),
 )
-"""Uni-LoRA on all modules, orthogonal factors, the fast transforms, and what the paper leaves open.
+"""Uni-LoRA on all modules, orthogonal factors, the fast transforms, the input side split with the
+longest d zeroed, as the output side has it, and what the paper leaves open.
 
 The last is from gain 1, one change at a time.
 """
