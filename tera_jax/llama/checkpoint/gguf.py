@@ -66,7 +66,7 @@ class _Reader(gguf.GGUFReader):
             raise ValueError(f"it ends before byte {end}")
         return super()._get(int(offset), dtype, count, *args, **kwargs)
 
-    def _get_field_parts(self, offset: int, kind: int) -> Any:
+    def _get_field_parts(self, offset: Any, kind: Any) -> Any:
         if kind == gguf.GGUFValueType.ARRAY:
             inner = self._get(offset, np.uint32)[0]
             length = int(self._get(offset + 4, np.uint64)[0])

@@ -38,7 +38,7 @@ def with_generation_config(config: LlamaConfig, directory: Path) -> LlamaConfig:
     if not file.is_file():
         return config
     found = json_files.typed(
-        file, json_files.read(file), {"eos_token_id": TOKEN_IDS}, others="ignore"
+        file, json_files.read(file, integer_bits=128), {"eos_token_id": TOKEN_IDS}, others="ignore"
     )
     given = _listed(found["eos_token_id"])
     for id_ in given:

@@ -30,6 +30,7 @@ _FILES = (
 )
 _LIMIT = 2**27
 """Bytes of a tokenizer's file. The largest published ones have a third."""
+_BITS = 128
 _FETCH = "fetch the checkpoint again"
 _ID = Key(int | None, None, least=0)
 _IDS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -76,7 +77,7 @@ def load_tokenizer(path_or_name: str | os.PathLike[str]) -> PreTrainedTokenizerB
     if path.is_file():
         return _from_gguf(path)
     tokenizer = _from_hf(path)
-    config = json_files.read(path / "config.json", remedy=_FETCH)
+    config = json_files.read(path / "config.json", remedy=_FETCH, integer_bits=_BITS)
     sizes = {"vocab_size": Key(int | None, None, least=1)}
     found = json_files.typed(path / "config.json", config, sizes, others="ignore")
     _require_within(path, max(tokenizer.get_vocab().values(), default=-1), found["vocab_size"])
@@ -86,7 +87,7 @@ def load_tokenizer(path_or_name: str | os.PathLike[str]) -> PreTrainedTokenizerB
 def _from_hf(path: Path) -> PreTrainedTokenizerBase:
     for name in _FILES:
         if (path / name).is_file():
-            json_files.read(path / name, _LIMIT, _FETCH)
+            json_files.read(path / name, _LIMIT, _FETCH, _BITS)
     try:
         return AutoTokenizer.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     except BaseException as error:  # tokenizers panics beside Exception

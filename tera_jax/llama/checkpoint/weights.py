@@ -80,7 +80,8 @@ def load_pretrained(
         tensors = GgufTensors(path, reader, config)
     else:
         file = path / "config.json"
-        config = LlamaConfig.from_hf(json_files.read(file, remedy="fetch it again"))
+        raw = json_files.read(file, remedy="fetch it again", integer_bits=128)
+        config = LlamaConfig.from_hf(raw)
         config = with_generation_config(config, path)
         tensors = SafeTensors(path)
     check_counts(tensors, config, path)
