@@ -34,7 +34,8 @@ class Generator:
         self._run, self._decoding = run, decoding or run.config.decoding
         model, self._variables, apply = inference_model(run, d)
         seed = run.config.evaluate.seed if seed is None else seed
-        static = {"decoding": self._decoding, "eos_id": run.eos_ids, "pad_id": 0, "apply": apply}
+        static: dict[str, Any] = {"decoding": self._decoding, "apply": apply}
+        static |= {"eos_id": run.eos_ids, "pad_id": 0}
 
         def answer(variables: Any, tokens_BL: Any, segments_BL: Any, row_B: Any) -> jax.Array:
             key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(row_B)

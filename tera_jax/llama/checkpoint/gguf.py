@@ -236,7 +236,8 @@ class GgufTensors:
     """
 
     def __init__(self, path: Path, reader: gguf.GGUFReader, config: LlamaConfig):
-        self._tensors, self._heads = {}, {}
+        self._tensors: dict[str, Any] = {}
+        self._heads: dict[str, int] = {}
         for tensor in reader.tensors:
             if tensor.name == _FREQUENCIES:  # the config was read from it
                 continue
