@@ -4,6 +4,7 @@ import sys
 import unicodedata
 
 import gguf
+import numpy as np
 import pytest
 import tokenizers
 import transformers
@@ -234,6 +235,35 @@ def test_token_ids_beyond_the_vocabulary_are_refused_by_both_numbers(byte_level,
     (path / "config.json").write_text(json.dumps({"vocab_size": count - 1}))
     message = f"token ids up to {count - 1}, but the model has vocab_size={count - 1}; take the"
     with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+
+
+def test_a_gguf_tokenizer_fits_the_embedding_of_its_file(byte_level, tmp_path):
+    tokens, merges, types = byte_level
+    for rows, fits in ((len(tokens) + 5, True), (len(tokens), True), (len(tokens) - 1, False)):
+        writer = gguf.GGUFWriter(tmp_path / "x.gguf", "qwen2")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_list(tokens)
+        writer.add_token_types(types)
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+        writer.add_tensor("token_embd.weight", np.zeros((rows, 2), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        if fits:
+            assert len(load_tokenizer(tmp_path / "x.gguf")) == len(tokens)
+            continue
+        message = f"token ids up to {rows}, but the model has vocab_size={rows}; take the"
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("merges", [[("a", "c")], [("b", "a")], [("a", "")]])
+def test_merges_of_what_is_no_token_are_refused(merges, tmp_path):
+    path = _write(tmp_path / "x.gguf", ["a", "b", "ab"], merges, model="gpt2", pre="qwen2")
+    with pytest.raises(ValueError, match="merges '.*', whose parts or whole are no tokens; fetch"):
         load_tokenizer(path)
 
 
