@@ -72,8 +72,6 @@ def test_answers_stop_at_each_eos_of_either_file_and_of_the_tokenizer(base):
         for answer in free
     ]
     for config, generation in (
-        (stops, None),
-        (None, stops),
         (stops[0], stops[1]),
         ([own, stops[0]], [stops[1]]),
     ):

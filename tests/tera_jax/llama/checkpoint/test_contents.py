@@ -207,9 +207,9 @@ def test_a_billion_of_anything_is_refused_within_a_second(key, message, copied):
     path, _, config = copied()
     config[key] = 10**9
     (path / "config.json").write_text(json.dumps(config))
-    start = time.perf_counter()
+    start = time.process_time()
     _refuses(path, message)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize("names", [["a"], ["model.embed_tokens.weight"]])
@@ -217,6 +217,6 @@ def test_a_billion_layers_without_tensors_are_refused_too(names, copied):
     path, tensors, config = copied()
     config["num_hidden_layers"] = config["head_dim"] = 10**9
     kept = {name: tensors.get(name, np.ones(2, np.float32)) for name in names}
-    start = time.perf_counter()
+    start = time.process_time()
     _refuses(_write(path, kept, config), r"tensors \(model.*\) missing")
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1

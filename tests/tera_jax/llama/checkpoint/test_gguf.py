@@ -161,10 +161,10 @@ def test_counts_are_compared_with_the_tensors_within_a_second(change, message, t
     fields = {field.name: getattr(model.config, field.name) for field in _fields(model.config)}
     told = types.SimpleNamespace(config=types.SimpleNamespace(**(fields | change)))
     path = _write_gguf(tmp_path / "x.gguf", told, params, rows=model.config)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError, match=message):
         load_pretrained(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_counts_in_the_header_are_compared_with_the_file(tmp_path):
@@ -180,10 +180,10 @@ def test_counts_in_the_header_are_compared_with_the_file(tmp_path):
     ):
         content = magic + struct.pack("<QQ", tensors, keys) + rest
         (tmp_path / "x.gguf").write_bytes(content.ljust(40_000, b"\0"))
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(ValueError, match=r"x.gguf is not a whole GGUF file \(40000 bytes"):
             load_pretrained(tmp_path / "x.gguf")
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_gguf_tensors_are_looked_at(tiny_path, tmp_path):

@@ -263,7 +263,7 @@ def test_a_gguf_tokenizer_fits_the_embedding_of_its_file(byte_level, tmp_path):
 @pytest.mark.parametrize("merges", [[("a", "c")], [("b", "a")], [("a", "")]])
 def test_merges_of_what_is_no_token_are_refused(merges, tmp_path):
     path = _write(tmp_path / "x.gguf", ["a", "b", "ab"], merges, model="gpt2", pre="qwen2")
-    with pytest.raises(ValueError, match="merges '.*', whose parts or whole are no tokens; fetch"):
+    with pytest.raises(ValueError, match=r"merges '.*', whose parts or whole are no tokens; fetch"):
         load_tokenizer(path)
 
 
