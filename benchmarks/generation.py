@@ -14,6 +14,7 @@ in bfloat16 ties are many and answers part.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
 from tera_jax import sharding
 from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer, save_pretrained
+from tera_jax.llama.checkpoint import special_tokens
 from tera_jax.llama.decode.generate import left_pad
 from train import command, data
 from train.config import parse
@@ -95,14 +97,13 @@ def ours(path: str, dtype: str, tokenizer: Any, unroll: bool) -> tuple[Decode, A
     return decode, model, params, parse(config)
 
 
-def theirs(directory: str, dtype: str, tokenizer: Any) -> Decode:
+def theirs(directory: str, dtype: str, eos_ids: Sequence[int]) -> Decode:
     """The decoder of transformers."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, dtype), attn_implementation="sdpa"
     )
     model.to(device)
-    end = tokenizer.eos_token_id
 
     @torch.inference_mode()
     def decode(prompts: Sequence[Sequence[int]], decoding: GenerationConfig, batch: int) -> Answers:
@@ -119,12 +120,12 @@ def theirs(directory: str, dtype: str, tokenizer: Any) -> Decode:
                 num_beams=decoding.num_beams,
                 length_penalty=decoding.length_penalty,
                 no_repeat_ngram_size=decoding.no_repeat_ngram_size,
-                eos_token_id=end,
-                pad_token_id=end,
+                eos_token_id=[*eos_ids],
+                pad_token_id=eos_ids[0],
             )
             new = out[:, tokens_BL.shape[1] :].tolist()
             for row, tokens in zip(chunk, new, strict=True):
-                found[row] = tokens[: tokens.index(end)] if end in tokens else tokens
+                found[row] = [*itertools.takewhile(lambda id_: id_ not in eos_ids, tokens)]
         return [found[row] for row in range(len(prompts))]
 
     return decode
@@ -176,7 +177,9 @@ def main() -> None:
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     with TemporaryDirectory() as directory, jax.set_mesh(sharding.make_mesh(1, 1, 1)):
         save_pretrained(model, params, Path(directory) / "hf", tokenizer)
-        other = theirs(f"{directory}/hf", args.dtype, tokenizer)
+        other = theirs(
+            f"{directory}/hf", args.dtype, special_tokens.eos_ids(model.config, tokenizer)
+        )
         for name in args.settings:
             print(f"{name}, transformers", flush=True)
             a = best(other, prompts, SETTINGS[name], args.batches)

@@ -7,6 +7,7 @@ Neither knows what a file means, and the order of keys never matters to them.
 
 import collections
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -65,13 +66,17 @@ class Key:
         return _described(self.kind) + " and".join(words)
 
 
-def read(path: Path, limit: int = LIMIT, remedy: str = _REMEDY) -> dict[str, Any]:
+def read(
+    path: Path, limit: int = LIMIT, remedy: str = _REMEDY, integer_bits: int = 64
+) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Args:
         path: of the file.
         limit: the most bytes that it may have.
         remedy: what the error advises.
+        integer_bits: the largest integer that it may have; transformers writes 10^30 for "no limit"
+            into the files of tokenizers.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -83,21 +88,22 @@ def read(path: Path, limit: int = LIMIT, remedy: str = _REMEDY) -> dict[str, Any
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"{path} is larger than {limit} bytes, too large for its kind; {remedy}")
-    return parse(data, str(path), remedy)
+    return parse(data, str(path), remedy, integer_bits)
 
 
-def parse(data: bytes, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
+def parse(data: bytes, where: str, remedy: str = _REMEDY, integer_bits: int = 64) -> dict[str, Any]:
     """The object that UTF-8 bytes hold.
 
     Args:
         data: the whole text.
         where: what errors call it.
         remedy: what the error advises.
+        integer_bits: of the largest integer.
 
     Raises:
         ValueError: for other bytes than UTF-8, bad syntax, a key that stands twice, more than 64
-            objects and lists inside one another, NaN and Infinity, a number beyond 64 bits, half of
-            a surrogate pair, or a top level that is no object.
+            objects and lists inside one another, NaN and Infinity, a number beyond its bits,
+            half of a surrogate pair, or a top level that is no object.
     """
     try:
         text = data.decode("utf-8")
@@ -106,7 +112,7 @@ def parse(data: bytes, where: str, remedy: str = _REMEDY) -> dict[str, Any]:
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_float=_float,
-            parse_int=_int,
+            parse_int=functools.partial(_int, bits=integer_bits),
         )
         if not isinstance(content, dict):
             raise ValueError("its top level is no object")
@@ -242,9 +248,9 @@ def _float(text: str) -> float:
     return value
 
 
-def _int(text: str) -> int:
-    if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
-        raise ValueError(f"the number {text[:40]} is beyond 64 bits")
+def _int(text: str, bits: int) -> int:
+    if len(text) > bits or not -(2 ** (bits - 1)) <= (value := int(text)) < 2**bits:
+        raise ValueError(f"the number {text[:40]} is beyond {bits} bits")
     return value
 
 

@@ -8,9 +8,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tera_jax import json_files
+from tera_jax.json_files import Key
 from tera_jax.ops.numerics import acc_dtype
 
 _DEFAULT_THETA = 10000.0
+_THETA = Key(float | None, None, least=1, below=1e15)
+_KINDS = {
+    "rope_type": Key(str | None, None),
+    "type": Key(str | None, None),
+    "rope_theta": _THETA,
+    "partial_rotary_factor": Key(float | None, None),
+}
+_SCALING = {
+    "factor": Key(float, least=1, below=1e6),
+    "low_freq_factor": Key(float, above=0, below=1e6),
+    "high_freq_factor": Key(float, above=0, below=1e6),
+    "original_max_position_embeddings": Key(int, least=1, below=2**31),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +106,7 @@ def read_hf(raw: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
         _read_dict(key, value, theta)
         for key, value in (("rope_parameters", new), ("rope_scaling", old))
         if value is not None
-    ] or [(_DEFAULT_THETA if theta is None else theta, None)]
+    ] or [(_DEFAULT_THETA if theta is None else float(theta), None)]
     # rope_parameters is complete: without rope_scaling beside it, it may still disagree with theta.
     if any(other != found[0] for other in found) or theta not in (None, found[0][0]):
         raise ValueError(
@@ -104,23 +119,20 @@ def read_hf(raw: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
 def _read_dict(
     key: str, value: Mapping[str, Any], theta: float | None
 ) -> tuple[float, Llama3Scaling | None]:
-    rest = dict(value)
-    kinds = {rest.pop(name) for name in ("rope_type", "type") if name in rest}
+    known = json_files.typed("config.json", value, _KINDS, others="ignore", within=f"{key}.")
+    kinds = {known["rope_type"], known["type"]} - {None}
     if len(kinds) > 1 or not kinds <= {"default", "llama3"}:
         raise ValueError(
             f"config key {key}={dict(value)!r} is not supported: the rope type must be default or "
             "llama3; choose another checkpoint"
         )
-    fallback = _DEFAULT_THETA if theta is None else theta
-    theta = rest.pop("rope_theta", fallback)
-    if rest.get("partial_rotary_factor") in (None, 1.0):
-        rest.pop("partial_rotary_factor", None)
-    wanted = {field.name for field in dataclasses.fields(Llama3Scaling)}
-    if kinds != {"llama3"}:
-        wanted = set()
-    if set(rest) != wanted:
+    rest = {name: number for name, number in value.items() if name not in _KINDS}
+    wanted = _SCALING if kinds == {"llama3"} else {}
+    if set(rest) != set(wanted) or known["partial_rotary_factor"] not in (None, 1):
         raise ValueError(
             f"config key {key}={dict(value)!r} is not supported: beside rope_type and rope_theta "
             f"it must have exactly the keys {sorted(wanted)}"
         )
-    return theta, Llama3Scaling(**rest) if wanted else None
+    theta = next((float(t) for t in (known["rope_theta"], theta) if t is not None), _DEFAULT_THETA)
+    scaling = json_files.typed("config.json", rest, wanted, within=f"{key}.")
+    return theta, Llama3Scaling(**scaling) if wanted else None

@@ -130,3 +130,14 @@ def test_a_required_key_and_keys_of_an_inner_object():
     with pytest.raises(ValueError, match=r"unknown key 'in\.more'"):
         typed("f", {"scale": 1, "more": 2}, TABLE, within="in.")
     assert "more" not in typed("f", {"scale": 1, "more": 2}, TABLE, others="ignore")
+
+
+def test_larger_integers_where_they_are_allowed(tmp_path):
+    file = tmp_path / "x.json"
+    file.write_text('{"model_max_length": 1000000000000000019884624838656}')
+    assert read(file, integer_bits=128) == {"model_max_length": int(1e30)}
+    with pytest.raises(ValueError, match="1000000000000000019884624838656 is beyond 64 bits"):
+        read(file)
+    file.write_text('{"a": 1' + "0" * 9999 + "}")
+    with pytest.raises(ValueError, match="is beyond 128 bits"):
+        read(file, integer_bits=128)

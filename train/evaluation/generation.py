@@ -1,6 +1,7 @@
 """Answers to many prompts: buckets of length, batches over the mesh, one program for each shape."""
 
 import functools
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -33,8 +34,8 @@ class Generator:
         self._run, self._decoding = run, decoding or run.config.decoding
         model, self._variables, apply = inference_model(run, d)
         seed = run.config.evaluate.seed if seed is None else seed
-        eos_id = run.tokenizer.eos_token_id
-        static = {"decoding": self._decoding, "eos_id": eos_id, "pad_id": 0, "apply": apply}
+        static: dict[str, Any] = {"decoding": self._decoding, "apply": apply}
+        static |= {"eos_id": run.eos_ids, "pad_id": 0}
 
         def answer(variables: Any, tokens_BL: Any, segments_BL: Any, row_B: Any) -> jax.Array:
             key_B = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(row_B)
@@ -58,7 +59,8 @@ class Generator:
             progress: show a bar.
 
         Yields:
-            the index of a prompt and its new token ids, without the one that ends it.
+            the index of a prompt and its new token ids, without the one that ends it: the first
+            of the run's ``eos_ids``.
 
         Raises:
             ValueError: when a prompt with its answer is longer than the model's context.
@@ -66,14 +68,14 @@ class Generator:
         require_room(self._run, prompts, self._decoding.max_new_tokens)
         asked = range(len(prompts)) if rows is None else rows
         order = sorted(asked, key=lambda row: len(prompts[row]))
-        size, end = self._run.config.evaluate.batch_size, self._run.tokenizer.eos_token_id
+        size, eos_ids = self._run.config.evaluate.batch_size, {*self._run.eos_ids}
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         with distributed.bar(progress, total=len(order), unit="answer") as bar:
             for chunk, new_BT in one_late(
                 (chunk, self._dispatch(prompts, chunk)) for chunk in chunks
             ):
                 for row, tokens_T in zip(chunk, jax.device_get(new_BT).tolist(), strict=False):
-                    yield row, tokens_T[: tokens_T.index(end) if end in tokens_T else None]
+                    yield row, [*itertools.takewhile(lambda id_: id_ not in eos_ids, tokens_T)]
                 bar.update(len(chunk))
 
     def _dispatch(self, prompts: Sequence[Sequence[int]], chunk: list[int]) -> jax.Array:

@@ -15,6 +15,8 @@ import optax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
+from tera_jax.llama.checkpoint import special_tokens
+
 from .. import data
 from ..config import DataConfig
 from ..tasks import choices
@@ -105,9 +107,10 @@ def text_questions(
 ) -> list[Question]:
     """The texts of the choices, in the prompts of :func:`train.tasks.choices.texts`.
 
-    Context and choice are tokenised together, with the special tokens that the tokenizer adds to a
-    text by itself, and parted where the context ends, as lm-evaluation-harness does. The length of
-    a choice is without the space before it.
+    Context and choice are tokenised together and parted where the context ends, as
+    lm-evaluation-harness does. Special tokens that the tokenizer puts before a text stand before
+    the context; those that it puts after one are left out. The length of a choice is without the
+    space before it.
 
     Args:
         records: in the commonsense format.
@@ -117,15 +120,17 @@ def text_questions(
     Raises:
         ValueError: for a record that is not of the commonsense format.
     """
-    result = []
+    before, result = special_tokens.ends(tokenizer).before, []
     for record in records:
         pairs = choices.texts(record)
         starts, wholes = (
-            tokenizer(texts, add_special_tokens=True)["input_ids"]
+            tokenizer(texts, add_special_tokens=False)["input_ids"]
             for texts in ([context for context, _ in pairs], ["".join(pair) for pair in pairs])
         )
         ids = [whole[len(start) :] for start, whole in zip(starts, wholes, strict=True)]
-        contexts = [cut(start, row, limit) for start, row in zip(starts, ids, strict=True)]
+        contexts = [
+            cut([*before, *start], row, limit) for start, row in zip(starts, ids, strict=True)
+        ]
         lengths = [len(text.strip()) for _, text in pairs]
         result.append(Question(contexts, ids, lengths, choices.gold(record)))
     return result

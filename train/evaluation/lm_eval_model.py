@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 
+from tera_jax.llama.checkpoint import special_tokens
 from tera_jax.llama.decode.config import GenerationConfig
 
 from ..config import parse
@@ -82,8 +83,14 @@ class TeraLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """EOS."""
-        return self.tokenizer.eos_token_id
+        """EOS: the tokenizer's, or the first of the model's.
+
+        Raises:
+            ValueError: when neither has one.
+        """
+        if not self.run.eos_ids:
+            raise ValueError("neither tokenizer nor config.json has an EOS token; add eos_token_id")
+        return self.run.eos_ids[0]
 
     @property
     def prefix_token_id(self) -> int:
@@ -114,7 +121,7 @@ class TeraLM(TemplateLM):
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """The token ids of a text.
+        """The token ids of a text, without what the tokenizer puts after it, such as EOS.
 
         Args:
             string: the text.
@@ -126,9 +133,9 @@ class TeraLM(TemplateLM):
         if add_special_tokens is None:
             prefix = self.tokenizer.decode(self.prefix_token_id)
             add_special_tokens = not string.startswith(prefix)
-        if add_special_tokens and self.add_bos_token is None:
-            return self.tokenizer(string)["input_ids"]
         ids = self.tokenizer(string, add_special_tokens=False)["input_ids"]
+        if add_special_tokens and self.add_bos_token is None:
+            return [*special_tokens.ends(self.tokenizer).before, *ids]
         add_bos = add_special_tokens and self.add_bos_token
         return [self.tokenizer.bos_token_id, *ids] if add_bos else ids
 

@@ -18,6 +18,7 @@ from tera_jax.adapters.factory import adapt
 from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
+from tera_jax.llama.checkpoint import special_tokens
 from tera_jax.llama.decode import float32_matmul
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import dispatch
@@ -48,6 +49,11 @@ class Run(NamedTuple):
         """The token ids that the method puts before every prompt."""
         first = self.model.config.vocab_size
         return tuple(range(first, first + self.adapter.num_virtual_tokens))
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """The token ids that end an answer."""
+        return special_tokens.eos_ids(self.model.config, self.tokenizer)
 
     def variables(self, d: Any) -> dict[str, Any]:
         """The three collections."""

@@ -55,8 +55,8 @@ TABLE: dict[str, Name] = {
     )
 }
 
-HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq|rope_freqs\.weight")
-"""Tensors in files that are computed from the config here."""
+FREQUENCIES = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
+"""Tensors in older files that are computed from the config here."""
 
 
 def tensors(path: str, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,16 +1,21 @@
 """Open checkpoints: what is in them, before any of it is read."""
 
-import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from tera_jax.llama.checkpoint import names
+from tera_jax import json_files
+from tera_jax.json_files import Key
 
 _FLOATS = ("F32", "F16", "BF16")
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_INDEX_KEYS = {"metadata": Key(dict | None, None), "weight_map": Key(dict[str, str])}
+_REMEDY = "fetch the checkpoint again"
 
 
 @runtime_checkable
@@ -29,12 +34,24 @@ class SafeTensors:
 
     A file is open only while it is read: as long as it is, what was read of it stays mapped and
     counts as memory of this process.
+
+    Args:
+        directory: its ``model.safetensors`` is read where there is one, as transformers does, and
+            the files of its index otherwise.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for a file that is cut short, an index that does not fit the directory or its
+            files, and a tensor that is there twice or has no type of floating point.
     """
 
     def __init__(self, directory: Path):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.files: dict[str, Path] = {}
-        for file in _files(directory):
+        weight_map: dict[str, str] = {}
+        if not (directory / _SINGLE).is_file() and (directory / _INDEX).is_file():
+            weight_map = _weight_map(directory)
+        for file in _indexed(directory, weight_map) if weight_map else [_single(directory)]:
             try:
                 # It compares the header with the size of the file and maps it, no more.
                 with safe_open(file, "np") as opened:
@@ -44,6 +61,12 @@ class SafeTensors:
                     f"{file} is not a whole safetensors file ({file.stat().st_size} bytes: "
                     f"{error}); fetch it again"
                 ) from error
+        for name, file_name in weight_map.items():
+            if self.files.get(name) != directory / file_name:
+                raise ValueError(
+                    f"{directory / _INDEX} has the tensor {json_files.shown(name)} in {file_name}, "
+                    f"which does not hold it; {_REMEDY}"
+                )
 
     def _add(self, file: Path, opened: Any) -> None:
         for name in opened.keys():  # noqa: SIM118 (not a dict)
@@ -65,20 +88,51 @@ class SafeTensors:
             return opened.get_slice(name)[tuple(index)]
 
 
-def _files(directory: Path) -> list[Path]:
-    """The safetensors files that together are the model."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        files = [directory / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-        for file in files:
-            if not file.is_file():
-                raise FileNotFoundError(f"{file} is named in {index} but missing; fetch it")
-        return files
-    if (directory / "model.safetensors").is_file():
-        return [directory / "model.safetensors"]
+def _weight_map(directory: Path) -> dict[str, str]:
+    """The file name of each tensor, as the index has it.
+
+    Raises:
+        ValueError: for an index of other keys or types, or without tensors, and for a name that is
+            not that of a safetensors file of the directory.
+    """
+    index = directory / _INDEX
+    found = json_files.typed(index, json_files.read(index, remedy=_REMEDY), _INDEX_KEYS)
+    weight_map = found["weight_map"]
+    if not weight_map:
+        raise ValueError(f"{index} has no tensors in weight_map; {_REMEDY}")
+    for name in set(weight_map.values()):
+        if not re.fullmatch(r"[^/\\\0]+\.safetensors", name):
+            raise ValueError(
+                f"{index} names the file {json_files.shown(name)}, which is not the plain name of "
+                f"a safetensors file beside it; {_REMEDY}"
+            )
+    return weight_map
+
+
+def _indexed(directory: Path, weight_map: dict[str, str]) -> list[Path]:
+    """The files of an index; no link may lead out of the directory but to the hub's cache."""
+    index, inside = directory / _INDEX, [directory.resolve()]
+    if directory.parent.name == "snapshots":
+        inside.append(directory.parent.parent.resolve() / "blobs")
+    files = [directory / name for name in sorted(set(weight_map.values()))]
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is named in {index} but missing; fetch it")
+        if not any(file.resolve().is_relative_to(root) for root in inside):
+            raise ValueError(
+                f"{file} is named in {index} but links to {file.resolve()}, out of the directory; "
+                "copy the file"
+            )
+    return files
+
+
+def _single(directory: Path) -> Path:
+    """The one safetensors file that is the model."""
+    if (directory / _SINGLE).is_file():
+        return directory / _SINGLE
     found = sorted(directory.glob("*.safetensors"))
     if len(found) == 1:
-        return found
+        return found[0]
     pickles = sorted(
         file.name for end in ("bin", "pt", "pth") for file in directory.glob(f"*.{end}")
     )
@@ -88,52 +142,6 @@ def _files(directory: Path) -> list[Path]:
             "never read; save the model as safetensors"
         )
     raise FileNotFoundError(
-        f"{directory} holds {len(found)} safetensors files and no model.safetensors.index.json; "
+        f"{directory} holds {len(found)} safetensors files and no {_INDEX}; "
         "fetch the whole checkpoint"
     )
-
-
-def check(tensors: Tensors, shapes: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Compares all names and shapes with the model's, before any weight is read.
-
-    Args:
-        tensors: the checkpoint.
-        shapes: of every parameter of the model, by its path below ``params``.
-        path: of the checkpoint, for messages.
-
-    Raises:
-        ValueError: for a tensor that is missing, not the model's, or of another shape.
-    """
-    expected = dict(
-        tensor for path, shape in shapes.items() for tensor in names.tensors(path, shape)
-    )
-    harmless = {name for name in tensors.shapes if names.HARMLESS.fullmatch(name)}
-    if "lm_head/kernel" not in shapes:
-        harmless.add("lm_head.weight")  # tied models are sometimes saved with the copy
-    missing = expected.keys() - tensors.shapes.keys()
-    unexpected = tensors.shapes.keys() - expected.keys() - harmless
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not hold the model that its config describes: "
-            f"{_some(missing)} missing, {_some(unexpected)} unexpected; check that weights and "
-            "config belong together"
-        )
-    for name, shape in expected.items():
-        if tensors.shapes[name] != shape:
-            raise ValueError(
-                f"{tensors.files[name]}: tensor {name} has shape {tensors.shapes[name]}, but the "
-                f"config makes it {shape}; check that weights and config belong together"
-            )
-
-
-def _some(found: set[str]) -> str:
-    shown = ", ".join(sorted(found)[:3])
-    return f"{len(found)} tensors ({shown}{', ...' if len(found) > 3 else ''})" if found else "none"
-
-
-def read_json(file: Path) -> Any:
-    """Parses a JSON file; a ValueError names the file."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); fetch it again") from error

@@ -15,11 +15,13 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
-from tera_jax import disk, trees
+from tera_jax import disk, json_files, trees
 from tera_jax.llama.checkpoint import names
+from tera_jax.llama.checkpoint.contents import check, check_counts, require_finite
 from tera_jax.llama.checkpoint.gguf import GgufTensors, from_gguf, open_gguf
-from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors, check, read_json
+from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors
 from tera_jax.llama.checkpoint.resolve import locate
+from tera_jax.llama.checkpoint.special_tokens import with_generation_config
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.model import Llama
 from tera_jax.llama.sharding import parameter_shardings
@@ -40,8 +42,12 @@ def load_pretrained(
 ) -> tuple[Llama, dict[str, Any]]:
     """Reads a model of the Llama family straight into its sharding.
 
-    Names and shapes are all checked before a weight is read. Beside the arrays themselves the host
-    holds a few layers of one shard of one leaf. Pickles and code in the checkpoint are never read.
+    Counts, names and shapes are all checked before a weight is read. Beside the arrays themselves
+    the host holds a few layers of one shard of one leaf. Pickles and code in the checkpoint are
+    never read.
+
+    Of a directory with both, ``model.safetensors`` is read and not the index, as in transformers.
+    The model's ``eos_token_id`` are those of ``config.json`` and ``generation_config.json``.
 
     With ``quantize`` each parameter is quantised before the next one is read. The model's own
     ``apply`` does not know such parameters: an adapter's does, and so does the model's under
@@ -63,7 +69,8 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError: for a checkpoint or a shard of it that is not there.
-        ValueError: for a config, a tensor or a file that does not fit; it names it and the remedy.
+        ValueError: for a config, a tensor or a file that does not fit, and for a tensor with NaN or
+            infinite numbers; it names it and the remedy.
     """
     path = locate(path_or_name)
     tensors: Tensors
@@ -72,11 +79,15 @@ def load_pretrained(
         config = from_gguf(reader)
         tensors = GgufTensors(path, reader, config)
     else:
-        config = LlamaConfig.from_hf(read_json(path / "config.json"))
+        file = path / "config.json"
+        raw = json_files.read(file, remedy="fetch it again", integer_bits=128)
+        config = LlamaConfig.from_hf(raw)
+        config = with_generation_config(config, path)
         tensors = SafeTensors(path)
+    check_counts(tensors, config, path)
     model = Llama(config, dtype=dtype, remat=remat)
     abstract = abstract_params(model)
-    check(tensors, _shapes(abstract), path)
+    check(tensors, _shapes(abstract), config, path)
     mesh = make_mesh() if mesh is None else mesh
     shardings = parameter_shardings(abstract, mesh)
     layout = functools.partial(parameter_shardings, mesh=mesh)
@@ -161,17 +172,20 @@ def _load_leaf(
     name = names.TABLE[path]
     stacked = "{}" in name.hf
 
-    def read(layer: int, index: tuple[slice, ...]) -> np.ndarray:
-        found = tensors.read(name.hf.format(layer), index[::-1] if name.transposed else index)
-        return found.T if name.transposed else found
+    def read(layer: int, index: tuple[slice, ...], out: np.ndarray) -> None:
+        tensor = name.hf.format(layer)
+        found = tensors.read(tensor, index[::-1] if name.transposed else index)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            out[...] = found.T if name.transposed else found
+        require_finite(out, tensors, tensor)
 
     def shard(index: tuple[slice, ...]) -> np.ndarray:
         out = np.empty([part.stop - part.start for part in index], leaf.dtype)
         if stacked:
             for row, layer in enumerate(range(index[0].start, index[0].stop)):
-                out[row] = read(layer, index[1:])
+                read(layer, index[1:], out[row])
         else:
-            out[...] = read(0, index)
+            read(0, index, out)
         return out
 
     def parts(index: tuple[slice, ...]) -> Iterator[np.ndarray]:

@@ -1,6 +1,9 @@
+import copy
+
 import jax
 import numpy as np
 import pytest
+from tokenizers import processors
 
 from train import data
 from train.config import default, parse
@@ -207,6 +210,24 @@ def test_labels_follow_the_prompt_of_generation(trained):
     assert example.response == question.choices[1][: config.max_response]
     assert question.lengths == [29, 29]
     assert question.gold == 1
+
+
+def test_special_tokens_at_either_end_of_a_text_are_never_scored(trained):
+    """A tokenizer that puts tokens around a text, as some add EOS."""
+    run, _ = trained
+    around = copy.deepcopy(run.tokenizer)
+    around.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="A $A B", special_tokens=[("A", 1), ("B", 2)]
+    )
+    assert around("red")["input_ids"] == [1, *run.tokenizer("red")["input_ids"], 2]
+    (plain,) = text_questions([RECORD], run.tokenizer, limit=256)
+    (found,) = text_questions([RECORD], around, limit=256)
+    assert found.choices == plain.choices
+    assert found.contexts == [[1, *context] for context in plain.contexts]
+    config = run.config.data
+    assert label_questions([RECORD], around, config) == label_questions(
+        [RECORD], run.tokenizer, config
+    )
 
 
 def test_texts_are_tokenised_with_their_context(trained):

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from tokenizers import processors
 
 from tera_jax.llama.decode.config import GenerationConfig
 from tests.train.evaluation.lm_eval_tasks import LONG, TASKS, write_tasks
@@ -175,6 +176,19 @@ def test_generation_settings_are_those_of_the_harness(ours):
         decoding(do_sample=True, temperature=0.0)
     with pytest.raises(ValueError, match="max_gen_toks=256 leaves no room for a prompt in the"):
         call(ours, "generate_until", ("a", {}))
+
+
+def test_no_text_ends_with_what_the_tokenizer_puts_after_one(ours, monkeypatch):
+    plain, pair = ours.tok_encode("red cat"), ours._encode_pair("red", " cat")
+    around = copy.deepcopy(ours.tokenizer)
+    around.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="A $A B", special_tokens=[("A", 1), ("B", 2)]
+    )
+    monkeypatch.setattr(ours, "tokenizer", around)
+    assert around("red cat")["input_ids"] == [1, *plain, 2]
+    assert ours.tok_encode("red cat") == [1, *plain]
+    assert ours._encode_pair("red", " cat") == ([1, *pair[0]], pair[1])
+    assert ours.tok_encode("red cat", add_special_tokens=False) == plain
 
 
 def test_a_special_token_can_end_an_answer(ours):

@@ -1,3 +1,8 @@
+import struct
+import time
+import types
+from dataclasses import fields as _fields
+
 import gguf
 import jax
 import numpy as np
@@ -27,16 +32,20 @@ def _write_gguf(path, model, params, kind=gguf.GGMLQuantizationType.F32, **extra
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    for name in ("eot", "eom"):
+        if name in extra:
+            getattr(writer, f"add_{name}_token_id")(extra.pop(name))
+    rows = extra.pop("rows", config)
     for key, value in extra.pop("fields", {}).items():
         {str: writer.add_string, int: writer.add_uint32}[type(value)](f"{arch}.{key}", value)
     for key_path, leaf in jax.tree.leaves_with_path(params):
         name = names.TABLE["/".join(key.key for key in key_path)]
         for layer, one in enumerate(leaf if "{}" in name.gguf else [leaf]):
             data = np.asarray(one.T if name.transposed else one)
-            heads = {"q_proj": config.num_heads, "k_proj": config.num_kv_heads}
+            heads = {"q_proj": rows.num_heads, "k_proj": rows.num_kv_heads}
             for part, count in heads.items():
                 if arch == "llama" and part in name.path:
-                    halves = data.reshape(count, 2, config.head_dim // 2, -1)
+                    halves = data.reshape(count, 2, rows.head_dim // 2, -1)
                     data = halves.swapaxes(1, 2).reshape(data.shape)
             data = np.ascontiguousarray(data)
             stored = kind if data.ndim == 2 else gguf.GGMLQuantizationType.F32
@@ -99,10 +108,14 @@ def test_llama3_scaling_is_found_again_in_gguf(scaling, head_dim):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rope.scaling.type": "linear"}, "llama.rope.scaling.type='linear' is not supported"),
-        ({"expert_count": 8}, "llama.expert_count=8 is not supported"),
-        ({"new_key": 1}, "llama.new_key=1 is not supported"),
-        ({"rope.dimension_count": 8}, "rope.dimension_count=8 is not supported: it must be"),
+        (
+            {"rope.scaling.type": "linear"},
+            "sets llama.rope.scaling.type to 'linear', not \"none\"; choose another file, or",
+        ),
+        ({"expert_count": 8}, "sets llama.expert_count to 8, not 0"),
+        ({"new_key": 1}, r"has the unknown key 'llama.new_key' \(1\); choose another file"),
+        ({"rope.dimension_count": 8}, "rope.dimension_count to 8, not the head dimension 16"),
+        ({"vocab_size": 127}, "vocab_size to 127, but token_embd.weight has 128 rows; fetch it"),
     ],
 )
 def test_refuses_gguf_keys(fields, message, tiny_path, tmp_path):
@@ -129,3 +142,71 @@ def test_refuses_gguf_files(tiny_path, tmp_path):
     writer.close()
     with pytest.raises(ValueError, match="GGUF architecture 'gemma' is not supported; choose one"):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_layers": 10**9}, "has tensors of 2 layers, but its config has num_layers=1000000"),
+        ({"intermediate_size": 10**9}, r"gate_proj.* config makes it \(1000000000, 64\)"),
+        ({"head_dim": 2 * 10**9}, r"q_proj.* config makes it \(8000000000, 64\)"),
+        ({"rms_norm_eps": 0.0}, "layer_norm_rms_epsilon to 0.0, not a number above 0 and below 1"),
+        ({"rms_norm_eps": float("nan")}, "layer_norm_rms_epsilon to nan, not a number above 0"),
+        ({"rope_theta": 0.5}, "sets llama.rope.freq_base to 0.5, not a number of at least 1"),
+        ({"num_heads": 0}, "sets llama.attention.head_count to 0, not a whole number"),
+    ],
+)
+def test_counts_are_compared_with_the_tensors_within_a_second(change, message, tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    fields = {field.name: getattr(model.config, field.name) for field in _fields(model.config)}
+    told = types.SimpleNamespace(config=types.SimpleNamespace(**(fields | change)))
+    path = _write_gguf(tmp_path / "x.gguf", told, params, rows=model.config)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        load_pretrained(path)
+    assert time.process_time() - start < 1
+
+
+def test_counts_in_the_header_are_compared_with_the_file(tmp_path):
+    """A list that is said to have 2^40 entries of one byte, and as many keys and tensors."""
+    magic = b"GGUF" + struct.pack("<I", 3)
+    name = struct.pack("<Q", 1) + b"a"
+    for tensors, keys, rest in (
+        (0, 1, name + struct.pack("<IIQ", 9, 0, 2**40)),
+        (0, 1, name + struct.pack("<IIQ", 9, 9, 3)),
+        (0, 1, name + struct.pack("<IQ", 8, 2**63)),
+        (2**40, 0, b""),
+        (0, 2**40, b""),
+    ):
+        content = magic + struct.pack("<QQ", tensors, keys) + rest
+        (tmp_path / "x.gguf").write_bytes(content.ljust(40_000, b"\0"))
+        start = time.process_time()
+        with pytest.raises(ValueError, match=r"x.gguf is not a whole GGUF file \(40000 bytes"):
+            load_pretrained(tmp_path / "x.gguf")
+        assert time.process_time() - start < 1
+
+
+def test_gguf_tensors_are_looked_at(tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    broken = jax.tree.map(np.array, params)
+    broken["layers"]["mlp"]["down_proj"]["kernel"][1, 0, 0] = np.nan
+    path = _write_gguf(tmp_path / "x.gguf", model, broken)
+    with pytest.raises(ValueError, match=r"tensor model.layers.1.mlp.down_proj.weight holds NaN"):
+        load_pretrained(path)
+    for name, data, message in (
+        ("rope_freqs__weight", np.ones(3, np.float32), r"rope_freqs.weight .* not F32 and \(8,\)"),
+        ("lm_head__weight", np.ones((128, 64), np.float32), "GGUF's lm_head.weight.* unexpected"),
+        ("blk__00__attn_q__weight", np.ones((64, 64), np.float32), "blk.00.attn_q.*unexpected"),
+    ):
+        path = _write_gguf(tmp_path / "x.gguf", model, params, **{name: data})
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(path)
+
+
+def test_every_stop_of_a_gguf_file(tiny_path, tmp_path):
+    model, params = load_pretrained(tiny_path("llama-3"))
+    path = _write_gguf(tmp_path / "x.gguf", model, params, eot=7, eom=2)
+    assert load_pretrained(path)[0].config.eos_token_id == (2, 7)
+    path = _write_gguf(tmp_path / "x.gguf", model, params, eot=128)
+    with pytest.raises(ValueError, match="eos_token_id=128 must be at least 0 and below vocab_siz"):
+        load_pretrained(path)

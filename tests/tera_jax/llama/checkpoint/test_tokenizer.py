@@ -4,6 +4,7 @@ import sys
 import unicodedata
 
 import gguf
+import numpy as np
 import pytest
 import tokenizers
 import transformers
@@ -173,12 +174,14 @@ def test_sentencepiece_equals_transformers(tmp_path):
     fields = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0, "model": "llama"}
     path = _write(tmp_path / "x.gguf", tokens, None, scores, types, **fields)
     ours, theirs = load_tokenizer(path), _theirs(path)
-    for text in [*TEXTS[:5], "Hello</s> world", " leading"]:
+    # Before a space its converter puts no other one, which sentencepiece does.
+    for text in [TEXTS[0], *TEXTS[2:5], "Hello</s> world"]:
         ids = ours(text)["input_ids"]
         assert ids == theirs(text)["input_ids"], text
         assert ids[0] == 1
         assert ours.decode(ids[1:]) == theirs.decode(ids[1:])
     assert ours("Hello world")["input_ids"] != ours("Hello  world")["input_ids"]
+    assert ours(" leading")["input_ids"] != theirs(" leading")["input_ids"]
     assert ours.decode(ours("東京")["input_ids"], skip_special_tokens=True) == "東京"
     bare = _write(
         tmp_path / "y.gguf", tokens, None, scores, types, **fields, add_space_prefix=False
@@ -210,4 +213,73 @@ def test_refuses_a_vocabulary_without_its_order(tmp_path):
 def test_refuses_a_vocabulary_with_repeats(tmp_path):
     path = _write(tmp_path / "x.gguf", ["a", "b", "a"], [("a", "b")], model="gpt2", pre="smollm")
     with pytest.raises(ValueError, match=r"x\.gguf: two tokens of the vocabulary are the same"):
+        load_tokenizer(path)
+
+
+def _directory(path, byte_level, vocab_size=None):
+    """A Hugging Face directory with a tokenizer of 403 tokens or so."""
+    tokens, merges, types = byte_level
+    made = _write(
+        path / "x.gguf", tokens, merges, None, types, model="gpt2", pre="qwen2", eos_token_id=3
+    )
+    load_tokenizer(made).save_pretrained(path / "hf")
+    config = {"model_type": "qwen2"} | ({"vocab_size": vocab_size} if vocab_size else {})
+    (path / "hf" / "config.json").write_text(json.dumps(config))
+    return path / "hf"
+
+
+def test_token_ids_beyond_the_vocabulary_are_refused_by_both_numbers(byte_level, tmp_path):
+    count = len(byte_level[0])
+    path = _directory(tmp_path, byte_level, count)
+    assert len(load_tokenizer(path)) == count
+    (path / "config.json").write_text(json.dumps({"vocab_size": count - 1}))
+    message = f"token ids up to {count - 1}, but the model has vocab_size={count - 1}; take the"
+    with pytest.raises(ValueError, match=message):
+        load_tokenizer(path)
+
+
+def test_a_gguf_tokenizer_fits_the_embedding_of_its_file(byte_level, tmp_path):
+    tokens, merges, types = byte_level
+    for rows, fits in ((len(tokens) + 5, True), (len(tokens), True), (len(tokens) - 1, False)):
+        writer = gguf.GGUFWriter(tmp_path / "x.gguf", "qwen2")
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_list(tokens)
+        writer.add_token_types(types)
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+        writer.add_tensor("token_embd.weight", np.zeros((rows, 2), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        if fits:
+            assert len(load_tokenizer(tmp_path / "x.gguf")) == len(tokens)
+            continue
+        message = f"token ids up to {rows}, but the model has vocab_size={rows}; take the"
+        with pytest.raises(ValueError, match=message):
+            load_tokenizer(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("merges", [[("a", "c")], [("b", "a")], [("a", "")]])
+def test_merges_of_what_is_no_token_are_refused(merges, tmp_path):
+    path = _write(tmp_path / "x.gguf", ["a", "b", "ab"], merges, model="gpt2", pre="qwen2")
+    with pytest.raises(ValueError, match=r"merges '.*', whose parts or whole are no tokens; fetch"):
+        load_tokenizer(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", '{"model": ', r"tokenizer.json is not JSON .*; fetch the checkpoint"),
+        ("tokenizer.json", "{}", r"has no tokenizer that transformers reads \(.*\); fetch"),
+        ("tokenizer.json", '{"a": 1, "a": 2}', "tokenizer.json .*'a' stands twice in an object"),
+        ("tokenizer_config.json", "[]", "tokenizer_config.json is not JSON .*top level"),
+        ("tokenizer_config.json", '{"a": ' * 99 + "0" + "}" * 99, "more than 64 objects"),
+        ("config.json", '{"vocab_size": "3"}', "sets vocab_size to '3', not a whole number"),
+    ],
+)
+def test_broken_files_are_one_clear_error(name, content, message, byte_level, tmp_path):
+    path = _directory(tmp_path, byte_level)
+    (path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
         load_tokenizer(path)

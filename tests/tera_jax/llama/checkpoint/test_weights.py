@@ -182,12 +182,12 @@ def _misconfigure(tensors, config):
         (_add, r"none missing, 1 tensors \(model.layers.0.self_attn.q_proj.bias\) unexpected"),
         (_reshape, r"safetensors: tensor model.layers.1.mlp.up_proj.weight has shape \(95, 64\)"),
         (_store_int, "tensor model.norm.weight is stored as I8, not one of F32, F16, BF16"),
-        (_replace_all, r"21 tensors \(lm_head.weight, .*\) missing, 1 tensors \(transformer"),
+        (_replace_all, r"4 tensors \(model.embed_.*\) missing, 1 tensors \(transformer"),
         (
             _widen_vocabulary,
             r"tokens.weight has shape .*, but the config makes it \(130, 64\)",
         ),
-        (_misconfigure, "hidden_act='gelu' is not supported"),
+        (_misconfigure, "sets hidden_act to 'gelu', not \"silu\""),
     ],
 )
 def test_refuses_bad_checkpoints_before_reading_a_weight(change, message, broken, monkeypatch):
@@ -197,15 +197,6 @@ def test_refuses_bad_checkpoints_before_reading_a_weight(change, message, broken
     monkeypatch.setattr(SafeTensors, "read", never)
     with pytest.raises(ValueError, match=message):
         load_pretrained(broken(change))
-
-
-def test_accepts_harmless_tensors(assert_same, broken, tiny_path):
-    def change(tensors, config):
-        tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.zeros(8, np.float32)
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
-
-    expected = load_pretrained(tiny_path("llama-3.1"))[1]
-    assert_same(load_pretrained(broken(change, "llama-3.1"))[1], expected)
 
 
 def test_refuses_truncated_safetensors(broken):
