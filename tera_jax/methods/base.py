@@ -7,7 +7,6 @@ one layer: the caller maps them over a stack of layers. A new method is one file
 
 import abc
 import dataclasses
-import math
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from tera_jax.methods.limits import check_number
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
 
@@ -67,6 +67,8 @@ class Method(abc.ABC):  # noqa: B024 - each kind below has abstract functions of
             choices = typing.get_args(hint)
             if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r}; choose one of {choices}")
+        for field in dataclasses.fields(self):
+            check_number(field.name, getattr(self, field.name))
 
     @property
     def frozen_seed(self) -> int:
@@ -274,20 +276,6 @@ def drop(key: Rng, rate: float, x: Inputs) -> Inputs:
         return x
     kept = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))
-
-
-def check_at_least(least: int, **fields: int | None) -> None:
-    """Raise ``ValueError`` for a field below ``least``; None is no number."""
-    for name, value in fields.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name} {value}; it must be at least {least}")
-
-
-def check_above_zero(**fields: float) -> None:
-    """Raise ``ValueError`` for a field that is not finite and above 0."""
-    for name, value in fields.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} {value}; it must be finite and above 0")
 
 
 def check_rank(rank: int, layers: Sequence[TargetLayer]) -> None:

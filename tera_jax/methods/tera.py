@@ -15,16 +15,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import (
-    KeyArray,
-    LinearMethod,
-    Matmul,
-    Rng,
-    TargetLayer,
-    check_above_zero,
-    check_at_least,
-    linear,
-)
+from tera_jax.methods.base import KeyArray, LinearMethod, Matmul, Rng, TargetLayer, linear
+from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold

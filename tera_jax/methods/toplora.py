@@ -18,10 +18,10 @@ from tera_jax.methods.base import (
     NotMergeableError,
     Rng,
     TargetLayer,
-    check_above_zero,
     drop,
     linear,
 )
+from tera_jax.methods.limits import check_above_zero
 from tera_jax.methods.low_rank import LowRank, init_factors
 from tera_jax.ops.numerics import acc_dtype
 
