@@ -10,6 +10,7 @@ started with it, train together: see train/training/distributed.py and docs/scal
 
 import contextlib
 import functools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def main(_: Sequence[str]) -> None:
             distributed.on_main_process(lambda: stack.enter_context(lock.held(workdir)))
             _train(config, workdir)
     except stops.Stopped as stopped:
-        distributed.log(stopped.message)
+        try:
+            distributed.log(stopped.message)
+        except OSError:  # it lies on the full disk too; at its end Python flushes what is left
+            sys.stdout = None
         raise
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import random
@@ -30,7 +31,9 @@ def disk_full_at_the_start(scene: Scene, workdir: Path, rng: random.Random) -> N
     stopped = []
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (rng.choice([0, 20, 500, 1500, 3000]), hard))
-        command(scene.directory, workdir)
+        said = io.StringIO()  # what is printed may lie elsewhere
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            command(scene.directory, workdir)
     except Stopped as error:
         stopped.append(error)
     finally:
