@@ -178,7 +178,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
 
 
 def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
-    tiny_llama, records_path, tmp_path
+    tiny_llama, records_path, tmp_path, capsys
 ):
     config = default("pissa")
     config.model.path, config.model.dtype = str(tiny_llama), "float32"
@@ -192,6 +192,13 @@ def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
     for a, b in zip(*map(jax.tree.leaves, (again.frozen, run.frozen)), strict=True):
         assert jnp.array_equal(a, -b)
     assert again.meta.frozen_fingerprint != run.meta.frozen_fingerprint
+    kept.write_bytes(kept.read_bytes()[:-9])  # of a disk that was full
+    again = runs.build(parse(config), tmp_path)
+    assert f"{kept} cannot be read; it is made again" in capsys.readouterr().out
+    assert again.meta.frozen_fingerprint == run.meta.frozen_fingerprint
+    runs.keep_frozen(again, tmp_path)
+    assert runs.build(parse(config), tmp_path).meta == run.meta
+    assert "made again" not in capsys.readouterr().out
 
 
 def test_the_run_wrote_its_configuration(finished):
