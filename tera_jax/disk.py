@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from tera_jax import trees
+from tera_jax import locks, trees
+from tera_jax.atomic import is_part, replacing, sync, sync_tree
 
 _CHECKSUM = "sha256"
 _DTYPES = {
@@ -32,34 +33,73 @@ def write_checked(
 ) -> Path:
     """Let ``write`` fill a directory beside the target, ``check`` it, and only then rename it.
 
+    What a killed process left of such a directory is emptied and used again.
+
     Raises:
-        FileExistsError: when the target is there and not empty.
+        FileExistsError: when the target is there and not empty, or another process is writing it.
     """
     target = Path(directory)
     require_empty(target)
     with _beside(target) as aside:
         write(aside)
         check(aside)
+        sync_tree(aside)
         if target.is_dir():
-            target.rmdir()
+            shutil.rmtree(target)  # empty, but for temporary files
         aside.rename(target)
+        sync(target.parent)
     return target
 
 
 def require_empty(directory: Path) -> None:
-    """Raise ``FileExistsError`` unless the directory is absent or empty."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    """Raise ``FileExistsError`` unless the directory is absent or empty.
+
+    Temporary files that a killed process left there do not count.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir() or not all(map(is_part, directory.iterdir())):
         raise FileExistsError(f"{directory} is there and not empty; name another directory")
 
 
 @contextlib.contextmanager
 def _beside(target: Path) -> Iterator[Path]:
-    aside = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    aside.mkdir(parents=True)
+    """An empty directory that this process alone writes to."""
+    aside = target.with_name(f".{target.name}.partial")
+    aside.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(aside, os.O_RDONLY)
     try:
-        yield aside
+        if locks.try_lock(descriptor) is False or not _is_open(descriptor, aside):
+            raise FileExistsError(
+                f"{target} is being written by another process; wait for it, or name another "
+                "directory"
+            )
+        try:
+            _empty(aside)
+            _remove_numbered(target)
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _is_open(descriptor: int, path: Path) -> bool:
+    """Whether the path still is what was opened; the process that had the lock renames it."""
+    return path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _remove_numbered(target: Path) -> None:
+    """What killed processes of older versions left, which put their number behind the name."""
+    start = f".{target.name}.partial-"
+    for path in target.parent.iterdir():
+        if path.name.startswith(start) and path.name.removeprefix(start).isdigit():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def require_equal(found: Any, expected: Any, where: Path) -> None:
@@ -77,7 +117,8 @@ def save_arrays(path: Path, tree: Any) -> str:
     """
     arrays = _flatten(tree)
     checksum = _checksum(arrays)
-    save_file(arrays, path, metadata={_CHECKSUM: checksum})
+    with replacing(path) as part:
+        save_file(arrays, part, metadata={_CHECKSUM: checksum})
     return checksum
 
 

@@ -62,6 +62,20 @@ def _mix(word: Array) -> Array:
     return word ^ (word >> 16)
 
 
+def exact_fingerprint(params: Any, rounded: str) -> str:
+    """The fingerprint of every bit of a base's ``params`` as they are held.
+
+    Args:
+        params: of the base, quantised or not.
+        rounded: their :func:`base_fingerprint`, which is the answer where rounding to bfloat16
+            loses no bit: for a base in bfloat16, int8 or fewer bits.
+    """
+    lossless = all(
+        leaf.dtype == jnp.bfloat16 or leaf.dtype.itemsize == 1 for leaf in jax.tree.leaves(params)
+    )
+    return rounded if lossless else fingerprint(params)
+
+
 def base_fingerprint(params: Any) -> str:
     """The fingerprint of a base's ``params``, the same whether held in float32 or bfloat16."""
     return fingerprint(params, rounded_to=jnp.bfloat16)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 SHARED = "shared"
 """Where the collection ``frozen`` keeps the sets that layers share."""
@@ -16,3 +17,38 @@ def name(path: tuple[Any, ...]) -> str:
 def named(tree: Any) -> dict[str, Any]:
     """The leaves by name, in the order of the tree."""
     return {name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def not_finite(tree: Any) -> str | None:
+    """The name of the first array with an entry that is NaN or infinite; None where all are finite.
+
+    Computed where the arrays lie; one truth value an array reaches the host.
+    """
+    floats = {
+        name: leaf for name, leaf in named(tree).items() if jnp.issubdtype(leaf.dtype, jnp.floating)
+    }
+    flags = jax.device_get(_are_finite(list(floats.values())))
+    return next((name for name, flag in zip(floats, flags, strict=True) if not flag), None)
+
+
+def require_finite(tree: Any, what: str) -> None:
+    """Raise ``ValueError`` that names the first array with NaN or infinity.
+
+    Args:
+        tree: of arrays.
+        what: they are, for the error.
+    """
+    name_ = not_finite(tree)
+    if name_ is not None:
+        raise ValueError(
+            f"{name_} of {what} has entries that are NaN or infinite; nothing is written. Take an "
+            "earlier checkpoint, or train again at a lower config.optim.learning_rate"
+        )
+
+
+@jax.jit
+def _are_finite(leaves: list[Any]) -> list[jax.Array]:
+    return [
+        jnp.all(jnp.isfinite(leaf.astype(jnp.float32) if leaf.dtype.itemsize == 1 else leaf))
+        for leaf in leaves
+    ]

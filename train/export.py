@@ -16,12 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tera_jax import disk
-from tera_jax.io import adapter_files, orbax
+from tera_jax import atomic, disk
+from tera_jax.fingerprint import fingerprint
+from tera_jax.io import adapter_files, orbax, peft
 from tera_jax.llama import load_pretrained, save_pretrained
 
 from . import command
-from .config import EXPORTS, Config, parse
+from .config import EXPORTS, Config, MethodConfig, parse
+from .training import distributed
 from .training import run as runs
 from .training.run import Run
 from .training.workdir import saved_config
@@ -66,7 +68,13 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
 
 
 def require_possible(config: Config) -> None:
-    """Raise ``ValueError`` where a run of several processes is to export what one would write."""
+    """Check before training that a run can write its exports.
+
+    Raises:
+        ValueError: as :func:`require_format`, and where several processes are to export.
+    """
+    for format in config.export:
+        require_format(config.method, format)
     if config.export and jax.process_count() > 1:
         raise ValueError(
             f"config.export {config.export} with {jax.process_count()} processes; leave it empty, "
@@ -74,9 +82,57 @@ def require_possible(config: Config) -> None:
         )
 
 
-def export_once(run: Run, d: Any, format: str, output: Path) -> Path:
-    """:func:`export`, unless an earlier call of the same finished run wrote it."""
-    return output if output.is_dir() else export(run, d, format, output)
+def require_format(method: MethodConfig, format: str) -> None:
+    """Raise ``ValueError`` where a method has no export in a format."""
+    if format == "peft" and method.name not in peft.METHODS:
+        raise ValueError(
+            f"export {format!r} of method {method.name!r}, which PEFT has not: it has "
+            f"{', '.join(peft.METHODS)}. Export 'adapter' or, merged, 'hf'"
+        )
+    if format in ("hf", "orbax") and not method.settings.mergeable:
+        raise ValueError(
+            f"export {format!r} of method {method.name!r}, which no merged weights can hold; "
+            "export 'adapter'"
+        )
+
+
+def export_once(run: Run, d: Any, format: str, workdir: Path) -> Path:
+    """Export into a run's directory, unless this d is there in this format, with all its files.
+
+    ``exports.json`` says which d was exported, and the sizes of the files. What else is in the way
+    is moved to ``<workdir>/earlier``.
+
+    Returns:
+        The directory of the export.
+
+    Raises:
+        ValueError: as :func:`export`.
+    """
+    output, file = workdir / format, workdir / "exports.json"
+    what = {"d": fingerprint(d), "base": run.meta.base_fingerprint}
+    exports = _exports(file)
+    if exports.get(format) == {**what, "files": _sizes(output)} and _sizes(output):
+        return output
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        place = atomic.set_aside(output, workdir / "earlier")
+        distributed.log(f"{output} is exported again; what was there is in {place}")
+    export(run, d, format, output)
+    atomic.write_json(file, {**exports, format: {**what, "files": _sizes(output)}})
+    return output
+
+
+def _exports(file: Path) -> dict[str, Any]:
+    """What was exported; nothing where that cannot be read, and all is exported again."""
+    try:
+        found = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
 
 
 def size(path: Path) -> str:
@@ -104,7 +160,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
 
     disk.require_empty(args.output)
-    run = runs.build(parse(saved_config(args.workdir, args.mesh)), args.workdir)
+    config = parse(saved_config(args.workdir, args.mesh))
+    require_format(config.method, args.format)
+    run = runs.build(config, args.workdir)
     step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, **options)

@@ -11,6 +11,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tera_jax.atomic import write_text
+
 from . import command
 
 
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2, default=utils.handle_non_serializable)
-    args.output.write_text(text + "\n")
+    write_text(args.output, text + "\n")
     print(utils.make_table(results))
     if results.get("groups"):
         print(utils.make_table(results, "groups"))

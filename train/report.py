@@ -11,6 +11,8 @@ deviation over their seeds. Prints Markdown; ``--output`` also gets ``report.md`
 from collections.abc import Sequence
 from pathlib import Path
 
+from tera_jax.atomic import write_text
+
 from . import command
 from .evaluation.summaries import read
 from .evaluation.tables import comma_separated, markdown
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(text)
     for file, content in zip(files, (text + "\n", comma_separated(summaries)), strict=False):
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(content, encoding="utf-8")
+        write_text(file, content)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from tera_jax import json_files
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
+from tera_jax.atomic import write_json
 from tera_jax.json_files import Key
 from tera_jax.methods import TABLE, TargetLayer
 
@@ -88,7 +89,7 @@ def _checksum(description: Mapping[str, Any]) -> str:
 
 def write(path: Path, description: Mapping[str, Any]) -> None:
     """Write ``adapter.json`` into a directory."""
-    (path / FILE).write_text(json.dumps(description, indent=2) + "\n")
+    write_json(path / FILE, description)
 
 
 def read(directory: Path) -> tuple[Adapter, dict[str, Any]]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tera_jax import trees
 from tera_jax.adapters.base import Adapter, require_collections
 from tera_jax.disk import (
     has_checksum,
@@ -54,11 +55,12 @@ def save_adapter(
 
     Raises:
         FileExistsError: when the directory is not empty.
-        ValueError: when a collection is missing.
+        ValueError: when a collection is missing, or an array has NaN or infinity.
     """
     require_collections(variables)
     d = jax.tree.map(lambda leaf: leaf.astype(dtype), variables["d"])
     frozen = variables["frozen"]
+    trees.require_finite({"d": d, "frozen": frozen}, "the adapter")
     base = {"name": base_name, "fingerprint": base_fingerprint(variables["params"])}
 
     def write(path: Path) -> None:
@@ -86,8 +88,9 @@ def save_peft(
 
     Raises:
         FileExistsError: when the directory is not empty.
-        ValueError: for a method that PEFT does not have.
+        ValueError: for a method that PEFT does not have, or an array with NaN or infinity.
     """
+    trees.require_finite({"d": variables["d"]}, "the adapter")
 
     def check(path: Path) -> None:
         loaded, found = peft.load(path, variables["params"])

@@ -1,6 +1,5 @@
 """Merged weights as an Orbax checkpoint."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from tera_jax import trees
+from tera_jax.atomic import write_json
 from tera_jax.disk import require_equal, write_checked
 
 
@@ -22,10 +23,12 @@ def save_orbax(directory: str | os.PathLike[str], params: Any, config: Mapping[s
 
     Raises:
         FileExistsError: when the directory is not empty.
+        ValueError: when an array has NaN or infinity.
     """
+    trees.require_finite(params, "the weights")
 
     def write(path: Path) -> None:
-        (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_json(path / "config.json", config)
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path.absolute() / "params", params)
 

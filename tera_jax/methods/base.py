@@ -6,7 +6,6 @@ one layer, mapped over a stack by the caller. CONTRIBUTING.md has the steps to a
 
 import abc
 import dataclasses
-import math
 import typing
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
@@ -14,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from tera_jax.methods.limits import check_number
 from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.ops.numerics import add_update
@@ -61,6 +61,8 @@ class Method(abc.ABC):  # noqa: B024 - each kind below has abstract functions of
             choices = typing.get_args(hint)
             if typing.get_origin(hint) is Literal and getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r}; choose one of {choices}")
+        for field in dataclasses.fields(self):
+            check_number(field.name, getattr(self, field.name))
 
     @property
     def frozen_seed(self) -> int:
@@ -253,20 +255,6 @@ def bind(method: Method, layers: Sequence[TargetLayer]) -> tuple[TargetLayer, ..
         dataclasses.replace(layer, num_sharing=1 if group[1] is None else groups.count(group))
         for layer, group in zip(layers, groups, strict=True)
     )
-
-
-def check_at_least(least: int, **fields: int | None) -> None:
-    """Raise ``ValueError`` for a field below ``least``; None is no number."""
-    for name, value in fields.items():
-        if value is not None and value < least:
-            raise ValueError(f"{name} {value}; it must be at least {least}")
-
-
-def check_above_zero(**fields: float) -> None:
-    """Raise ``ValueError`` for a field that is not finite and above 0."""
-    for name, value in fields.items():
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} {value}; it must be finite and above 0")
 
 
 def check_rank(rank: int, layers: Sequence[TargetLayer]) -> None:

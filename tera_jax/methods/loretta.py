@@ -16,7 +16,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import KeyArray, TargetLayer, check_at_least
+from tera_jax.methods.base import KeyArray, TargetLayer
+from tera_jax.methods.limits import check_at_least
 from tera_jax.methods.low_rank import LowRank, through_factors, update
 from tera_jax.network.tensorization import balanced_factors
 from tera_jax.ops.numerics import acc_dtype

@@ -9,15 +9,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import (
-    Arrays,
-    KeyArray,
-    LinearMethod,
-    TargetLayer,
-    check_above_zero,
-    check_at_least,
-    check_rank,
-)
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer, check_rank
+from tera_jax.methods.limits import check_above_zero, check_at_least
 
 
 @dataclasses.dataclass(frozen=True)

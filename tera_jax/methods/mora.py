@@ -15,7 +15,8 @@ import numpy as np
 from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer, check_at_least
+from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer
+from tera_jax.methods.limits import check_at_least
 from tera_jax.ops.numerics import acc_dtype
 
 

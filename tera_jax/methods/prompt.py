@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, PromptMethod, check_at_least
+from tera_jax.methods.base import Arrays, KeyArray, PromptMethod
+from tera_jax.methods.limits import check_at_least
 
 
 @dataclasses.dataclass(frozen=True)

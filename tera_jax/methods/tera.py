@@ -15,13 +15,8 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import (
-    KeyArray,
-    LinearMethod,
-    TargetLayer,
-    check_above_zero,
-    check_at_least,
-)
+from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
+from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
 from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network.random_network import Init, Structure

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, NotMergeableError, TargetLayer, check_above_zero
+from tera_jax.methods.base import Arrays, KeyArray, NotMergeableError, TargetLayer
+from tera_jax.methods.limits import check_above_zero
 from tera_jax.methods.low_rank import LowRank, init_factors
 from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype

@@ -14,15 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from tera_jax.methods.base import (
-    Arrays,
-    FrozenOfAll,
-    KeyArray,
-    TargetLayer,
-    check_above_zero,
-    check_at_least,
-    check_rank,
-)
+from tera_jax.methods.base import Arrays, FrozenOfAll, KeyArray, TargetLayer, check_rank
+from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.low_rank import RankMethod, through_factors, update
 from tera_jax.ops.numerics import acc_dtype
 

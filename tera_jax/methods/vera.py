@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
+from tera_jax.methods.limits import LEAST
 from tera_jax.methods.low_rank import RankMethod
 from tera_jax.methods.product import linear
 from tera_jax.ops.numerics import acc_dtype
@@ -41,10 +42,10 @@ class VeRA(RankMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_initial == 0:
+        if abs(self.d_initial) < LEAST:
             raise ValueError(
-                "d_initial 0.0; lambda_b starts at zero too, so nothing would have a gradient: "
-                "choose another value, such as 0.1"
+                f"d_initial {self.d_initial}; lambda_b starts at zero too, so nothing would have a "
+                "gradient: choose another value, such as 0.1"
             )
 
     def frozen_set(self, layer: TargetLayer) -> str:

@@ -7,19 +7,17 @@ import os
 import random
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from tera_jax import load_adapter
 from tera_jax.io import adapter_files
-from tests.faults.scene import BATCH, EVERY, SCENE, STEPS, Scene, require_equal
+from tests.faults.scene import BATCH, EVERY, STEPS, Scene, child_process, require_equal
 from train import data
 from train.config import MeshConfig
 from train.training import loop
@@ -31,13 +29,6 @@ OTHER = MeshConfig(data=2, fsdp=2, tensor=2)
 
 class Crash(BaseException):
     """The process is gone; nothing may catch this."""
-
-
-class Fault(NamedTuple):
-    """``strike`` disturbs a run in a directory; ``exact`` says how the end is compared."""
-
-    strike: Callable[[Scene, Path, random.Random], None]
-    exact: bool = True
 
 
 @contextlib.contextmanager
@@ -88,12 +79,7 @@ def hours_are_over(scene: Scene, workdir: Path, rng: random.Random) -> None:
 
 def killed(scene: Scene, workdir: Path, rng: random.Random) -> None:
     """``kill -9`` at any moment, in a process of its own."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.inject", f"--child={workdir}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, SCENE: str(scene.directory)},
-    ) as child:
+    with child_process(scene, workdir) as child:
         metrics = workdir / "metrics.jsonl"
         while child.poll() is None and not (metrics.is_file() and metrics.read_text()):
             time.sleep(0.01)
@@ -150,9 +136,9 @@ def damaged_shard(scene: Scene, workdir: Path, rng: random.Random) -> None:
         start = 8 + int.from_bytes(whole[:8], "little")
         flipped[start + 4 * rng.randrange((len(whole) - start) // 4) + 3] ^= 1
         shard.write_bytes(flipped)
-        _refused(lambda: scene.fit(workdir), "load that base again")
+        refused(lambda: scene.fit(workdir), "load that base again")
         shard.write_bytes(whole[: rng.randrange(start, len(whole))])
-        _refused(lambda: scene.fit(workdir), "")
+        refused(lambda: scene.fit(workdir), "")
     finally:
         shard.write_bytes(whole)
 
@@ -171,14 +157,15 @@ def damaged_adapter(scene: Scene, workdir: Path, rng: random.Random) -> None:
     require_equal(found["d"], scene.expected)  # a bit of the file that means nothing
 
 
-def _refused(call: Callable[[], Any], message: str) -> None:
+def refused(call: Callable[[], Any], message: str) -> None:
+    """Raise ``AssertionError`` unless a call gives an error of the user with this message."""
     said = []
     try:
         call()
-    except ValueError as error:
+    except (ValueError, FileExistsError) as error:
         said.append(str(error))
-    assert said, "a damaged file was taken as it is"
-    assert message in said[0]
+    assert said, "what should be refused was taken as it is"
+    assert message in said[0], said[0]
 
 
 def disk_full(scene: Scene, workdir: Path, rng: random.Random) -> None:
@@ -229,18 +216,3 @@ def another_mesh(scene: Scene, workdir: Path, rng: random.Random) -> None:
         with before_step(number, lambda: os.kill(os.getpid(), signal.SIGTERM)):
             config = dataclasses.replace(scene.config, mesh=OTHER)
             scene.stopped_by(workdir, scene.config.loop.requeue_status, config)
-
-
-FAULTS = {
-    "SIGTERM": Fault(sigterm),
-    "SIGINT": Fault(sigint),
-    "kill -9": Fault(killed),
-    "hours are over": Fault(hours_are_over),
-    "end while a checkpoint is written": Fault(crash_in_a_checkpoint),
-    "damaged checkpoint": Fault(damaged_checkpoint),
-    "damaged shard of the base": Fault(damaged_shard),
-    "damaged adapter": Fault(damaged_adapter),
-    "disk full": Fault(disk_full),
-    "loss that is no number": Fault(not_finite),
-    "another mesh": Fault(another_mesh, exact=False),
-}

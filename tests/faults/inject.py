@@ -19,8 +19,8 @@ import jax
 from absl import logging
 
 from tests import parts
-from tests.faults.faults import FAULTS
-from tests.faults.scene import SCENE, Scene, child, make_config, require_equal
+from tests.faults.scene import EXPORTS, SCENE, Scene, child, command, make_config, require_equal
+from tests.faults.table import FAULTS
 
 
 def inject(scene: Scene, name: str, times: int, seed: int = 0) -> int:
@@ -45,9 +45,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--child", type=Path, help="what the script starts itself with")
+    parser.add_argument("--exports", action="store_true", help="likewise: train.main with exports")
     args = parser.parse_args()
     if args.child:
-        child(Path(os.environ[SCENE]), args.child)
+        if args.exports:
+            command(Path(os.environ[SCENE]), args.child, export=EXPORTS)
+        else:
+            child(Path(os.environ[SCENE]), args.child)
         return
     os.environ["TQDM_DISABLE"] = "1"
     logging.set_verbosity(logging.ERROR)

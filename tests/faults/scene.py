@@ -1,37 +1,59 @@
 """The small run that is disturbed, and what it ends with when nothing disturbs it."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import jax
 import numpy as np
 
-from train import data
+from train import data, main
 from train.config import Config, default, parse
 from train.data import records
-from train.training import loop
+from train.training import lock, loop
 from train.training import run as runs
 from train.training.checkpoint import Checkpoints
 from train.training.stops import Stopped
 from train.training.workdir import init_workdir
 
 STEPS, EVERY, BATCH = 24, 4, 8
+EXPORTS = ("adapter", "hf")
 SCENE = "TERA_JAX_SCENE"
 """Names the directory of the scene to :func:`child`."""
 
 
 def fit(config: Config, workdir: Path) -> None:
     """Start a run, or start it again."""
-    run = runs.build(config, workdir)
-    init_workdir(workdir, config)
-    train, valid = (
-        data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
-    )
-    with jax.set_mesh(run.mesh):
-        loop.fit(run, workdir, train, valid)
+    with lock.held(workdir):
+        run = runs.build(config, workdir)
+        init_workdir(workdir, config)
+        train, valid = (
+            data.tokenize(part, run.tokenizer, config.data) for part in records.split(config.data)
+        )
+        with jax.set_mesh(run.mesh):
+            loop.fit(run, workdir, train, valid)
+
+
+def command(directory: Path, workdir: Path, **changes: Any) -> None:
+    """``train.main`` on the run that :func:`make_config` wrote down; sections are changed whole."""
+    config = default("tera")
+    config.update(json.loads((directory / "config.json").read_text()))
+    config.update(changes)
+    flags = {"_CONFIG": config, "_WORKDIR": str(workdir), "_PRINT_CONFIG": False}
+    flags |= dict.fromkeys(("_COORDINATOR", "_NUM_PROCESSES", "_PROCESS_ID"))
+    given = {name: SimpleNamespace(value=value) for name, value in flags.items()}
+    with (
+        mock.patch.multiple(main, **given),
+        mock.patch.object(main.config_flags, "get_config_filename", return_value="scene.py"),
+        mock.patch.object(main.flags, "FLAGS", {"config": None}),
+    ):
+        main.main([])
 
 
 class Scene:
@@ -97,3 +119,14 @@ def child(directory: Path, workdir: Path) -> None:
 def require_equal(found: Any, expected: Any, exact: bool = True) -> None:
     bound = {"rtol": 0, "atol": 0} if exact else {"rtol": 1e-3, "atol": 1e-4}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **bound), found, expected)
+
+
+def child_process(scene: Scene, workdir: Path, exports: bool = False) -> "subprocess.Popen[bytes]":
+    """:func:`child` of a scene, or with exports :func:`command`, in a process of its own."""
+    arguments = [f"--child={workdir}"] + ["--exports"] * exports
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.inject", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, SCENE: str(scene.directory)},
+    )

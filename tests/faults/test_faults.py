@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.faults import faults, inject
+from tests.faults import faults, inject, table
 from tests.faults import scene as scenes
 from tests.marks import quick_only
 from train import data
@@ -15,6 +15,8 @@ QUICK = (
     "damaged adapter",
     "disk full",
     "loss that is no number",
+    "disk full at the start",
+    "base changed below bfloat16",
 )
 
 
@@ -26,7 +28,7 @@ def scene(tiny_llama, records_path, tmp_path_factory):
 
 # On a full disk the thread that writes TensorBoard's events dies with the error that the run has.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("name", quick_only(QUICK, sorted(faults.FAULTS)))
+@pytest.mark.parametrize("name", quick_only(QUICK, sorted(table.FAULTS)))
 def test_no_fault_loses_a_run(scene, name):
     assert inject.inject(scene, name, times=1) == 0
 
@@ -41,5 +43,5 @@ def test_a_lost_run_is_counted(scene, monkeypatch):
             data.DataIterator, "_order", lambda stream, epoch: order(stream, epoch)[::-1]
         )
 
-    monkeypatch.setitem(faults.FAULTS, "another order", faults.Fault(other_order))
+    monkeypatch.setitem(table.FAULTS, "another order", table.Fault(other_order))
     assert inject.inject(scene, "another order", times=1) == 1

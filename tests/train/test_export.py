@@ -13,7 +13,7 @@ from tera_jax.io.orbax import load_orbax
 from tera_jax.llama import load_pretrained
 from tests.margins import within
 from train import export
-from train.config import EXPORTS
+from train.config import EXPORTS, default, parse
 from train.training import run as runs
 
 TOKENS = np.random.default_rng(0).integers(3, 1000, (2, 24))
@@ -112,3 +112,67 @@ def test_an_export_from_another_mesh_is_the_same_to_rounding(finished, tmp_path,
 def test_a_directory_without_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; name the --workdir"):
         call(tmp_path, "hf", tmp_path / "hf")
+
+
+def inode(path):
+    return (path / "adapter.safetensors").stat().st_ino
+
+
+def test_a_run_exports_once(trained, tmp_path):
+    run, variables = trained
+    d = variables["d"]
+    path = export.export_once(run, d, "adapter", tmp_path)
+    first = inode(path)
+    assert export.export_once(run, d, "adapter", tmp_path) == path
+    assert inode(path) == first
+    other = jax.tree.map(lambda leaf: leaf + 1, d)  # of a run that was made longer
+    export.export_once(run, other, "adapter", tmp_path)
+    _, found = load_adapter(path, run.params)
+    for a, b in zip(*map(jax.tree.leaves, (found["d"], other)), strict=True):
+        assert jnp.array_equal(a, b)
+    assert inode(tmp_path / "earlier" / "adapter") == first
+
+
+@pytest.mark.parametrize("how", ["empty", "cut", "missing", "no record", "torn record", "killed"])
+def test_what_is_not_finished_is_not_taken_for_an_export(trained, tmp_path, how):
+    run, variables = trained
+    path, record = tmp_path / "adapter", tmp_path / "exports.json"
+    if how in ("empty", "killed"):
+        (tmp_path / ("adapter" if how == "empty" else ".adapter.partial")).mkdir()
+    if how == "killed":
+        (tmp_path / ".adapter.partial" / "adapter.json").write_text("{")
+    else:
+        export.export_once(run, variables["d"], "adapter", tmp_path)
+    if how == "cut":
+        (path / "adapter.json").write_text("")
+    if how == "missing":
+        (path / "adapter.safetensors").unlink()
+    if how == "no record":
+        record.unlink()
+    if how == "torn record":
+        record.write_text(record.read_text()[:-9])
+    export.export_once(run, variables["d"], "adapter", tmp_path)
+    _, found = load_adapter(path, run.params)
+    for a, b in zip(*map(jax.tree.leaves, (found["d"], variables["d"])), strict=True):
+        assert jnp.array_equal(a, b)
+    moved = how in ("cut", "missing", "no record", "torn record")
+    assert (tmp_path / "earlier" / "adapter").is_dir() == moved
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("method", "format", "message"),
+    [
+        ("tera", "peft", "'peft' of method 'tera', which PEFT has not: it has lora,"),
+        ("toplora", "hf", "'hf' of method 'toplora', which no merged weights can hold"),
+        ("toplora", "orbax", "'orbax' of method 'toplora'"),
+        ("prompt", "hf", "'hf' of method 'prompt'"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused_before_anything_is_loaded(method, format, message):
+    config = default(method)
+    config.model.path, config.data.path, config.export = "model", "records.json", (format,)
+    with pytest.raises(ValueError, match=message):
+        export.require_possible(parse(config))
+    config.export = ("adapter",)
+    export.require_possible(parse(config))

@@ -1,6 +1,9 @@
 """What train.main refuses before it loads a model."""
 
+import errno
 import json
+import os
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -11,8 +14,10 @@ from safetensors.numpy import load_file, save_file
 from train import evaluate, main
 from train.config import default, parse
 from train.data import records
+from train.training import lock
 from train.training import run as runs
 from train.training.data_identity import keep_data_identity
+from train.training.stops import Stopped
 from train.training.workdir import init_workdir, saved_config
 
 
@@ -66,6 +71,43 @@ def start(tiny_config, tmp_path, monkeypatch):
         main.main([])
 
     return start
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_full_disk_ends_with_its_status_also_where_the_log_lies_on_it(start, monkeypatch, full):
+    def no_room(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(main.runs, "build", no_room)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # to have it back
+    if full:
+        monkeypatch.setattr(main.distributed, "log", no_room)
+    with pytest.raises(Stopped) as stopped:
+        start(ROWS)
+    assert stopped.value.code == 74
+    assert "the disk is full" in stopped.value.message
+    assert "there is no checkpoint yet; make room, and the same command" in stopped.value.message
+
+
+def test_a_second_command_is_refused_before_anything_is_read(start, tmp_path):
+    with lock.held(tmp_path / "run"), pytest.raises(FileExistsError, match="in use by process"):
+        start(ROWS)
+    with pytest.raises(BuiltError):
+        start(ROWS)
+
+
+def test_a_workdir_that_cannot_be_written_to_is_refused_first(start, monkeypatch):
+    monkeypatch.setattr(lock.os, "access", lambda *_: False)
+    monkeypatch.setattr(records, "sources", None)
+    with pytest.raises(ValueError, match=r"cannot be written to .*; choose another --workdir"):
+        start(ROWS)
+
+
+def test_an_export_that_cannot_be_is_refused_first(start, tiny_config, monkeypatch):
+    monkeypatch.setattr(records, "sources", None)
+    tiny_config.export = ("peft",)
+    with pytest.raises(ValueError, match="'peft' of method 'tera', which PEFT has not"):
+        start(ROWS)
 
 
 ROWS = [{"instruction": f"question {i}", "output": "true"} for i in range(40)]
@@ -136,7 +178,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
 
 
 def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
-    tiny_llama, records_path, tmp_path
+    tiny_llama, records_path, tmp_path, capsys
 ):
     config = default("pissa")
     config.model.path, config.model.dtype = str(tiny_llama), "float32"
@@ -150,6 +192,13 @@ def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
     for a, b in zip(*map(jax.tree.leaves, (again.frozen, run.frozen)), strict=True):
         assert jnp.array_equal(a, -b)
     assert again.meta.frozen_fingerprint != run.meta.frozen_fingerprint
+    kept.write_bytes(kept.read_bytes()[:-9])  # of a disk that was full
+    again = runs.build(parse(config), tmp_path)
+    assert f"{kept} cannot be read; it is made again" in capsys.readouterr().out
+    assert again.meta.frozen_fingerprint == run.meta.frozen_fingerprint
+    runs.keep_frozen(again, tmp_path)
+    assert runs.build(parse(config), tmp_path).meta == run.meta
+    assert "made again" not in capsys.readouterr().out
 
 
 def test_the_run_wrote_its_configuration(finished):

@@ -10,7 +10,7 @@ from tera_jax.methods import Method
 from tera_jax.quantize import BLOCK
 
 from .. import tasks
-from .limits import require_above_zero, require_at_least
+from .limits import require_above_zero, require_at_least, require_below_one, require_seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ModelConfig:
     block: int = BLOCK
 
     def __post_init__(self) -> None:
-        if self.block < 2 or self.block % 2:
-            raise ValueError(f"block is {self.block}; it must be even, at least 2")
+        if not 2 <= self.block <= 2**30 or self.block % 2:
+            raise ValueError(f"block is {self.block}; it must be even, from 2 to {2**30}")
         if self.quantize == "fp8" and self.block != BLOCK:
             raise ValueError(
                 f"block is {self.block}, but quantize 'fp8' has one scale for each output and no "
@@ -101,8 +101,10 @@ class DataConfig:
             history=self.history,
             max_prompt=self.max_prompt,
             max_response=self.max_response,
+            packed_length=self.packed_length,
         )
         require_at_least(2, max_tokens=self.max_tokens)
+        require_seed(split_seed=self.split_seed)
         longest = self.max_prompt + self.max_response
         longest = min(longest, self.max_tokens or longest)
         if self.packed_length is not None and self.packed_length < longest:
@@ -114,20 +116,23 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a linear warm-up and a linear decay to zero.
+    """AdamW with a linear warm-up, and a linear decay to zero or none.
 
     Attributes:
         learning_rate: the highest, after the warm-up.
         warmup_steps: from zero.
+        schedule: after the warm-up: ``linear`` falls to zero at the last step; ``constant`` stays,
+            and a run can be made longer.
         weight_decay: decoupled.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-        clip_norm: the gradient's global norm is kept below this; None leaves it.
+        b1: decay of the first moment, at least 0 and below 1.
+        b2: decay of the second moment, at least 0 and below 1.
+        eps: added to the root of the second moment; above 0.
+        clip_norm: the gradient's global norm is kept below this, which is above 0; None leaves it.
     """
 
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999
@@ -135,7 +140,8 @@ class OptimConfig:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        require_above_zero(learning_rate=self.learning_rate, clip_norm=self.clip_norm)
+        require_above_zero(learning_rate=self.learning_rate, eps=self.eps, clip_norm=self.clip_norm)
+        require_below_one(b1=self.b1, b2=self.b2)
         require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
 
 
@@ -179,9 +185,10 @@ class LoopConfig:
             log_every=self.log_every,
             grad_accum_steps=self.grad_accum_steps,
         )
-        require_above_zero(max_hours=self.max_hours)
-        if self.steps is None:
-            require_above_zero(epochs=self.epochs)
+        require_seed(seed=self.seed)
+        require_above_zero(max_hours=self.max_hours, epochs=self.epochs)
+        if self.epochs > 1e6:
+            raise ValueError(f"epochs is {self.epochs}; it must be at most 1e6")
         if not 0 < self.requeue_status < 256:
             raise ValueError(
                 f"requeue_status is {self.requeue_status}; an exit status is from 1 to 255"
@@ -217,6 +224,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         tasks.task(self.task)
         require_at_least(1, limit=self.limit, batch_size=self.batch_size)
+        require_seed(seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """Generated answers, judged, and kept on disk as they come."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tera_jax import atomic
 from tera_jax.disk import require_empty
 
 from .. import data, tasks
@@ -148,24 +148,45 @@ def require(names: Iterable[str], config: EvaluateConfig) -> None:
     text_metrics.require(Path(config.wordnet), config.encoder)
 
 
-def init_directory(directory: Path, settings: dict[str, Any]) -> None:
+def init_directory(directory: Path, settings: dict[str, Any], earlier: Path | None = None) -> None:
     """Make a directory for the answers under ``settings``, or go on in one.
+
+    One whose settings cannot be read is moved to ``damaged`` beside it.
+
+    Args:
+        directory: of the answers.
+        settings: what they depend on.
+        earlier: where answers under other settings are moved to; None refuses them.
 
     Raises:
         FileExistsError: when it holds something else, or answers under other settings.
     """
     file = directory / _SETTINGS
-    if not file.is_file():
-        require_empty(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(settings, indent=2) + "\n")
-        return
-    changed = differences(json.loads(file.read_text()), settings, "settings")
-    if changed:
+    found = _saved(file) if file.is_file() else settings
+    changed = [] if found is None else differences(found, settings, "settings")
+    if changed and earlier is None:
         raise FileExistsError(
             f"{directory} holds an evaluation under other settings: {'; '.join(changed)}. "
             "Choose another --output, or remove it"
         )
+    if changed or found is None:
+        why = "; ".join(changed) or f"{file} cannot be read"
+        place = earlier if earlier and changed else directory.parent / "damaged"
+        moved = atomic.set_aside(directory, place)
+        distributed.log(f"{directory} is made again ({why}); what was there is in {moved}")
+    if not file.is_file():
+        require_empty(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(file, settings)
+
+
+def _saved(file: Path) -> dict[str, Any] | None:
+    """The settings in a file; None where they cannot be read."""
+    try:
+        found = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def read(directory: Path) -> dict[int, str]:
@@ -173,12 +194,21 @@ def read(directory: Path) -> dict[int, str]:
     file = directory / _ANSWERS
     if not file.is_file():
         return {}
-    lines = file.read_text().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    rows = {line: _row(line) for line in lines}
+    whole = [line for line in lines if rows[line] is not None]
     if len(whole) < len(lines):  # the last line was cut off when the evaluation was killed
-        _write(file, "".join(whole))
-    rows = map(json.loads, whole)
-    return {one["row"]: one["output"] for one in rows}
+        atomic.write_text(file, "".join(whole))
+    return dict(row for line in whole if (row := rows[line]) is not None)
+
+
+def _row(line: str) -> tuple[int, str] | None:
+    """Index and output of a line that was written to its end; None for another."""
+    try:
+        one = json.loads(line)
+        return (one["row"], one["output"]) if line.endswith("\n") else None
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 class Pick(NamedTuple):
@@ -207,16 +237,9 @@ def write(
     directory: Path, answers: Iterable[Answer] | Iterable[Pick], summary: dict[str, Any]
 ) -> None:
     """The answers in order, and ``summary.json``, whose presence says that they are complete."""
-    _write(directory / _ANSWERS, "".join(map(_line, answers)))
-    _write(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    atomic.write_text(directory / _ANSWERS, "".join(map(_line, answers)))
+    atomic.write_json(directory / SUMMARY, summary)
 
 
 def _line(answer: Answer | Pick) -> str:
     return json.dumps(answer._asdict()) + "\n"
-
-
-def _write(file: Path, text: str) -> None:
-    """As a whole or not at all."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(text)
-    os.replace(part, file)

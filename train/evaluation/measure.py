@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax import quantize
+from tera_jax import atomic, quantize
 from tera_jax.fingerprint import fingerprint
 
 from .. import data
@@ -54,6 +55,7 @@ def measure(
     valid: Sequence[data.Example],
     tests: Tests,
     score: str = "generate",
+    earlier: Path | None = None,
 ) -> dict[str, Score]:
     """Held-out loss and every test, each written below ``directory`` when it is done.
 
@@ -67,20 +69,25 @@ def measure(
         valid: held-out examples for the loss; there may be none.
         tests: questions by task.
         score: how questions are answered, of :data:`SCORES`.
+        earlier: where an evaluation under other settings is moved to; None refuses it.
 
     Raises:
         FileExistsError: when ``directory`` holds an evaluation under other settings.
+        FloatingPointError: when the held-out loss is not finite.
         ValueError: when a prompt is longer than the model's context.
     """
-    ids = {}
+    ids, summaries = {}, {}
     for task, asked in tests.items():
         place = directory / _name(task, score)
         settings = _settings(run, step, task, asked, score)
         # On the first of several processes, as all that is written and read here.
-        distributed.on_main_process(functools.partial(answers.init_directory, place, settings))
-        if score == "generate" and not distributed.on_main_process(
-            (place / answers.SUMMARY).is_file
-        ):
+        distributed.on_main_process(
+            functools.partial(answers.init_directory, place, settings, earlier)
+        )
+        summaries[task] = distributed.on_main_process(
+            functools.partial(_read, place / answers.SUMMARY)
+        )
+        if score == "generate" and summaries[task] is None:
             ids[task] = answers.prompts(run, asked)
     result: dict[str, Score] = {}
     if valid:
@@ -89,8 +96,7 @@ def measure(
     generator = Generator(run, d) if ids else None
     for task, asked in tests.items():
         name = _name(task, score)
-        file = directory / name / answers.SUMMARY
-        summary = distributed.on_main_process(functools.partial(_read, file))
+        summary = summaries[task]
         if summary is not None:
             result[name] = Score(summary["metrics"], summary["examples"])
             continue
@@ -114,8 +120,15 @@ def measure(
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """The JSON in a file, or None where there is none."""
-    return json.loads(file.read_text()) if file.is_file() else None
+    """The summary in a file, or None where there is none that can be read."""
+    if not file.is_file():
+        return None
+    try:
+        summary = json.loads(file.read_text())
+        return {"metrics": summary["metrics"], "examples": summary["examples"]}
+    except (ValueError, KeyError, TypeError):
+        distributed.log(f"{file} cannot be read; it is made again")
+        return None
 
 
 def _name(task: str, score: str) -> str:
@@ -130,22 +143,29 @@ def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data
         return kept
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     loss = held_out_loss(run, eval_step, d, valid)
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"the held-out loss of step {step} is {loss}; nothing is written. Compute in float32 "
+            "(config.model.dtype), or give another base"
+        )
     if distributed.is_main_process():
         directory.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(f"{file.name}.part")
-        part.write_text(json.dumps({**settings, "held_out_loss": loss}, indent=2) + "\n")
-        part.replace(file)
+        atomic.write_json(file, {**settings, "held_out_loss": loss})
     return loss
 
 
 def _kept_loss(file: Path, settings: Mapping[str, Any]) -> float | None:
     """The loss in a file, if it was taken under these settings; a damaged file has none."""
+    if not file.is_file():
+        return None
     try:
         kept = json.loads(file.read_text())
         loss = kept.pop("held_out_loss")
-    except (FileNotFoundError, ValueError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
+        distributed.log(f"{file} cannot be read; it is made again")
         return None
-    return loss if kept == settings and isinstance(loss, float) else None
+    finite = isinstance(loss, float) and math.isfinite(loss)
+    return loss if finite and kept == settings else None
 
 
 def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -> dict[str, Any]:
@@ -155,6 +175,7 @@ def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -
         "step": step,
         "d": fingerprint(d),
         "base": run.meta.base_fingerprint,
+        "base_exact": run.meta.base_exact,
         "frozen": run.meta.frozen_fingerprint,
         "model": {key: config["model"][key] for key in ("dtype", "quantize", "block")},
         "method": json.loads(json.dumps(config["method"])),

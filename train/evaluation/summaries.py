@@ -79,8 +79,9 @@ def read(runs: Iterable[Path]) -> list[Summary]:
         paths = sorted(run.glob("evaluation/*/summary.json"))
         if not paths:
             raise FileNotFoundError(
-                f"run {run} has no evaluation/<task>/summary.json; "
-                f"run python -m train.evaluate --workdir={run}"
+                f"run {run} has no evaluation/<task>/summary.json; run "
+                f"python -m train.evaluate --workdir={run} --tasks NAME=FILE, without --tasks "
+                "where its config.evaluate.path names a test set"
             )
         for path in paths:
             new = _summary(path)

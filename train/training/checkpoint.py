@@ -7,6 +7,7 @@ whose files have changed since, are set aside, and the one before takes their pl
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from tera_jax import atomic
 from tera_jax.io.adapter_files import require_fingerprint
 
 from . import distributed
@@ -35,6 +37,7 @@ class Meta(NamedTuple):
         config: of the run, as :func:`train.config.to_dict` gives it.
         data: identities of the records, by the field of the configuration that names them; empty
             in checkpoints of older versions, and where they are not to be compared.
+        base_exact: fingerprint of every bit of the base; empty in checkpoints of older versions.
     """
 
     position: int
@@ -42,6 +45,7 @@ class Meta(NamedTuple):
     base_fingerprint: str
     config: dict[str, Any]
     data: dict[str, str] = {}  # noqa: RUF012 - it is never changed
+    base_exact: str = ""
 
 
 class Checkpoints:
@@ -63,7 +67,7 @@ class Checkpoints:
             [
                 managers.LatestN(2),
                 managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[_LOSS],
+                    get_metric_fn=_rank,
                     reverse=True,
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -98,16 +102,22 @@ class Checkpoints:
 
     @property
     def best(self) -> int | None:
-        """The step with the least held-out loss, or the last where none was evaluated."""
+        """The step with the least held-out loss, or the last where none was evaluated.
+
+        A step whose loss is NaN or infinite is never chosen.
+        """
         losses = {step: self.loss(step) for step in self._manager.all_steps()}
-        rated = {step: loss for step, loss in losses.items() if loss is not None}
-        return min(rated, key=lambda step: (rated[step], step)) if rated else self.latest
+        rated = {
+            step: loss for step, loss in losses.items() if loss is not None and math.isfinite(loss)
+        }
+        if rated:
+            return min(rated, key=lambda step: (rated[step], step))
+        return max((step for step, loss in losses.items() if loss is None), default=None)
 
     @property
     def sealed(self) -> int | None:
         """The last checkpoint that was written to its end, without a look at its files."""
-        steps = [int(file.stem) for file in self._sums.glob("*.json")]
-        return max(steps, default=None)
+        return last_sealed(self._sums.parent)
 
     @property
     def whole(self) -> int | None:
@@ -147,11 +157,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, step: int) -> str:
-        self._damaged.mkdir(exist_ok=True)
-        place = self._damaged / str(step)
-        while place.exists():
-            place = place.with_name(f"{place.name}-again")
-        self._directory(step).rename(place)
+        place = atomic.set_aside(self._directory(step), self._damaged)
         (self._sums / f"{step}.json").unlink(missing_ok=True)
         return str(place)
 
@@ -161,9 +167,8 @@ class Checkpoints:
         directory = self._directory(step)
         files = sorted(path for path in directory.rglob("*") if path.is_file())
         sums = {str(path.relative_to(directory)): _digest(path) for path in files}
-        part = self._sums / f"{step}.part"
-        part.write_text(json.dumps(sums, indent=2) + "\n")
-        part.rename(self._sums / f"{step}.json")
+        atomic.sync_tree(directory)
+        atomic.write_json(self._sums / f"{step}.json", sums)
         kept = {f"{step}.json" for step in self._manager.all_steps()}
         for file in self._sums.iterdir():
             if file.name not in kept:
@@ -214,8 +219,26 @@ class Checkpoints:
                 f"{where} was made with a base of fingerprint {meta.base_fingerprint}, but these "
                 f"weights have {expected.base_fingerprint}; load that base again"
             )
+        if meta.base_exact and expected.base_exact not in ("", meta.base_exact):
+            raise ValueError(
+                f"{where} was made with a base of exact fingerprint {meta.base_exact}, but these "
+                f"weights have {expected.base_exact}, in bits below bfloat16's; load that base "
+                "again"
+            )
         require_identities(meta.data, expected.data, where)
         return restored.state, meta
+
+
+def last_sealed(workdir: str | os.PathLike[str]) -> int | None:
+    """The last checkpoint of a run that was written to its end, without a look at its files."""
+    steps = [int(file.stem) for file in (Path(workdir) / "checksums").glob("*.json")]
+    return max(steps, default=None)
+
+
+def _rank(metrics: Any) -> float:
+    """What the best checkpoint has least of: the held-out loss, where it is a number."""
+    loss = metrics[_LOSS]
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _digest(path: Path) -> str:

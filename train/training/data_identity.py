@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tera_jax.atomic import write_json
+
 _FILE = "data.json"
 
 
@@ -38,9 +40,7 @@ def keep_data_identity(workdir: str | os.PathLike[str], identities: Mapping[str,
     """Write ``data.json``, unless it is there and whole."""
     directory = Path(workdir)
     if _saved(directory) != identities:
-        part = directory / f"{_FILE}.part"
-        part.write_text(json.dumps(dict(identities), indent=2) + "\n")
-        part.replace(directory / _FILE)
+        write_json(directory / _FILE, dict(identities))
 
 
 def _saved(directory: Path) -> dict[str, str]:

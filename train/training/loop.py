@@ -1,5 +1,6 @@
 """Training: from the last checkpoint to the last step, or to a signal."""
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,15 +12,15 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from tera_jax import sharding
+from tera_jax import sharding, trees
 
 from .. import data
 from . import distributed, stops
 from .checkpoint import Checkpoints
 from .loss import LossSum
-from .metrics import Log
+from .metrics import Log, NotFiniteError
 from .run import Run, init_train_state
-from .step import make_eval_step, make_train_step
+from .step import State, make_eval_step, make_train_step
 
 _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -36,8 +37,9 @@ def fit(
     Raises:
         Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
             disk is full.
-        FloatingPointError: when loss or gradient are not finite.
-        ValueError: when there are no training or held-out examples, or none has a target.
+        FloatingPointError: when a loss, a gradient, d or the optimizer's state is not finite.
+        ValueError: when there are no training or held-out examples, or none has a target; when the
+            run has more steps behind it than ``config.loop`` gives it.
     """
     loop = run.config.loop
     virtual = len(run.virtual_tokens)
@@ -62,7 +64,7 @@ def fit(
     with (
         Checkpoints(workdir) as checkpoints,
         _caught_signals() as caught,
-        stops.disk_full(checkpoints),
+        stops.disk_full(workdir),
         stops.not_finite(workdir, stream),
     ):
         last = checkpoints.whole
@@ -70,6 +72,11 @@ def fit(
             state, meta = checkpoints.restore(last, state, run.meta)
             stream.position = meta.position
         done = int(state.step)
+        if done > steps:
+            raise ValueError(
+                f"config.loop gives the run {steps} steps, but {workdir} has {done} of it; give at "
+                "least as many"
+            )
         with Log(workdir, done, steps, loop.log_every) as log:
             if done:
                 log.message(f"resumed at step {done} of {steps}")
@@ -87,6 +94,8 @@ def fit(
                     loss = None
                     if evaluate:
                         loss = held_out_loss(run, eval_step, state.d, valid)
+                    _require_finite(step, (before, stream.position), loss, state)
+                    if loss is not None:
                         log.event(step, held_out_loss=loss)
                         log.message(f"step {step}: held-out loss {loss:.4f}")
                     meta = run.meta._replace(position=stream.position)
@@ -97,6 +106,15 @@ def fit(
                 if over and step < steps:
                     raise stops.time_is_up(loop.max_hours or 0.0, step, loop.requeue_status)
             log.message(f"trained to step {steps}: {log.summary()}")
+
+
+def _require_finite(step: int, fed: tuple[int, int], loss: float | None, state: State) -> None:
+    """Raise ``NotFiniteError`` where the held-out loss or an array of the state is not finite."""
+    if loss is not None and not math.isfinite(loss):
+        raise NotFiniteError(step, f"a held-out loss of {loss}", {"held_out_loss": loss}, fed)
+    array = trees.not_finite(state._asdict())
+    if array is not None:
+        raise NotFiniteError(step, f"left NaN or infinity in {array}", {"array": array}, fed)
 
 
 def _deadline(hours: float | None) -> Callable[[], bool]:

@@ -7,39 +7,43 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import jax
 import tensorboardX
+
+from tera_jax import atomic
 
 from . import distributed
 from .step import Metrics
 
 
 class NotFiniteError(FloatingPointError):
-    """Loss or gradient of a step is not a number, or infinite.
+    """What a step gave is not a number, or infinite.
 
     Attributes:
         step: counted from 1.
-        values: of its metrics.
+        values: what was found: metrics, or the name of an array.
         fed: the positions in the stream before and after it.
     """
 
-    def __init__(self, step: int, values: dict[str, float], fed: tuple[int, int]) -> None:
-        norm = values["grad_norm"]
-        super().__init__(f"step {step} has loss {values['loss']} and a gradient of norm {norm}")
+    def __init__(self, step: int, found: str, values: dict[str, Any], fed: tuple[int, int]) -> None:
+        super().__init__(f"step {step} has {found}")
         self.step, self.values, self.fed = step, values, fed
 
 
 class Log:
     """Writes each step's metrics one step late, so that the device never waits for the host.
 
-    Of several processes the first writes and prints.
+    Of several processes the first writes and prints. Lines of steps after ``step``, which are to
+    be taken again, and a last line that was cut off are taken out of ``metrics.jsonl`` first.
     """
 
     def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
         first = distributed.is_main_process()
         path = workdir / "metrics.jsonl" if first else Path(os.devnull)
+        if first:
+            _repair(path, step)
         self._file: TextIO = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
         self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
@@ -113,7 +117,8 @@ class Log:
         self._tokens += tokens
         values = {name: float(x) for name, x in jax.device_get(metrics)._asdict().items()}
         if not all(map(math.isfinite, values.values())):
-            raise NotFiniteError(step, values, fed)
+            found = f"loss {values['loss']} and a gradient of norm {values['grad_norm']}"
+            raise NotFiniteError(step, found, values, fed)
         if step % self._every:
             return
         now = time.perf_counter()
@@ -124,7 +129,7 @@ class Log:
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
 
     def _line(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self._file.flush()
 
     class _Pause:
@@ -137,3 +142,28 @@ class Log:
 
         def __exit__(self, *_: object) -> None:
             self._log._since += time.perf_counter() - self._start
+
+
+def _repair(path: Path, last: int) -> None:
+    """Keep the whole lines of steps up to ``last``, of those of one kind and step the last."""
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    kept = {}
+    for line in text.splitlines(keepends=True):
+        found = _parsed(line)
+        if found is not None and found["step"] <= last:
+            kept[found["step"], "held_out_loss" in found] = line
+    repaired = "".join(kept.values())
+    if repaired != text:
+        atomic.write_text(path, repaired)
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    """A line that was written to its end; None for another."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    whole = line.endswith("\n") and isinstance(found, dict)
+    return found if whole and type(found.get("step")) is int else None

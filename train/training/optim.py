@@ -1,4 +1,4 @@
-"""The optimizer: AdamW under a linear warm-up and a linear decay."""
+"""The optimizer: AdamW under a linear warm-up, and a linear decay or none."""
 
 import optax
 
@@ -6,7 +6,12 @@ from ..config import OptimConfig
 
 
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
-    """From 0 to the learning rate in ``warmup_steps``, then to 0 at ``steps``; the first is 0."""
+    """From 0 to the learning rate in ``warmup_steps``, then to 0 at ``steps``; the first is 0.
+
+    A constant schedule stays at the learning rate, and does not depend on ``steps``.
+    """
+    if config.schedule == "constant":
+        return optax.schedules.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     warmup = min(config.warmup_steps, steps)
     return optax.schedules.join_schedules(
         [

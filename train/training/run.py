@@ -16,7 +16,7 @@ from tera_jax import quantize, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import adapt
 from tera_jax.disk import load_arrays, save_arrays
-from tera_jax.fingerprint import base_fingerprint, fingerprint
+from tera_jax.fingerprint import base_fingerprint, exact_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
 from tera_jax.llama.checkpoint import special_tokens
 from tera_jax.llama.decode import float32_matmul
@@ -80,12 +80,30 @@ def build(config: Config, workdir: Path | None = None) -> Run:
     adapter = make_adapter(config, model)
     shapes = jax.eval_shape(adapter.init_frozen, params)
     layout = sharding.frozen_shardings(shapes, mesh)
-    if workdir is not None and (workdir / _FROZEN).is_file():
-        frozen = jax.device_put(load_arrays(workdir / _FROZEN, shapes), layout)
+    kept = None if workdir is None else _read_frozen(workdir / _FROZEN, shapes)
+    if kept is not None:
+        frozen = jax.device_put(kept, layout)
     else:
+        if workdir is not None and (workdir / _FROZEN).is_file():
+            distributed.log(f"{workdir / _FROZEN} cannot be read; it is made again")
         frozen = jax.jit(adapter.init_frozen, out_shardings=layout)(params)
-    meta = Meta(0, fingerprint(frozen), base_fingerprint(params), to_dict(config))
+    rounded = base_fingerprint(params)
+    exact = exact_fingerprint(params, rounded)
+    meta = Meta(0, fingerprint(frozen), rounded, to_dict(config), base_exact=exact)
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
+
+
+def _read_frozen(file: Path, shapes: Any) -> Any:
+    """The arrays that :func:`keep_frozen` wrote; None where there are none, or none to be read.
+
+    Those that are made in their place must have the fingerprint of the checkpoints.
+    """
+    if not file.is_file():
+        return None
+    try:
+        return load_arrays(file, shapes)
+    except ValueError:
+        return None
 
 
 def make_adapter(config: Config, model: Llama) -> Adapter:
@@ -104,11 +122,17 @@ def make_adapter(config: Config, model: Llama) -> Adapter:
 
 
 def keep_frozen(run: Run, workdir: Path) -> None:
-    """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD."""
-    if run.adapter.regenerates or distributed.on_main_process((workdir / _FROZEN).is_file):
+    """Write the frozen arrays into ``workdir`` if no seed regenerates them, as those of an SVD.
+
+    A file that is there and can be read stays as it is.
+    """
+    file = workdir / _FROZEN
+    if run.adapter.regenerates or distributed.on_main_process(
+        lambda: _read_frozen(file, run.frozen) is not None
+    ):
         return
     whole = jax.device_put(run.frozen, sharding.replicated(run.mesh))  # for the first process
-    distributed.on_main_process(lambda: save_arrays(workdir / _FROZEN, whole))
+    distributed.on_main_process(lambda: save_arrays(file, whole))
 
 
 def unrolled(run: Run) -> Run:

@@ -1,16 +1,18 @@
 """Why training ends early, and what is left behind: nothing that was saved is lost."""
 
 import errno
-import json
+import math
 import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tera_jax import atomic
+
 from ..data import DataIterator
 from . import distributed
-from .checkpoint import Checkpoints
+from .checkpoint import last_sealed
 from .metrics import NotFiniteError
 
 _AGAIN = "the same command goes on from here"
@@ -45,16 +47,20 @@ def time_is_up(hours: float, step: int, requeue_status: int) -> Stopped:
 
 
 @contextmanager
-def disk_full(checkpoints: Checkpoints) -> Iterator[None]:
-    """Turn an error for want of space, of whatever kind, into :class:`Stopped`."""
+def disk_full(workdir: Path) -> Iterator[None]:
+    """Turn an error for want of space, of whatever kind, into :class:`Stopped`.
+
+    Args:
+        workdir: of the run, there or not.
+    """
     try:
         yield
     except Exception as error:
         if not _is_full(error):
             raise
-        last = checkpoints.sealed
+        last = last_sealed(workdir)
         kept = "there is no checkpoint yet" if last is None else f"checkpoint {last} is whole"
-        remedy = "make room, and the same command goes on from it"
+        remedy = "make room, and the same command goes on"
         raise Stopped(_IO_STATUS, f"the disk is full ({error}): {kept}; {remedy}") from error
 
 
@@ -72,17 +78,23 @@ def _is_full(error: BaseException | None) -> bool:
 def not_finite(workdir: Path, stream: DataIterator) -> Iterator[None]:
     """Write down what a step that gave no numbers was made of, and say where.
 
-    ``not_finite-<step>.json`` has its metrics (loss, norms of the gradient and of d before it) and
-    the indices of its examples among the training records.
+    ``not_finite-<step>.json`` has its metrics (loss, norms of the gradient and of d before it), or
+    the held-out loss or the array that is not finite, and the indices of the step's examples among
+    the training records. A number that JSON has not is a text there.
     """
     try:
         yield
     except NotFiniteError as error:
         path = workdir / f"not_finite-{error.step}.json"
-        found = {"step": error.step, **error.values, "examples": stream.fed(*error.fed)}
+        values = {name: _as_json(value) for name, value in error.values.items()}
+        found = {"step": error.step, **values, "examples": stream.fed(*error.fed)}
         if distributed.is_main_process():
-            path.write_text(json.dumps(found) + "\n")
+            atomic.write_json(path, found)
         raise FloatingPointError(
-            f"{error}; its examples and norms are in {path}. No state of it was saved. Lower "
+            f"{error}; its examples are in {path}. No state of it was saved. Lower "
             "config.optim.learning_rate, or train in float32"
         ) from error
+
+
+def _as_json(value: str | float) -> str | float:
+    return value if isinstance(value, str) or math.isfinite(value) else str(value)

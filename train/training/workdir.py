@@ -5,44 +5,91 @@ import os
 from pathlib import Path
 from typing import Any
 
+from tera_jax import atomic
 from tera_jax.disk import require_empty
 
-from ..config import Config, differences, to_dict
+from ..config import Config, differences, parse, to_dict
+from . import lock
+from .checkpoint import last_sealed
 
 VERSION = 2
 """Of the file's keys and of what checkpoints hold."""
 
 _CONFIG = "config.json"
-_FREE = (
-    ("data", "allow_cut_responses"),
-    ("model", "unroll"),
-    ("evaluate", "unroll"),
-    ("loop", "max_hours"),
-    ("loop", "requeue_status"),
-)
-"""Fields that may change between starts, beside the mesh."""
+_FREE_SECTIONS = ("evaluate", "decoding", "mesh", "export")
+_FREE = {
+    "data": ("allow_cut_responses",),
+    "model": ("unroll",),
+    "loop": (
+        "max_hours",
+        "requeue_status",
+        "eval_every",
+        "checkpoint_every",
+        "log_every",
+    ),
+}
+"""Fields that may change between starts: what the run has trained so far is the same without."""
+_LENGTH = ("steps", "epochs")
 
 
 def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
-    """Check that ``workdir`` is empty, absent, or holds a run with this configuration.
+    """Check that ``workdir`` is empty, absent, or holds a run that trains like this one.
 
-    Another mesh, other hours and unrolled layers are allowed: the run is the same to rounding.
+    What is measured, logged, saved and exported may change, and so may the mesh, the hours and
+    unrolled layers, with which the run is the same to rounding. A run under a constant schedule may
+    be made longer.
 
     Raises:
-        FileExistsError: when the directory holds something else, or a run with another
-            configuration; the error lists the differences.
-        ValueError: as :func:`saved_config`.
+        FileExistsError: when the directory holds something else, or a run that was trained under
+            other values; the error lists them.
+        ValueError: as :func:`saved_config`, and for fewer steps than the run has taken.
     """
     directory = Path(workdir)
-    if not (directory / _CONFIG).is_file():
-        require_empty(directory)
+    if not _is_claimed(directory):
+        _require_unused(directory)
         return
-    rows = differences(_what_counts(saved_config(workdir)), _what_counts(_json(config)))
+    saved = _json(_parsed(directory, saved_config(directory)))
+    given = _json(config)
+    grows = {saved["optim"]["schedule"], given["optim"]["schedule"]} == {"constant"}
+    rows = differences(_what_counts(saved, grows), _what_counts(given, grows))
     if rows:
         raise FileExistsError(
-            f"{workdir} holds a run with another configuration; choose another --workdir. "
-            + "; ".join(rows)
+            f"{workdir} holds a run that was trained under other values: {'; '.join(rows)}. Give "
+            f"these again, or choose another --workdir{_to_go_on(workdir, rows)}"
         )
+    done, steps = last_sealed(directory), config.loop.steps
+    if done is not None and steps is not None and steps < done:
+        raise ValueError(
+            f"config.loop.steps is {steps}, but the run in {workdir} has taken {done}; give at "
+            "least as many"
+        )
+
+
+def _to_go_on(workdir: str | os.PathLike[str], rows: list[str]) -> str:
+    """What to do where the decay has the steps of a run locked."""
+    locked = tuple(f"config.loop.{name}:" for name in _LENGTH)
+    if not any(row.startswith(locked) for row in rows):
+        return ""
+    return (
+        ". The rates of past steps follow from the number of all (config.optim.schedule 'linear'): "
+        f"to train on, start a new run from what python -m train.export --workdir={workdir} "
+        "--format=hf --output=MERGED writes, with --config.model.path=MERGED"
+    )
+
+
+def _is_claimed(directory: Path) -> bool:
+    """Whether there is a configuration; versions that wrote it in place left an empty one."""
+    file = directory / _CONFIG
+    return file.is_file() and file.stat().st_size > 0
+
+
+def _require_unused(directory: Path) -> None:
+    """:func:`require_empty`, but for what a start leaves that did not come to its configuration."""
+    if directory.is_dir():
+        names = {path.name for path in directory.iterdir() if not atomic.is_part(path)}
+        if names <= {lock.FILE, _CONFIG}:
+            return
+    require_empty(directory)
 
 
 def init_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
@@ -53,10 +100,10 @@ def init_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
         ValueError: likewise.
     """
     require_workdir(workdir, config)
-    path = Path(workdir) / _CONFIG
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"version": VERSION, **_json(config)}, indent=2) + "\n")
+    directory = Path(workdir)
+    if not _is_claimed(directory) or saved_config(directory) != _json(config):
+        directory.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(directory / _CONFIG, {"version": VERSION, **_json(config)})
 
 
 def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> dict[str, Any]:
@@ -87,11 +134,30 @@ def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> di
     return saved if mesh is None else {**saved, "mesh": mesh}
 
 
-def _what_counts(tree: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what changes a run by rounding at most."""
-    kept = {**tree, "mesh": None}
-    for part, name in _FREE:
-        kept[part] = {key: value for key, value in kept[part].items() if key != name}
+def _parsed(directory: Path, saved: dict[str, Any]) -> Config:
+    """The saved configuration, with the defaults of fields that are newer than it."""
+    try:
+        return parse(saved)
+    except ValueError as error:
+        raise ValueError(
+            f"{directory} holds a run whose config.json this version refuses: {error}. Choose "
+            "another --workdir"
+        ) from None
+
+
+def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
+    """A configuration without what leaves the trained numbers as they are, but for rounding.
+
+    Args:
+        tree: as JSON has it.
+        grows: whether its length may change too.
+    """
+    kept = {part: value for part, value in tree.items() if part not in _FREE_SECTIONS}
+    free = {part: set(names) for part, names in _FREE.items()}
+    if grows:
+        free["loop"] |= set(_LENGTH)
+    for part, names in free.items():
+        kept[part] = {key: value for key, value in kept[part].items() if key not in names}
     return kept
 
 

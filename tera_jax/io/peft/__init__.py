@@ -9,7 +9,6 @@ understood, :mod:`.modules` chooses the layers as PEFT does, and :mod:`.base_wei
 the base's.
 """
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -17,13 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from tera_jax.adapters.base import Adapter
+from tera_jax.atomic import write_json
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.io.peft import base_weights, layers, prompts, settings, unilora
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["CONFIG", "load", "save"]
+__all__ = ["CONFIG", "METHODS", "load", "save"]
+
+METHODS = (*layers.LEAVES, unilora.NAME, "prompt", "p_tuning")
+"""Of our methods those that PEFT has."""
 
 _READERS = {
     "LORA": layers.load,
@@ -101,7 +104,7 @@ def save(
     else:
         raise ValueError(
             f"PEFT has no method {adapter.name!r}, only "
-            f"{[*layers.LEAVES, unilora.NAME, 'prompt', 'p_tuning']}; export the adapter in our "
+            f"{list(METHODS)}; export the adapter in our "
             "format, or merged weights"
         )
     common = {
@@ -110,5 +113,5 @@ def save(
         "inference_mode": True,
     }
     path = Path(directory)
-    (path / CONFIG).write_text(json.dumps({**common, **config}, indent=2) + "\n")
+    write_json(path / CONFIG, {**common, **config})
     write_arrays(path, arrays, base_fingerprint(variables["params"]))

@@ -7,6 +7,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from tera_jax.atomic import replacing
+
 CONFIG = "adapter_config.json"
 ARRAYS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -20,7 +22,8 @@ _DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I32")
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], base: str) -> None:
     """Write arrays by PEFT's names, and the fingerprint of the base as metadata of the file."""
     contiguous = {key: np.ascontiguousarray(array) for key, array in arrays.items()}
-    save_file(contiguous, path / ARRAYS, metadata={"format": "pt", _BASE: base})
+    with replacing(path / ARRAYS) as part:
+        save_file(contiguous, part, metadata={"format": "pt", _BASE: base})
 
 
 def written_base(path: Path) -> str | None:

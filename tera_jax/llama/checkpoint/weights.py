@@ -1,7 +1,6 @@
 """Checkpoints on disk <-> the ``params`` collection, one leaf at a time."""
 
 import functools
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
 from safetensors.numpy import save_file
 
-from tera_jax import disk, json_files, trees
+from tera_jax import atomic, disk, json_files, trees
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.contents import check, check_counts, require_finite
 from tera_jax.llama.checkpoint.gguf import GgufTensors, from_gguf, open_gguf
@@ -118,7 +117,7 @@ def save_pretrained(
 
     Raises:
         FileExistsError: when the directory is not empty.
-        ValueError: when ``params`` are not those of ``model``.
+        ValueError: when ``params`` are not those of ``model``, or have NaN or infinity.
     """
     directory = Path(directory)
     disk.require_empty(directory)
@@ -132,6 +131,7 @@ def save_pretrained(
                 f"params/{path} has shape {shape}, but the model's config makes it "
                 f"{expected.get(path)}; give the params of this model"
             )
+    trees.require_finite(params, "the weights")
     config["dtype"] = str(next(iter(leaves.values())).dtype)
     directory.mkdir(parents=True, exist_ok=True)
 
@@ -149,15 +149,16 @@ def save_pretrained(
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         file = file if len(shards) > 1 else "model.safetensors"
         content = dict(next(stored) for _ in shard)
-        save_file(content, directory / file, metadata={"format": "pt"})
+        with atomic.replacing(directory / file) as part:
+            save_file(content, part, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(shard, file)
     if len(shards) > 1:
         total = sum(sum(shard.values()) for shard in shards)
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _write_json(directory / "model.safetensors.index.json", index)
+        atomic.write_json(directory / "model.safetensors.index.json", index)
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
-    _write_json(directory / "config.json", config)
+    atomic.write_json(directory / "config.json", config)
 
 
 def abstract_params(model: Llama) -> dict[str, Any]:
@@ -254,7 +255,3 @@ def _stored(leaves: dict[str, jax.Array | np.ndarray]) -> Iterator[tuple[str, np
 
 def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in trees.named(params).items()}
-
-
-def _write_json(file: Path, content: Any) -> None:
-    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

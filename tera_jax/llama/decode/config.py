@@ -39,15 +39,22 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("max_new_tokens", 1), ("num_beams", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {least}")
+            if not least <= getattr(self, name) < 2**31:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at least {least} and fit 32 bits"
+                )
         for name in ("no_repeat_ngram_size", "top_k"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must not be negative")
-        if not self.temperature > 0:
+            if not 0 <= getattr(self, name) < 2**31:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must not be negative and fit 32 bits"
+                )
+        if not 2.0**-126 <= self.temperature < 2.0**127:
             raise ValueError(
-                f"temperature={self.temperature} must be above 0; do_sample=False is greedy"
+                f"temperature={self.temperature} must be above 0 and finite; do_sample=False is "
+                "greedy"
             )
+        if not abs(self.length_penalty) < 2.0**127:
+            raise ValueError(f"length_penalty={self.length_penalty} must be finite in float32")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p={self.top_p} must be above 0 and at most 1")
         if self.do_sample and self.num_beams > 1:

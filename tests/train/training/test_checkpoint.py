@@ -136,3 +136,35 @@ def test_the_best_gives_way_to_the_next_best_when_damaged(tmp_path):
 def test_checksums_of_checkpoints_that_are_gone_are_forgotten(tmp_path):
     save(tmp_path, {1: None, 2: None, 3: None})
     assert {file.name for file in (tmp_path / "checksums").iterdir()} == {"2.json", "3.json"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_the_best_is_never_one_without_a_number(tmp_path, value):
+    """As versions before this one could save them."""
+    save(tmp_path, {1: 3.0, 2: value, 3: 4.0, 4: None, 5: value})
+    assert 1 in steps(tmp_path)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best == 1
+
+
+def test_without_a_number_none_is_the_best(tmp_path):
+    save(tmp_path, {1: float("nan"), 2: float("nan")})
+    with Checkpoints(tmp_path) as checkpoints:
+        assert (checkpoints.best, checkpoints.latest) == (None, 2)
+
+
+def test_a_base_that_differs_below_bfloat16_is_refused(tmp_path):
+    exact = META._replace(base_exact="e" * 16)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state(4), exact, 1.0)
+        checkpoints.restore(4, state(0), exact)
+        checkpoints.restore(4, state(0), META)  # of a caller that has none
+        with pytest.raises(ValueError, match=r"base of exact fingerprint eeee.* load that base"):
+            checkpoints.restore(4, state(0), META._replace(base_exact="0" * 16))
+
+
+def test_checkpoints_of_before_the_exact_fingerprint_are_read(tmp_path):
+    save(tmp_path, {4: 1.0})
+    with Checkpoints(tmp_path) as checkpoints:
+        _, meta = checkpoints.restore(4, state(0), META._replace(base_exact="0" * 16))
+    assert meta.base_exact == ""
