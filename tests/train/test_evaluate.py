@@ -11,7 +11,7 @@ from train import data, evaluate
 from train.data import records
 from train.evaluation import answers, measure, questions, text_metrics
 from train.evaluation.generation import Generator
-from train.evaluation.measure import HELD_OUT
+from train.evaluation.measure import HELD_OUT, Score
 from train.training import run as runs
 
 
