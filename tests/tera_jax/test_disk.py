@@ -15,10 +15,10 @@ def nothing(path):
     del path
 
 
-@pytest.mark.parametrize("name", [".export.partial", f".export.partial-{os.getpid()}"])
+@pytest.mark.parametrize("name", [".export.partial", ".export.partial-{process}"])
 def test_what_a_killed_process_left_is_not_in_the_way(tmp_path, name):
     """Neither of this version nor of one that named it by its process id, which comes again."""
-    left = tmp_path / name
+    left = tmp_path / name.format(process=os.getpid())
     (left / "deep").mkdir(parents=True)
     (left / "deep" / "old").write_text("old")
     disk.write_checked(tmp_path / "export", write, nothing)
