@@ -56,8 +56,8 @@ PATCHES = (
         "schedule",
         "the warm-up does not begin at 0",
         "train/training/optim.py",
-        "linear_schedule(0.0, config.learning_rate",
-        "linear_schedule(0.1 * config.learning_rate, config.learning_rate",
+        "linear_schedule(0.0, config.learning_rate, warmup)",
+        "linear_schedule(0.1 * config.learning_rate, config.learning_rate, warmup)",
         f"{_OPTIM}test_the_rate_is_zero_then_the_highest_then_zero",
     ),
     Patch(

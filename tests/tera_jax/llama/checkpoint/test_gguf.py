@@ -9,55 +9,11 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import load_pretrained, rope
-from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.gguf import _rope_scaling
 from tera_jax.quantize import quantize_kernel
 from tera_jax.sharding import make_mesh
 from tests.margins import within
-
-
-def _write_gguf(path, model, params, kind=gguf.GGMLQuantizationType.F32, **extra):
-    """As llama.cpp's converter does: q and k of llama interleaved."""
-    config, arch = model.config, model.config.model_type
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_heads)
-    writer.add_head_count_kv(config.num_kv_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_theta)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    for name in ("eot", "eom"):
-        if name in extra:
-            getattr(writer, f"add_{name}_token_id")(extra.pop(name))
-    rows = extra.pop("rows", config)
-    for key, value in extra.pop("fields", {}).items():
-        {str: writer.add_string, int: writer.add_uint32}[type(value)](f"{arch}.{key}", value)
-    for key_path, leaf in jax.tree.leaves_with_path(params):
-        name = names.TABLE["/".join(key.key for key in key_path)]
-        for layer, one in enumerate(leaf if "{}" in name.gguf else [leaf]):
-            data = np.asarray(one.T if name.transposed else one)
-            heads = {"q_proj": rows.num_heads, "k_proj": rows.num_kv_heads}
-            for part, count in heads.items():
-                if arch == "llama" and part in name.path:
-                    halves = data.reshape(count, 2, rows.head_dim // 2, -1)
-                    data = halves.swapaxes(1, 2).reshape(data.shape)
-            data = np.ascontiguousarray(data)
-            stored = kind if data.ndim == 2 else gguf.GGMLQuantizationType.F32
-            data = gguf.quants.quantize(data, stored)
-            writer.add_tensor(name.gguf.format(layer), data, raw_dtype=stored)
-    for name, data in extra.items():
-        writer.add_tensor(name.replace("__", "."), data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+from tests.tera_jax.llama.checkpoint.gguf_files import write_gguf
 
 
 def _rope_factors(config):
@@ -71,7 +27,7 @@ def test_gguf_equals_the_checkpoint_it_was_made_of(assert_same, family, tiny_pat
     extra = {}
     if model.config.rope_scaling:
         extra["rope_freqs__weight"] = _rope_factors(model.config)
-    path = _write_gguf(tmp_path / "x.gguf", model, params, **extra)
+    path = write_gguf(tmp_path / "x.gguf", model, params, **extra)
     found, loaded = load_pretrained(path)
     assert found.config == model.config
     assert_same(loaded, params)
@@ -83,7 +39,7 @@ def test_gguf_equals_the_checkpoint_it_was_made_of(assert_same, family, tiny_pat
 
 def test_quantised_gguf_is_close(assert_same, tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    path = _write_gguf(tmp_path / "x.gguf", model, params, gguf.GGMLQuantizationType.Q8_0)
+    path = write_gguf(tmp_path / "x.gguf", model, params, gguf.GGMLQuantizationType.Q8_0)
     loaded = load_pretrained(path)[1]["layers"]["self_attn"]["q_proj"]["kernel"]
     expected = params["layers"]["self_attn"]["q_proj"]["kernel"]
     error = np.max(np.abs(loaded - expected))
@@ -120,14 +76,14 @@ def test_llama3_scaling_is_found_again_in_gguf(scaling, head_dim):
 )
 def test_refuses_gguf_keys(fields, message, tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    path = _write_gguf(tmp_path / "x.gguf", model, params, fields=fields)
+    path = write_gguf(tmp_path / "x.gguf", model, params, fields=fields)
     with pytest.raises(ValueError, match=message):
         load_pretrained(path)
 
 
 def test_refuses_gguf_files(tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    path = _write_gguf(tmp_path / "x.gguf", model, params, extra__weight=np.ones(3, np.float32))
+    path = write_gguf(tmp_path / "x.gguf", model, params, extra__weight=np.ones(3, np.float32))
     with pytest.raises(ValueError, match=r"none missing, 1 tensors \(extra.weight\) unexpected"):
         load_pretrained(path)
     whole = path.read_bytes()
@@ -160,7 +116,7 @@ def test_counts_are_compared_with_the_tensors_within_a_second(change, message, t
     model, params = load_pretrained(tiny_path("llama-3"))
     fields = {field.name: getattr(model.config, field.name) for field in _fields(model.config)}
     told = types.SimpleNamespace(config=types.SimpleNamespace(**(fields | change)))
-    path = _write_gguf(tmp_path / "x.gguf", told, params, rows=model.config)
+    path = write_gguf(tmp_path / "x.gguf", told, params, rows=model.config)
     start = time.process_time()
     with pytest.raises(ValueError, match=message):
         load_pretrained(path)
@@ -190,7 +146,7 @@ def test_gguf_tensors_are_looked_at(tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
     broken = jax.tree.map(np.array, params)
     broken["layers"]["mlp"]["down_proj"]["kernel"][1, 0, 0] = np.nan
-    path = _write_gguf(tmp_path / "x.gguf", model, broken)
+    path = write_gguf(tmp_path / "x.gguf", model, broken)
     with pytest.raises(ValueError, match=r"tensor model.layers.1.mlp.down_proj.weight holds NaN"):
         load_pretrained(path)
     for name, data, message in (
@@ -198,15 +154,15 @@ def test_gguf_tensors_are_looked_at(tiny_path, tmp_path):
         ("lm_head__weight", np.ones((128, 64), np.float32), "GGUF's lm_head.weight.* unexpected"),
         ("blk__00__attn_q__weight", np.ones((64, 64), np.float32), "blk.00.attn_q.*unexpected"),
     ):
-        path = _write_gguf(tmp_path / "x.gguf", model, params, **{name: data})
+        path = write_gguf(tmp_path / "x.gguf", model, params, **{name: data})
         with pytest.raises(ValueError, match=message):
             load_pretrained(path)
 
 
 def test_every_stop_of_a_gguf_file(tiny_path, tmp_path):
     model, params = load_pretrained(tiny_path("llama-3"))
-    path = _write_gguf(tmp_path / "x.gguf", model, params, eot=7, eom=2)
+    path = write_gguf(tmp_path / "x.gguf", model, params, eot=7, eom=2)
     assert load_pretrained(path)[0].config.eos_token_id == (2, 7)
-    path = _write_gguf(tmp_path / "x.gguf", model, params, eot=128)
+    path = write_gguf(tmp_path / "x.gguf", model, params, eot=128)
     with pytest.raises(ValueError, match="eos_token_id=128 must be at least 0 and below vocab_siz"):
         load_pretrained(path)

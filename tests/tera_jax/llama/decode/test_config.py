@@ -29,7 +29,10 @@ def test_only_what_would_complete_an_n_gram_is_banned():
         ({"num_beams": 0}, "num_beams=0 must be at least 1"),
         ({"top_k": -1}, "top_k=-1 must not be negative"),
         ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size=-1 must not be negative"),
-        ({"temperature": 0.0}, "temperature=0.0 must be above 0; do_sample=False is greedy"),
+        (
+            {"temperature": 0.0},
+            "temperature=0.0 must be above 0 and finite; do_sample=False is greedy",
+        ),
         ({"top_p": 0.0}, "top_p=0.0 must be above 0 and at most 1"),
         ({"do_sample": True, "num_beams": 2}, "do_sample with num_beams=2 is not offered"),
     ],
