@@ -3,10 +3,12 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks.fp8_gradient import WITH_CODES, main
 
 
+@pytest.mark.long
 def test_bases_stand_beside_the_loaded_one(tiny_llama, tmp_path, capsys):
     rows = [
         {"instruction": f"{i}?", "input": "", "output": f"it is {i % 3}", "answer": f"{i % 3}"}

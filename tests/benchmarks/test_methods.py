@@ -71,6 +71,7 @@ def task(tmp_path, monkeypatch):
 LORA = Variant("lora", 1e-2, {"rank": 4})
 
 
+@pytest.mark.long
 def test_a_run_is_that_of_the_trainer(base, task):
     examples = methods.read(base, task)
     assert [len(part) for part in examples] == [12, 4, 4]

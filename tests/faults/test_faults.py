@@ -11,8 +11,6 @@ QUICK = (
     "SIGTERM",
     "kill -9",
     "damaged checkpoint",
-    "damaged shard of the base",
-    "damaged adapter",
     "disk full",
     "loss that is no number",
     "disk full at the start",

@@ -124,7 +124,7 @@ def test_a_sharded_step_equals_one_device(name):
     assert_same(found, reference(name))
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("name", quick_only(ONE_OF_A_KIND, TABLE))
 def test_merged_weights_do_what_the_adapted_model_does(name):
     adapter, model, v, tokens_BL = made(name)
     assert adapter.mergeable == (name not in NOT_MERGEABLE)
