@@ -23,7 +23,7 @@ from tera_jax.llama import load_pretrained, save_pretrained
 
 from . import command
 from .config import EXPORTS, Config, MethodConfig, parse
-from .training import distributed
+from .training import distributed, kept
 from .training import run as runs
 from .training.run import Run
 from .training.workdir import saved_config
@@ -110,7 +110,7 @@ def export_once(run: Run, d: Any, format: str, workdir: Path) -> Path:
     """
     output, file = workdir / format, workdir / "exports.json"
     what = {"d": fingerprint(d), "base": run.meta.base_fingerprint}
-    exports = _exports(file)
+    exports = kept.read(file) or {}  # all is exported again where it cannot be read
     if exports.get(format) == {**what, "files": _sizes(output)} and _sizes(output):
         return output
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -119,15 +119,6 @@ def export_once(run: Run, d: Any, format: str, workdir: Path) -> Path:
     export(run, d, format, output)
     atomic.write_json(file, {**exports, format: {**what, "files": _sizes(output)}})
     return output
-
-
-def _exports(file: Path) -> dict[str, Any]:
-    """What was exported; nothing where that cannot be read, and all is exported again."""
-    try:
-        found = json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _sizes(directory: Path) -> dict[str, int]:

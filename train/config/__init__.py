@@ -1,6 +1,6 @@
 """The configuration of a run."""
 
-from .schema import EXPORTS, Config, default, differences, parse, to_dict
+from .schema import EXPORTS, Config, default, differences, parse, to_dict, to_json
 from .sections import (
     DataConfig,
     EvaluateConfig,
@@ -25,4 +25,5 @@ __all__ = [
     "differences",
     "parse",
     "to_dict",
+    "to_json",
 ]

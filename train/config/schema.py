@@ -1,6 +1,7 @@
 """The configuration of a run: a ``ConfigDict`` at the edge, a frozen dataclass within."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -174,6 +175,11 @@ def to_dict(config: Config) -> dict[str, Any]:
     method = tree["method"]
     tree["method"] = {"name": method["name"], "targets": method["targets"], **method["settings"]}
     return tree
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """As :func:`to_dict`, with the types that JSON gives back: a list for each tuple."""
+    return json.loads(json.dumps(to_dict(config)))
 
 
 def differences(a: Any, b: Any, where: str = "config") -> list[str]:

@@ -10,7 +10,7 @@ from tera_jax.disk import require_empty
 
 from .. import data, tasks
 from ..config import EvaluateConfig, differences
-from ..training import distributed
+from ..training import distributed, kept
 from ..training.run import Run
 from .generation import Generator, require_room
 from .questions import Question
@@ -162,7 +162,7 @@ def init_directory(directory: Path, settings: dict[str, Any], earlier: Path | No
         FileExistsError: when it holds something else, or answers under other settings.
     """
     file = directory / _SETTINGS
-    found = _saved(file) if file.is_file() else settings
+    found = kept.read(file) if file.is_file() else settings
     changed = [] if found is None else differences(found, settings, "settings")
     if changed and earlier is None:
         raise FileExistsError(
@@ -180,15 +180,6 @@ def init_directory(directory: Path, settings: dict[str, Any], earlier: Path | No
         atomic.write_json(file, settings)
 
 
-def _saved(file: Path) -> dict[str, Any] | None:
-    """The settings in a file; None where they cannot be read."""
-    try:
-        found = json.loads(file.read_text())
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def read(directory: Path) -> dict[int, str]:
     """The outputs that are there already, by the index of their question."""
     file = directory / _ANSWERS
@@ -204,11 +195,8 @@ def read(directory: Path) -> dict[int, str]:
 
 def _row(line: str) -> tuple[int, str] | None:
     """Index and output of a line that was written to its end; None for another."""
-    try:
-        one = json.loads(line)
-        return (one["row"], one["output"]) if line.endswith("\n") else None
-    except (ValueError, KeyError, TypeError):
-        return None
+    one = kept.line(line) or {}
+    return (one["row"], one["output"]) if {"row", "output"} <= one.keys() else None
 
 
 class Pick(NamedTuple):

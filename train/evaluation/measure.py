@@ -14,8 +14,8 @@ from tera_jax import atomic, quantize
 from tera_jax.fingerprint import fingerprint
 
 from .. import data
-from ..config import EvaluateConfig, to_dict
-from ..training import distributed
+from ..config import EvaluateConfig, to_json
+from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run
 from ..training.step import make_eval_step
@@ -121,14 +121,18 @@ def measure(
 
 def _read(file: Path) -> dict[str, Any] | None:
     """The summary in a file, or None where there is none that can be read."""
-    if not file.is_file():
-        return None
-    try:
-        summary = json.loads(file.read_text())
-        return {"metrics": summary["metrics"], "examples": summary["examples"]}
-    except (ValueError, KeyError, TypeError):
+    summary = _kept(file, ("metrics", "examples"))
+    return summary and {key: summary[key] for key in ("metrics", "examples")}
+
+
+def _kept(file: Path, keys: Sequence[str]) -> dict[str, Any] | None:
+    """What a file holds, the keys among it; None, and a line in the log, for a damaged one."""
+    found = kept.read(file)
+    if found is not None and found.keys() >= set(keys):
+        return found
+    if file.is_file():
         distributed.log(f"{file} cannot be read; it is made again")
-        return None
+    return None
 
 
 def _name(task: str, score: str) -> str:
@@ -138,9 +142,9 @@ def _name(task: str, score: str) -> str:
 def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
     file = directory / "loss.json"
     settings = _loss_settings(run, step, d, valid)
-    kept = distributed.on_main_process(lambda: _kept_loss(file, settings))
-    if kept is not None:
-        return kept
+    before = distributed.on_main_process(lambda: _kept_loss(file, settings))
+    if before is not None:
+        return before
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
     loss = held_out_loss(run, eval_step, d, valid)
     if not math.isfinite(loss):
@@ -156,21 +160,17 @@ def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data
 
 def _kept_loss(file: Path, settings: Mapping[str, Any]) -> float | None:
     """The loss in a file, if it was taken under these settings; a damaged file has none."""
-    if not file.is_file():
+    found = _kept(file, ("held_out_loss",))
+    if found is None:
         return None
-    try:
-        kept = json.loads(file.read_text())
-        loss = kept.pop("held_out_loss")
-    except (ValueError, AttributeError, KeyError, TypeError):
-        distributed.log(f"{file} cannot be read; it is made again")
-        return None
+    loss = found.pop("held_out_loss")
     finite = isinstance(loss, float) and math.isfinite(loss)
-    return loss if finite and kept == settings else None
+    return loss if finite and found == settings else None
 
 
 def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -> dict[str, Any]:
     """What the held-out loss depends on, as JSON has it."""
-    config = to_dict(run.config)
+    config = to_json(run.config)
     return {
         "step": step,
         "d": fingerprint(d),
@@ -178,7 +178,7 @@ def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -
         "base_exact": run.meta.base_exact,
         "frozen": run.meta.frozen_fingerprint,
         "model": {key: config["model"][key] for key in ("dtype", "quantize", "block")},
-        "method": json.loads(json.dumps(config["method"])),
+        "method": config["method"],
         "examples": data.digest(valid),
         "data": {key: x for key, x in config["data"].items() if key not in _NOT_OF_LOSS},
     }
@@ -221,15 +221,15 @@ def _picked(run: Run, d: Any, asked: Sequence[Question], score: str) -> list[Pic
 def _settings(
     run: Run, step: int, task: str, asked: Sequence[Question], score: str
 ) -> dict[str, Any]:
-    """What the answers depend on."""
-    config = to_dict(run.config)
+    """What the answers depend on, as JSON has it."""
+    config = to_json(run.config)
     text = json.dumps([[dict(question.record), question.golds] for question in asked])
     shared = {"task": task, "step": step, "questions": zlib.crc32(text.encode()), "score": score}
     shared |= {"base": run.meta.base_fingerprint, "frozen": run.meta.frozen_fingerprint}
     if score == "generate":
         shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
     keys = ("prompt", "history", "max_prompt", "bos")
-    return json.loads(json.dumps(shared | {key: config["data"][key] for key in keys}))
+    return shared | {key: config["data"][key] for key in keys}
 
 
 def table(columns: Mapping[str, Mapping[str, Score]]) -> str:

@@ -6,7 +6,6 @@ whose files have changed since, are set aside, and the one before takes their pl
 
 import functools
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from tera_jax import atomic
 from tera_jax.io.adapter_files import require_fingerprint
 
-from . import distributed
+from . import distributed, kept
 from .data_identity import require_identities
 from .step import State
 
@@ -115,11 +114,6 @@ class Checkpoints:
         return max((step for step, loss in losses.items() if loss is None), default=None)
 
     @property
-    def sealed(self) -> int | None:
-        """The last checkpoint that was written to its end, without a look at its files."""
-        return last_sealed(self._sums.parent)
-
-    @property
     def whole(self) -> int | None:
         """The last checkpoint that is as it was written, or None; damaged ones are set aside."""
         return self._whole(lambda: self.latest)
@@ -144,9 +138,8 @@ class Checkpoints:
         file = self._sums / f"{step}.json"
         if not file.is_file():
             return "it has no checksums, for the run ended while it was written"
-        try:
-            expected = json.loads(file.read_text())
-        except ValueError:
+        expected = kept.read(file)
+        if expected is None:
             return f"{file} is damaged"
         directory = self._directory(step)
         for name, digest in expected.items():

@@ -1,11 +1,12 @@
 """Which records a run was started with: ``data.json`` in its directory, and its checkpoints."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tera_jax.atomic import write_json
+
+from . import kept
 
 _FILE = "data.json"
 
@@ -45,10 +46,5 @@ def keep_data_identity(workdir: str | os.PathLike[str], identities: Mapping[str,
 
 def _saved(directory: Path) -> dict[str, str]:
     """What is there; nothing where it is damaged, for the checkpoints have it too."""
-    try:
-        saved = json.loads((directory / _FILE).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    if not isinstance(saved, dict):
-        return {}
+    saved = kept.read(directory / _FILE) or {}
     return {field: value for field, value in saved.items() if isinstance(value, str)}

@@ -14,7 +14,7 @@ import tensorboardX
 
 from tera_jax import atomic
 
-from . import distributed
+from . import distributed, kept
 from .step import Metrics
 
 
@@ -160,10 +160,6 @@ def _repair(path: Path, last: int) -> None:
 
 
 def _parsed(line: str) -> dict[str, Any] | None:
-    """A line that was written to its end; None for another."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    whole = line.endswith("\n") and isinstance(found, dict)
-    return found if whole and type(found.get("step")) is int else None
+    """A whole line with a step; None for another."""
+    found = kept.line(line)
+    return found if found is not None and type(found.get("step")) is int else None

@@ -8,7 +8,7 @@ from typing import Any
 from tera_jax import atomic
 from tera_jax.disk import require_empty
 
-from ..config import Config, differences, parse, to_dict
+from ..config import Config, differences, parse, to_json
 from . import lock
 from .checkpoint import last_sealed
 
@@ -48,8 +48,8 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     if not _is_claimed(directory):
         _require_unused(directory)
         return
-    saved = _json(_parsed(directory, saved_config(directory)))
-    given = _json(config)
+    saved = to_json(_parsed(directory, saved_config(directory)))
+    given = to_json(config)
     grows = {saved["optim"]["schedule"], given["optim"]["schedule"]} == {"constant"}
     rows = differences(_what_counts(saved, grows), _what_counts(given, grows))
     if rows:
@@ -101,9 +101,9 @@ def init_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     """
     require_workdir(workdir, config)
     directory = Path(workdir)
-    if not _is_claimed(directory) or saved_config(directory) != _json(config):
+    if not _is_claimed(directory) or saved_config(directory) != to_json(config):
         directory.mkdir(parents=True, exist_ok=True)
-        atomic.write_json(directory / _CONFIG, {"version": VERSION, **_json(config)})
+        atomic.write_json(directory / _CONFIG, {"version": VERSION, **to_json(config)})
 
 
 def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> dict[str, Any]:
@@ -159,8 +159,3 @@ def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
     for part, names in free.items():
         kept[part] = {key: value for key, value in kept[part].items() if key not in names}
     return kept
-
-
-def _json(config: Config) -> dict[str, Any]:
-    """The configuration after a round trip through JSON."""
-    return json.loads(json.dumps(to_dict(config)))

@@ -1,0 +1,24 @@
+"""What a run wrote into its directory and reads again; what cannot be read counts as not there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tera_jax import json_files
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is no file, or none that can be read."""
+    try:
+        return json_files.read(file)
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def line(text: str) -> dict[str, Any] | None:
+    """The object in a line that was written to its end; None for another line."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return found if text.endswith("\n") and isinstance(found, dict) else None
