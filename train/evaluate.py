@@ -66,8 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     identities = records.identities(sources)
     distributed.on_main_process(lambda: require_same_data(args.workdir, identities))
     _, held_out = records.split(config.data, sources)
-    run = runs.build(config, args.workdir)
-    run = run._replace(meta=run.meta._replace(data=identities))
+    run = runs.build(config, args.workdir, identities=identities)
     if args.base:
         step, d = 0, runs.init_d(run)
     else:

@@ -74,12 +74,12 @@ def _train(config: Config, workdir: Path) -> None:
     identities = records.identities(sources)
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
-    prepared = data.prepare(config.data, load_tokenizer(config.model.path), sources)
+    tokenizer = load_tokenizer(config.model.path)
+    prepared = data.prepare(config.data, tokenizer, sources)
     del sources
     distributed.log("\n".join(prepared.lines))
 
-    run = runs.build(config, workdir)
-    run = run._replace(meta=run.meta._replace(data=identities))
+    run = runs.build(config, workdir, tokenizer, identities)
     distributed.on_main_process(lambda: init_workdir(workdir, config))
     distributed.on_main_process(lambda: keep_data_identity(workdir, identities))
     runs.keep_frozen(run, workdir)

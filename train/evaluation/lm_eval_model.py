@@ -6,6 +6,7 @@ that a checkpoint brings is never run.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ except ImportError as error:
     ) from error
 
 _SAMPLING = ("temperature", "top_k", "top_p")
+_ends = functools.lru_cache(maxsize=1)(special_tokens.ends)  # of one tokenizer, for every text
 
 
 @register_model("tera-jax")
@@ -135,7 +137,7 @@ class TeraLM(TemplateLM):
             add_special_tokens = not string.startswith(prefix)
         ids = self.tokenizer(string, add_special_tokens=False)["input_ids"]
         if add_special_tokens and self.add_bos_token is None:
-            return [*special_tokens.ends(self.tokenizer).before, *ids]
+            return [*_ends(self.tokenizer).before, *ids]
         add_bos = add_special_tokens and self.add_bos_token
         return [self.tokenizer.bos_token_id, *ids] if add_bos else ids
 

@@ -1,7 +1,7 @@
 """The parts of a run, built once from its configuration for training, evaluation and export."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,15 +60,27 @@ class Run(NamedTuple):
         return {"params": self.params, "frozen": self.frozen, "d": d}
 
 
-def build(config: Config, workdir: Path | None = None) -> Run:
+def build(
+    config: Config,
+    workdir: Path | None = None,
+    tokenizer: Any = None,
+    identities: Mapping[str, str] | None = None,
+) -> Run:
     """Load the base, and draw the frozen arrays or read those that :func:`keep_frozen` wrote.
+
+    Args:
+        config: of the run.
+        workdir: its directory, which may hold frozen arrays.
+        tokenizer: of the base; loaded when None.
+        identities: of the records, for checkpoints; see :class:`train.training.checkpoint.Meta`.
 
     Raises:
         ValueError: when the model, the method or the mesh do not fit each other.
         FileNotFoundError: when there is no model at the path.
     """
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    tokenizer = load_tokenizer(config.model.path)
+    if tokenizer is None:
+        tokenizer = load_tokenizer(config.model.path)
     model, params = load_pretrained(
         config.model.path,
         dtype=jnp.dtype(config.model.dtype),
@@ -89,7 +101,7 @@ def build(config: Config, workdir: Path | None = None) -> Run:
         frozen = jax.jit(adapter.init_frozen, out_shardings=layout)(params)
     rounded = base_fingerprint(params)
     exact = exact_fingerprint(params, rounded)
-    meta = Meta(0, fingerprint(frozen), rounded, to_dict(config), base_exact=exact)
+    meta = Meta(0, fingerprint(frozen), rounded, to_dict(config), dict(identities or {}), exact)
     return Run(config, mesh, model, params, tokenizer, adapter, frozen, meta)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.llama import stacking
+from tera_jax.llama import load_tokenizer, stacking
 from train import data
 from train.config import default, parse
 from train.data import records
@@ -114,3 +114,12 @@ def test_an_unrolled_run_starts_from_the_same_state(built):
     assert runs.unrolled(run) is run
     assert "trainable parameters" in runs.describe(run)
     assert runs.abstract_state(run, optimizer(run.config.optim, 1)).step.shape == ()
+
+
+def test_a_given_tokenizer_is_not_loaded_again(tiny_config, monkeypatch):
+    config = parse(tiny_config)
+    tokenizer = load_tokenizer(config.model.path)
+    monkeypatch.setattr(runs, "load_tokenizer", lambda _: pytest.fail("loaded"))
+    run = runs.build(config, tokenizer=tokenizer, identities={"config.data.path": "x"})
+    assert run.tokenizer is tokenizer
+    assert run.meta.data == {"config.data.path": "x"}
