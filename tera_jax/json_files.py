@@ -184,6 +184,12 @@ def matches(value: Any, kind: Any) -> bool:
     return value is None if kind is None else type(value) is kind
 
 
+def repeated(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first key that stands more than once among the pairs of an object, if one does."""
+    counts = collections.Counter(name for name, _ in pairs)
+    return next((name for name, count in counts.items() if count > 1), None)
+
+
 def shown(value: Any) -> str:
     """A value as errors show it, cut after 80 characters."""
     text = repr(value)
@@ -232,8 +238,7 @@ def _numbers(value: Any) -> Iterator[float]:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
-        counts = collections.Counter(name for name, _ in pairs)
-        raise ValueError(f"the key {shown(counts.most_common(1)[0][0])} stands twice in an object")
+        raise ValueError(f"the key {shown(repeated(pairs))} stands twice in an object")
     return content
 
 

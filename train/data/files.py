@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tera_jax import json_files
+
 _BLOCK = 2**18
 _SPACE = re.compile(r"[ \t\r\n]*")
 _CUT_ESCAPE = 16
@@ -75,9 +77,7 @@ class _Reader:
 def _record(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"field {twice!r} stands twice in it")
+        raise ValueError(f"field {json_files.repeated(pairs)!r} stands twice in it")
     return found
 
 

@@ -1,7 +1,6 @@
 """Models by their shapes alone; well-known ones as the keys of their Hugging Face configs."""
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tera_jax import json_files
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import select
 from tera_jax.adapters.targets import ModelLayers, model_layers
@@ -130,8 +130,7 @@ def parts(
     configured = build(method_class(method), settings, "method")
     adapter = select(method, configured, layers, targets)
     frozen = jax.eval_shape(adapter.init_frozen, params)
-    d = jax.eval_shape(adapter.init_d, params, frozen)
-    return Parts(config, adapter, params, frozen, d)
+    return Parts(config, adapter, params, frozen, adapter.abstract_d(params))
 
 
 @functools.cache
@@ -139,7 +138,7 @@ def _base(model: str) -> tuple[LlamaConfig, Any, ModelLayers]:
     if model in MODELS:
         tree = MODELS[model]
     elif (Path(model) / "config.json").is_file():
-        tree = json.loads((Path(model) / "config.json").read_text())
+        tree = json_files.read(Path(model) / "config.json", integer_bits=128)
     else:
         raise ValueError(
             f"model {model!r}; choose one of {sorted(MODELS)}, or a directory with a config.json"

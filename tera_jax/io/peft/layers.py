@@ -11,11 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get, put
 from tera_jax.io.peft.files import ARRAYS, CONFIG, PREFIX
-from tera_jax.io.peft.modules import module_name, pattern_value, target_layers
-from tera_jax.methods import method_class
+from tera_jax.io.peft.modules import make_adapter, module_name, pattern_value, target_layers
 from tera_jax.methods.base import LinearMethod
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
@@ -80,10 +78,7 @@ def load(
     rank = max(module.rank for module in together)
     scale = collections.Counter(module.scale for module in together).most_common(1)[0][0]
     name, settings = _method(config, rank, scale)
-    try:
-        adapter = make(name, method_class(name)(**settings), tuple(targets))
-    except ValueError as error:
-        raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
+    adapter = make_adapter(path, name, settings, targets)
     _require_names(path, arrays, name, together)
     d = _trainable(path, arrays, adapter, modules, scale, params)
     if name == "vera":

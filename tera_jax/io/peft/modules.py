@@ -2,15 +2,17 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tera_jax import json_files
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import parameter
 from tera_jax.io.peft.files import CONFIG
 from tera_jax.llama.checkpoint import names
-from tera_jax.methods import TargetLayer
+from tera_jax.methods import TargetLayer, method_class
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +74,20 @@ def target_layers(
             "this base does not have; name others, or load the base that it was made for"
         )
     return dict(sorted(found.items(), key=lambda item: item[0].path))
+
+
+def make_adapter(
+    path: Path, name: str, settings: Mapping[str, Any], targets: Iterable[TargetLayer]
+) -> Adapter:
+    """The adapter of one of our methods on the layers that a configuration names.
+
+    Raises:
+        ValueError: where the method refuses its settings or these layers.
+    """
+    try:
+        return make(name, method_class(name)(**settings), tuple(targets))
+    except ValueError as error:
+        raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
 
 
 def pattern_value(

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get
-from tera_jax.io.peft.files import ARRAYS, CONFIG
-from tera_jax.io.peft.modules import module_name, target_layers
+from tera_jax.io.peft.files import ARRAYS
+from tera_jax.io.peft.modules import make_adapter, module_name, target_layers
 from tera_jax.methods.unilora import UniLoRA
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
@@ -34,18 +33,14 @@ def load(
         raise ValueError(
             f"{path / ARRAYS} has {found} for {_THETA}, not {(length,)}; save the adapter again"
         )
-    method = UniLoRA(
-        rank=config["r"],
-        dropout=config["unilora_dropout"],
-        length=length,
-        init_bound=config["init_theta_d_bound"],
-        seed=config["proj_seed"],
-    )
-    targets = tuple(target_layers(path, config, params))
-    try:
-        adapter = make(NAME, method, targets)
-    except ValueError as error:
-        raise ValueError(f"{path / CONFIG} describes no adapter of this base: {error}") from None
+    settings = {
+        "rank": config["r"],
+        "dropout": config["unilora_dropout"],
+        "length": length,
+        "init_bound": config["init_theta_d_bound"],
+        "seed": config["proj_seed"],
+    }
+    adapter = make_adapter(path, NAME, settings, target_layers(path, config, params))
     frozen = jax.jit(adapter.init_frozen)(params)
     _require_same_indices(path, arrays, adapter, frozen)
     dtype = acc_dtype(get(params, (*adapter.layers[0].path, "kernel")).dtype)
