@@ -21,12 +21,13 @@ from unittest import mock
 import jax
 import numpy as np
 
+from benchmarks.quantized import add_arguments, configuration
 from tera_jax import quantize
 from tera_jax.float8 import Float8Kernel
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import fp8_matmul
 from train import command, data
-from train.config import Config, default, parse
+from train.config import Config
 from train.data import records
 from train.training import run as runs
 from train.training.loop import to_device
@@ -122,23 +123,10 @@ def _cosine(a: np.ndarray, b: np.ndarray) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = command.parser(main)
-    parser.add_argument("--model", required=True, help="as config.model.path")
-    parser.add_argument("--data", required=True, help="as config.data.path")
-    parser.add_argument("--prompt", default="hira", help="as config.data.prompt")
-    parser.add_argument("--max-prompt", type=int, default=256)
-    parser.add_argument("--max-response", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--batch", type=int, default=24)
-    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    add_arguments(parser, rows=48)
     parser.add_argument("--method", default="lora", help="with the recipe's settings, on q and v")
     args = parser.parse_args(argv)
-
-    config = default(args.method)
-    config.model.update(path=args.model, dtype=args.dtype)
-    config.data.update(path=args.data, prompt=args.prompt, validation_rows=args.rows)
-    config.data.update(max_prompt=args.max_prompt, max_response=args.max_response)
-    config.evaluate.batch_size = args.batch
-    for row in measure(parse(config)):
+    for row in measure(configuration(args, args.method)):
         depths = np.linspace(0, len(row.cosines) - 1, min(6, len(row.cosines))).astype(int)
         if row.base == args.dtype:
             head = ["base", "loss", "cosine", "norm", *(f"layer {depth}" for depth in depths)]

@@ -6,6 +6,7 @@
 The loss is in nats a target token, over the last ``--rows`` of the shuffled records.
 """
 
+import argparse
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -59,30 +60,40 @@ def measure(config: Config, kinds: Sequence[str], blocks: Sequence[int]) -> Iter
             yield Row(kind, 0 if kind == "fp8" else block, bits, loss(params))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
-    parser = command.parser(main)
+def add_arguments(parser: argparse.ArgumentParser, rows: int) -> None:
+    """Those of a base and its held-out records; ``rows`` is how many there are by default."""
     parser.add_argument("--model", required=True, help="as config.model.path")
     parser.add_argument("--data", required=True, help="as config.data.path")
     parser.add_argument("--prompt", default="hira", help="as config.data.prompt")
     parser.add_argument("--max-prompt", type=int, default=256)
     parser.add_argument("--max-response", type=int, default=16)
-    parser.add_argument("--rows", type=int, default=120)
+    parser.add_argument("--rows", type=int, default=rows)
     parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--kinds", nargs="+", choices=quantize.KINDS, default=quantize.KINDS)
-    parser.add_argument("--blocks", nargs="+", type=int, default=[quantize.BLOCK])
-    args = parser.parse_args(argv)
 
-    config = default("tera")
+
+def configuration(args: argparse.Namespace, method: str) -> Config:
+    """What the arguments of :func:`add_arguments` say, with the recipe of a method."""
+    config = default(method)
     config.model.update(path=args.model, dtype=args.dtype)
     config.data.update(path=args.data, prompt=args.prompt, validation_rows=args.rows)
     config.data.update(max_prompt=args.max_prompt, max_response=args.max_response)
     config.evaluate.batch_size = args.batch
+    return parse(config)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = command.parser(main)
+    add_arguments(parser, rows=120)
+    parser.add_argument("--kinds", nargs="+", choices=quantize.KINDS, default=quantize.KINDS)
+    parser.add_argument("--blocks", nargs="+", type=int, default=[quantize.BLOCK])
+    args = parser.parse_args(argv)
+
     print("| base | block | bits a weight | held-out loss | change |")
     print("| --- | ---: | ---: | ---: | ---: |")
     first = None
-    for row in measure(parse(config), args.kinds, args.blocks):
+    for row in measure(configuration(args, "tera"), args.kinds, args.blocks):
         first = row.loss if first is None else first
         block = f"{row.block}" if row.block else ""
         change = "" if row.kind == args.dtype else f"{row.loss / first - 1:+.2%}"

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from tera_jax.llama import load_pretrained
 
-TOKENS = np.random.default_rng(0).integers(3, 96, (2, 9))
+TOKENS = np.random.default_rng(0).integers(3, 96, (3, 9))
 SIZES = {
     "vocab_size": 96,
     "hidden_size": 32,
@@ -50,7 +50,8 @@ def torch_base(path):
         config, dtype=torch.get_default_dtype(), attn_implementation="eager"
     )
     arrays = load_file(path / "model.safetensors")
-    model.load_state_dict({k: torch.tensor(v) for k, v in arrays.items()}, strict=False)
+    tensors = {name: torch.tensor(array) for name, array in arrays.items()}
+    model.load_state_dict(tensors, strict=not config.tie_word_embeddings)
     model.tie_weights()
     model.name_or_path = str(path)
     return model

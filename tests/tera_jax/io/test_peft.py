@@ -10,7 +10,6 @@ import optax
 import peft
 import pytest
 import torch
-import transformers
 from safetensors.numpy import load_file, save_file
 
 from tera_jax import adapt, load_adapter
@@ -18,8 +17,15 @@ from tera_jax.io.adapter_files import save_peft
 from tera_jax.llama import load_pretrained
 from tera_jax.methods import TABLE
 from tests.margins import within
+from tests.tera_jax.io.peft_models import (
+    TOKENS,
+    made,
+    our_base,
+    torch_base,
+    torch_logits,
+    write_bases,
+)
 
-TOKENS = np.random.default_rng(0).integers(3, 96, (3, 9))
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS = {
     "lora": {"rank": 4, "alpha": 6.0},
@@ -47,35 +53,7 @@ THEIRS = {
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=96,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        attn_implementation="eager",
-        initializer_range=0.15,
-    )
-    path = tmp_path_factory.mktemp("base")
-    transformers.LlamaForCausalLM(config).save_pretrained(path)
-    return path
-
-
-def torch_base(base):
-    config = transformers.AutoConfig.from_pretrained(base)
-    model = transformers.AutoModelForCausalLM.from_config(
-        config, dtype=torch.get_default_dtype(), attn_implementation="eager"
-    )
-    arrays = load_file(base / "model.safetensors")
-    model.load_state_dict({name: torch.tensor(array) for name, array in arrays.items()})
-    return model
-
-
-def torch_logits(model):
-    with torch.no_grad():
-        return model.eval()(torch.tensor(TOKENS)).logits.numpy()
+    return write_bases(tmp_path_factory.mktemp("base"))[False]
 
 
 def our_logits(adapter, model, variables):
@@ -84,11 +62,6 @@ def our_logits(adapter, model, variables):
     tokens_BL = jnp.asarray(np.concatenate([virtual_BP, TOKENS], axis=1), jnp.int32)
     logits_BLV, _ = jax.jit(lambda v: adapter.apply(model, v, tokens_BL))(variables)
     return np.asarray(logits_BLV)
-
-
-def our_base(base):
-    """In the type that the reference has: float64 under ``in_float64``."""
-    return load_pretrained(base, dtype=jnp.asarray(1.0).dtype)
 
 
 def assert_close(found, expected, base_logits):
@@ -149,14 +122,7 @@ def test_an_adapter_trained_here_gives_the_same_logits_in_peft(base, tmp_path, n
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("name", THEIRS)
 def test_an_adapter_made_by_peft_gives_the_same_logits_here(base, tmp_path, name):
-    torch.manual_seed(1)
-    made = peft.get_peft_model(torch_base(base), THEIRS[name]())
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-    expected = torch_logits(made)
-    made.save_pretrained(tmp_path / "a")
+    expected = torch_logits(made(base, THEIRS[name](), tmp_path / "a"))
     model, params = our_base(base)
     adapter, variables = load_adapter(tmp_path / "a", params)
     assert adapter.name == ("prompt" if name == "p_tuning" else name)
@@ -175,13 +141,7 @@ def test_gradients_through_the_whole_model_are_those_of_peft(base, tmp_path, nam
     out is the worst: each side has its own SVD, and the part of rank R turns by the rounding of
     the kernel over the gap between singular values R and R + 1.
     """
-    torch.manual_seed(1)
-    theirs = peft.get_peft_model(torch_base(base), THEIRS[name]()).eval()
-    with torch.no_grad():
-        for parameter in theirs.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-    theirs.save_pretrained(tmp_path / "a")
+    theirs = made(base, THEIRS[name](), tmp_path / "a").eval()
     model, params = our_base(base)
     adapter, variables = load_adapter(tmp_path / "a", params)
     weight_BLV = np.random.default_rng(1).normal(size=(*TOKENS.shape, 96))
@@ -269,8 +229,8 @@ def test_what_is_not_read_is_refused_by_name(lora, change, message):
 
 def test_a_pissa_adapter_on_a_changed_base_is_refused(base, tmp_path):
     torch.manual_seed(1)
-    made = peft.get_peft_model(torch_base(base), THEIRS["pissa"]())
-    made.save_pretrained(tmp_path / "a")
+    theirs = peft.get_peft_model(torch_base(base), THEIRS["pissa"]())
+    theirs.save_pretrained(tmp_path / "a")
     _, params = load_pretrained(base)
     adapter, variables = load_adapter(tmp_path / "a", params)
     zero = jax.tree.map(jnp.zeros_like, variables["d"])
@@ -283,8 +243,8 @@ def test_vera_without_its_projections_is_refused(base, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Specified to not save vera_A and vera_B")
         config = peft.VeraConfig(r=12, target_modules=TARGETS, save_projection=False)
-        made = peft.get_peft_model(torch_base(base), config)
-        made.save_pretrained(tmp_path / "a")
+        theirs = peft.get_peft_model(torch_base(base), config)
+        theirs.save_pretrained(tmp_path / "a")
     _, params = load_pretrained(base)
     with pytest.raises(ValueError, match="save_projection=True"):
         load_adapter(tmp_path / "a", params)

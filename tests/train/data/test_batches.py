@@ -1,21 +1,11 @@
 import numpy as np
 
+from tests.train.data.words import Words
 from train import data
 from train.config import DataConfig
 from train.data import Example
 
 CONFIG = DataConfig(path="x", max_prompt=6, max_response=3)
-
-
-class Words:
-    """A tokenizer of words; the ids are their lengths."""
-
-    bos_token_id = 1
-    eos_token_id = 2
-
-    def __call__(self, text, *, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [[len(word) for word in line.split()] for line in text]}
 
 
 def test_prompts_lose_their_beginning_and_responses_their_end():

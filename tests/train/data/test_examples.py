@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import load_tokenizer
+from tests.train.data.words import Words
 from train import data, tasks
 from train.config import DataConfig
 from train.data import Example, examples
@@ -62,17 +63,6 @@ def test_a_tokenizer_with_a_call_of_its_own_is_called(tokenizer):
     changed.__class__ = Shouting
     (example, *_) = data.tokenize(RECORDS, changed, DataConfig(path="x"))
     assert tokenizer.decode(example.response) == "YES"
-
-
-class Words:
-    """A tokenizer of words; the ids are their lengths."""
-
-    bos_token_id = 1
-    eos_token_id = 2
-
-    def __call__(self, text, *, add_special_tokens):
-        assert not add_special_tokens
-        return {"input_ids": [[len(word) for word in line.split()] for line in text]}
 
 
 def cuts(config, records=RECORDS):
