@@ -1,5 +1,6 @@
 """Held-out loss and test sets of a run: each measured once, kept on disk, and shown in a table."""
 
+import contextlib
 import functools
 import json
 import math
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax import atomic, quantize
+from tera_jax import atomic, locks, quantize
 from tera_jax.fingerprint import fingerprint
 
 from .. import data
@@ -72,10 +73,26 @@ def measure(
         earlier: where an evaluation under other settings is moved to; None refuses it.
 
     Raises:
-        FileExistsError: when ``directory`` holds an evaluation under other settings.
+        FileExistsError: when ``directory`` holds an evaluation under other settings, or another
+            process writes to it.
         FloatingPointError: when the held-out loss is not finite.
         ValueError: when a prompt is longer than the model's context.
     """
+    with contextlib.ExitStack() as stack:
+        distributed.on_main_process(lambda: stack.enter_context(locks.held(directory)))
+        return _measure(run, step, d, directory, valid, tests, score, earlier)
+
+
+def _measure(
+    run: Run,
+    step: int,
+    d: Any,
+    directory: Path,
+    valid: Sequence[data.Example],
+    tests: Tests,
+    score: str,
+    earlier: Path | None,
+) -> dict[str, Score]:
     ids, summaries = {}, {}
     for task, asked in tests.items():
         place = directory / _name(task, score)
