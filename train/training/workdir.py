@@ -1,11 +1,10 @@
 """What a directory belongs to: one run, whose configuration it holds as ``config.json``."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from tera_jax import atomic
+from tera_jax import atomic, json_files
 from tera_jax.disk import require_empty
 
 from ..config import Config, differences, parse, to_json
@@ -120,10 +119,7 @@ def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> di
     path = Path(workdir) / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
-    try:
-        saved = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --workdir") from None
+    saved = json_files.read(path, remedy="choose another --workdir")
     version = saved.pop("version", 1)
     if version != VERSION:
         raise ValueError(
