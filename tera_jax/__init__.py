@@ -28,6 +28,7 @@ from tera_jax import lazy
 if TYPE_CHECKING:
     from tera_jax.adapters.base import Adapter
     from tera_jax.adapters.factory import adapt
+    from tera_jax.application import default_config, published_config
     from tera_jax.io.adapter_files import load_adapter, save_adapter
     from tera_jax.network.tensorization import Tensorization, fold, unfold
 else:
@@ -37,8 +38,10 @@ else:
             "Adapter": "tera_jax.adapters.base",
             "Tensorization": "tera_jax.network.tensorization",
             "adapt": "tera_jax.adapters.factory",
+            "default_config": "tera_jax.application",
             "fold": "tera_jax.network.tensorization",
             "load_adapter": "tera_jax.io.adapter_files",
+            "published_config": "tera_jax.application",
             "save_adapter": "tera_jax.io.adapter_files",
             "unfold": "tera_jax.network.tensorization",
         },
@@ -50,8 +53,10 @@ __all__ = [
     "Tensorization",
     "__version__",
     "adapt",
+    "default_config",
     "fold",
     "load_adapter",
+    "published_config",
     "save_adapter",
     "unfold",
 ]

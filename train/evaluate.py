@@ -79,5 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     distributed.log(f"written to {output}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

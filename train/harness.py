@@ -52,5 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {args.output}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

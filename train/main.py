@@ -104,6 +104,11 @@ def _train(config: Config, workdir: Path) -> None:
     distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     flags.mark_flag_as_required("config")
     command.run(lambda: app.run(main, flags_parser=flags.FLAGS))
+
+
+if __name__ == "__main__":
+    cli()

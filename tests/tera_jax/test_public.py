@@ -54,6 +54,7 @@ def test_a_public_function_is_called_as_documented(function):
 
 def test_the_names_are_listed():
     names = {"Adapter", "Tensorization", "adapt", "fold", "load_adapter", "save_adapter", "unfold"}
+    names |= {"default_config", "published_config"}
     assert names | {"__version__"} == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)
     for module in (tera_jax, tera_jax.llama):

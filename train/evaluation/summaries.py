@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from tera_jax import json_files
 from tera_jax.json_files import Key
 
+from .. import command
+
 
 class Column(NamedTuple):
     """A metric of a task under the paper's heading."""
@@ -68,7 +70,7 @@ class Summary(NamedTuple):
     step: int
 
 
-_REMEDY = "run python -m train.evaluate again"
+_REMEDY = f"run {command.named('evaluate')} again"
 _COUNT = Key(int, least=0)
 _KEYS = {
     "task": Key(str),
@@ -97,7 +99,7 @@ def read(runs: Iterable[Path]) -> list[Summary]:
         if not paths:
             raise FileNotFoundError(
                 f"run {run} has no evaluation/<task>/summary.json; run "
-                f"python -m train.evaluate --workdir={run} --tasks NAME=FILE, without --tasks "
+                f"{command.named('evaluate')} --workdir={run} --tasks NAME=FILE, without --tasks "
                 "where its config.evaluate.path names a test set"
             )
         for path in paths:

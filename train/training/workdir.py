@@ -7,6 +7,7 @@ from typing import Any
 from tera_jax import atomic, json_files
 from tera_jax.disk import require_empty
 
+from .. import command
 from ..config import Config, differences, parse, to_json
 from . import lock
 from .checkpoint import last_sealed
@@ -71,7 +72,7 @@ def _to_go_on(workdir: str | os.PathLike[str], rows: list[str]) -> str:
         return ""
     return (
         ". The rates of past steps follow from the number of all (config.optim.schedule 'linear'): "
-        f"to train on, start a new run from what python -m train.export --workdir={workdir} "
+        f"to train on, start a new run from what {command.named('export')} --workdir={workdir} "
         "--format=hf --output=MERGED writes, with --config.model.path=MERGED"
     )
 
