@@ -71,7 +71,7 @@ def _train(config: Config, workdir: Path) -> None:
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
     sources = records.sources(config.data)
-    identities = records.identities(sources)
+    identities = records.identities(sources, config.data)
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)

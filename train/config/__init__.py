@@ -2,6 +2,7 @@
 
 from .schema import EXPORTS, Config, default, differences, parse, to_dict, to_json
 from .sections import (
+    ColumnsConfig,
     DataConfig,
     EvaluateConfig,
     LoopConfig,
@@ -13,6 +14,7 @@ from .sections import (
 
 __all__ = [
     "EXPORTS",
+    "ColumnsConfig",
     "Config",
     "DataConfig",
     "EvaluateConfig",
