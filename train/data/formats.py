@@ -265,6 +265,11 @@ def mapped(record: Any, columns: Mapping[str, str]) -> Any:
     return {field: record[column] for field, column in columns.items()}
 
 
+def prompt_text(record: Record, config: DataConfig, inference: bool = False) -> str:
+    """The prompt of a record as text; a conversation as its turns, a paragraph each."""
+    return of_record(config.prompt, record).prompt(record, config, inference)
+
+
 def kinds(template: str) -> str:
     """The kinds of ``auto`` or ``plain`` and the fields that each needs."""
     rows = [row for row in TABLE if template in row.templates]

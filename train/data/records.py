@@ -231,9 +231,9 @@ def _columns(
                 if kind is None:
                     kind = formats.require_known(prompt, row, bool(columns))
             except ValueError as error:
+                if kind is None and not skip_bad_rows:  # all records may be of that kind
+                    raise ValueError(f"{place} {error}") from None
                 bad.add(f"{place} {error}")
-                if kind is None:  # no record is of a kind that is read
-                    bad.require_none()
                 continue
             if by_fields:
                 try:

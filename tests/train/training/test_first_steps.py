@@ -53,7 +53,7 @@ def mean_nll(d, examples=EXAMPLES):
     """Of the responses' tokens, each record alone and without padding."""
     _, variables = made()
     total, count = jnp.float32(0), 0
-    for prompt, response in examples:
+    for prompt, response in ((example.prompt, example.response) for example in examples):
         tokens_BL = jnp.asarray([[*prompt, *response]], jnp.int32)
         logp_BLV = log_likelihoods(d, variables["params"], variables["frozen"], tokens_BL)
         for number, token in enumerate(response, len(prompt)):
