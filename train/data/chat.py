@@ -5,7 +5,6 @@ what the assistant says with ``{% generation %}``, the mask is that of transform
 turn of the assistant is what the conversation up to it has more than the prompt for it.
 """
 
-import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +36,6 @@ _LIMIT = 2**20
 """Bytes of a template file. The largest published ones have 30,000."""
 
 
-@functools.cache
 def load_template(name: str | None) -> str | None:
     """The text of ``config.data.chat_template``; None for that of the tokenizer.
 

@@ -110,7 +110,7 @@ def read(
 
 
 def of_rows(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Any],
     prompt: str = "auto",
     columns: ColumnsConfig = ColumnsConfig(),  # noqa: B008 - of names
     skip_bad_rows: bool = False,
@@ -119,7 +119,7 @@ def of_rows(
     """Records that are in memory, as :func:`read` has those of a file.
 
     Args:
-        rows: dictionaries.
+        rows: a dictionary each.
         prompt: as for :func:`read`.
         columns: likewise.
         skip_bad_rows: likewise.

@@ -68,7 +68,8 @@ def rows(part: str) -> Iterator[Row]:
         ValueError: for a file that cannot be read, with its name, and its line where it has lines.
     """
     whole, slice_ = _parted(part)
-    start, stop = (int(end) if end else None for end in slice_.strip("[]").split(":") or ("", ""))
+    first, _, last = slice_.strip("[]").partition(":")
+    start, stop = (int(end) if end else None for end in (first, last))
     if not whole.startswith(tables.HUB) and Path(whole).is_file() and _is_dialogues(Path(whole)):
         for number, turn in enumerate(_dialogues(Path(whole), slice(start, stop))):
             yield Row(number, None, turn)
@@ -101,7 +102,7 @@ def _parted(part: str) -> tuple[str, str]:
     """A path and its slice, or none."""
     found = _SLICED.fullmatch(part)
     if found is None or Path(part).exists():
-        return part, ":"
+        return part, ""
     return found[1], f"[{found[2]}:{found[3]}]"
 
 
