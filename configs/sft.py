@@ -55,5 +55,6 @@ def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     config.loop.batch_size = 4
     config.loop.epochs = 3.0
     config.loop.eval_every = 40
+    config.evaluate.batch_size = 8
     config.decoding.max_new_tokens = 256
     return config

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ..config import DataConfig
 
+_CHUNK = 2**16
 _Integers = Int[np.ndarray, "examples"]
 
 
@@ -143,11 +144,15 @@ class Examples(Sequence[Example]):
 
 
 def _sums(mask: UInt8[np.ndarray, "tokens"], starts: Int[np.ndarray, "bounds"]) -> _Integers:
-    """The sum of each part of a mask."""
+    """The sum of each part of a mask, of some at a time: numpy widens what it sums."""
     result = np.zeros(len(starts) - 1, np.int64)
-    filled = np.diff(starts) > 0
-    if filled.any():
-        result[filled] = np.add.reduceat(mask, starts[:-1][filled], dtype=np.int64)
+    for first in range(0, len(result), _CHUNK):
+        bounds = starts[first : first + _CHUNK + 1]
+        filled = np.diff(bounds) > 0
+        if filled.any():
+            part, begins = mask[bounds[0] : bounds[-1]], (bounds[:-1] - bounds[0])[filled]
+            sums = np.add.reduceat(part, begins, dtype=np.int64)
+            result[first : first + _CHUNK][filled] = sums
     return result
 
 

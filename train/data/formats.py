@@ -91,15 +91,15 @@ def _from_texts(record: Record) -> Turns:
 
 
 def _from_parts(record: Record) -> Turns:
-    first = [*_system(record), *messages.parsed(record["prompt"], "prompt")]
+    first = [*_system(record), *messages.stored(record["prompt"], "prompt")]
     if is_empty(record.get("completion")):
         return Turns(first, len(first))
-    return Turns([*first, *messages.parsed(record["completion"], "completion")], len(first))
+    return Turns([*first, *messages.stored(record["completion"], "completion")], len(first))
 
 
 def _from_messages(field: str) -> Callable[[Record], Turns]:
     def convert(record: Record) -> Turns:
-        turns = messages.parsed(record[field], field)
+        turns = messages.stored(record[field], field)
         begins = turns[0]["role"] in ("system", "developer")
         return Turns(turns if begins else [*_system(record), *turns])
 

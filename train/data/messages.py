@@ -78,6 +78,14 @@ def parsed(value: Any, field: str) -> list[Message]:
     ]
 
 
+def stored(value: Any, field: str) -> list[Message]:
+    """The messages of a record that was read, which are a text of JSON; others are parsed."""
+    if isinstance(value, str):
+        found: list[Message] = json.loads(value)
+        return found
+    return parsed(value, field)
+
+
 def keys(value: Any) -> set[str]:
     """The keys of the messages of a field that are not read."""
     if not isinstance(value, list | tuple):
