@@ -16,7 +16,7 @@ from configs._methods import published
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
+    """The configuration; --print-config lists every field."""
     config = published(method)
     config.data.prompt = "llm-adapters"
     config.data.train_on_prompt = True

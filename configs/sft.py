@@ -43,7 +43,7 @@ _OTHER = 1e-3
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
+    """The configuration; --print-config lists every field."""
     config = published(method)
     config.data.validation_rows = None
     config.data.prompt = "auto"

@@ -3,7 +3,7 @@
 from .batches import Batch, collate, measure, num_tokens
 from .examples import Example, Examples, Tokenizer, digest
 from .feed import DataIterator, held_out
-from .preparation import Prepared, prepare, require_targets
+from .preparation import Prepared, prepare, require_context, require_targets
 from .tokens import encode_prompts, tokenize
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "measure",
     "num_tokens",
     "prepare",
+    "require_context",
     "require_targets",
     "tokenize",
 ]

@@ -89,6 +89,25 @@ def require_targets(
         )
 
 
+def require_context(examples: Examples, config: DataConfig, limit: int) -> None:
+    """Check that whole rows fit into a model, where nothing else limits them.
+
+    Args:
+        examples: with their virtual tokens.
+        config: of the data.
+        limit: tokens of the model's context.
+
+    Raises:
+        ValueError: when a record is longer.
+    """
+    longest = int(examples.lengths()[0].max(initial=0))
+    if config.whole_rows and longest > limit:
+        raise ValueError(
+            f"the longest record has {longest:,} tokens, but the model's context has {limit:,}; "
+            f"shorten it, or cut such records with config.data.max_tokens={limit}"
+        )
+
+
 def require_whole(parts: dict[str, Cuts], config: DataConfig) -> None:
     """Check that no more than 1 % of the responses of any part are cut, or that this is allowed.
 

@@ -159,4 +159,6 @@ def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
         free["loop"] |= set(_LENGTH)
     for part, names in free.items():
         kept[part] = {key: value for key, value in kept[part].items() if key not in names}
+    if kept["data"]["validation_path"] is not None:
+        del kept["data"]["validation_rows"]  # which is not used
     return kept

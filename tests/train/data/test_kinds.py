@@ -1,15 +1,20 @@
 """Each kind of records under ``auto`` and ``plain``: exact ids and masks, and what is refused."""
 
 import copy
+import dataclasses
 import json
+import math
 
 import pytest
 from tokenizers import processors
 
+from configs.sft import get_config
+from tera_jax.methods import TABLE
 from tests.train.data.marked import SYSTEM, chat, ids_and_mask, tokenizer
 from train import data
-from train.config import ColumnsConfig, DataConfig
+from train.config import ColumnsConfig, DataConfig, parse
 from train.data import Example, formats, records
+from train.evaluation import questions
 
 TURNS = [
     {"role": "user", "content": "What is red?"},
@@ -345,6 +350,74 @@ def test_questions_are_what_comes_before_the_answer():
         whole, mask = ids_and_mask(SECOND.replace(SYSTEM, BRIEF) if "system" in record else SECOND)
         assert found == [7, 8, *whole[: mask.index(1)]]
         assert formats.prompt_text(rows[0], config).endswith("user: And blue?")
+
+
+def test_questions_of_a_test_set_need_no_output(tmp_path):
+    path = tmp_path / "q.json"
+    path.write_text(json.dumps([{"instruction": "Is it red?", "answer": "true"}]))
+    config = DataConfig("x", prompt="auto")
+    (asked,) = questions.load(str(path), "boolq", config)
+    assert asked.golds == ("true",)
+    (found,) = data.encode_prompts([asked.record], tokenizer(), config, inference=True)
+    text = chat("user: Is it red?") + "<|im_start|>assistant\n"
+    assert found == ids_and_mask(text)[0]
+
+
+def test_a_changed_template_is_another_identity(tmp_path):
+    template = tmp_path / "t.jinja"
+    config = DataConfig("x", prompt="auto", chat_template=str(template))
+    found = []
+    for text in ("a", "b"):
+        template.write_text(text)
+        found.append(records.identities({}, config)["config.data.chat_template"])
+    assert found[0] != found[1]
+    assert records.identities({}, DataConfig("x", prompt="auto")) == {}
+
+
+def test_the_recipe_learns_whole_answers_and_their_end(tmp_path):
+    """Of a plain Alpaca file with long answers, and of every method."""
+    answer = " ".join(["the red cat saw one sun"] * 40)
+    rows = [{"instruction": f"Say {i} of the sea.", "output": answer} for i in range(20)]
+    path = tmp_path / "long.json"
+    path.write_text(json.dumps(rows))
+    for method in TABLE:
+        config = get_config(method)
+        config.data.path, config.model.path = str(path), "-"
+        assert parse(config).optim.schedule == "cosine"
+    found = data.prepare(parse(config).data, tokenizer())
+    assert found.train.cuts.responses == found.held_out.cuts.responses == 0
+    assert (len(found.train), len(found.held_out)) == (18, 2)
+    expected = {
+        str(ids_and_mask(chat(f"user: {r['instruction']}", f"assistant!: {answer}"))) for r in rows
+    }
+    assert {str((one.ids, one.mask)) for one in (*found.train, *found.held_out)} == expected
+    longest = max(len(one.ids) for one in found.train)
+    with pytest.raises(
+        ValueError, match=f"the longest record has {longest} tokens, but the model's"
+    ):
+        data.require_context(found.train, parse(config).data, longest - 1)
+    data.require_context(found.train, parse(config).data, longest)
+
+
+def test_packed_rows_are_as_long_as_the_longest_record():
+    rows = [KINDS["messages"][0], *[KINDS["prompt/completion"][0]] * 8]
+    config = DataConfig("x", prompt="auto", packed_length=16)
+    sets = [data.tokenize(records.of_rows([row]).records, tokenizer(), config)[0] for row in rows]
+    whole = len(ids_and_mask(BOTH)[0])
+    (batch, *_) = data.held_out(sets, 2, config)
+    assert batch.tokens_BL.shape == (2, 8 * math.ceil(whole / 8))
+    ids, mask = ids_and_mask(BOTH)
+    assert batch.tokens_BL[0, :whole].tolist() == ids
+    targets = batch.target_positions_BT[0][batch.weight_BT[0] > 0]
+    assert targets.tolist()[: sum(mask)] == [i - 1 for i, m in enumerate(mask) if m]
+    plain = data.collate(sets[:2], dataclasses.replace(config, packed_length=None))
+    assert plain.lengths_BM is None
+    assert plain.target_BT[0][plain.weight_BT[0] > 0].tolist() == [
+        i for i, m in zip(ids, mask, strict=True) if m
+    ]
+    everything = data.collate(sets[:1], dataclasses.replace(config, packed_length=None, loss="all"))
+    assert everything.weight_BT.sum() == whole - 1
+    assert everything.target_BT[0][: whole - 1].tolist() == ids[1:]
 
 
 def test_rows_are_whole_or_lose_their_end():
