@@ -16,7 +16,7 @@ import tera_jax
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
+    """The configuration; --print-config lists every field."""
     config = tera_jax.published_config(method)
     config.data.prompt = "llm-adapters"
     config.data.train_on_prompt = True

@@ -16,7 +16,7 @@ _RECORDS = Path(__file__).parent.parent / "examples" / "quickstart"
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
+    """The configuration; --print-config lists every field."""
     config = tera_jax.default_config("tera")
     config.model.path = _smollm2()
     config.model.dtype = "float32"

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.score == "generate":
         answers.require(tests, config.evaluate)
     sources = records.sources(config.data)
-    identities = records.identities(sources)
+    identities = records.identities(sources, config.data)
     distributed.on_main_process(lambda: require_same_data(args.workdir, identities))
     _, held_out = records.split(config.data, sources)
     run = runs.build(config, args.workdir, identities=identities)

@@ -3,6 +3,7 @@
 from .published import published
 from .schema import EXPORTS, Config, default, differences, parse, to_dict, to_json
 from .sections import (
+    ColumnsConfig,
     DataConfig,
     EvaluateConfig,
     LoopConfig,
@@ -14,6 +15,7 @@ from .sections import (
 
 __all__ = [
     "EXPORTS",
+    "ColumnsConfig",
     "Config",
     "DataConfig",
     "EvaluateConfig",

@@ -18,14 +18,14 @@ from .schema import keys
 class _Parser(flags.ArgumentParser):
     """Runs the file, and checks the names of the other flags before ``ml_collections`` does."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, argv: list[str] | None) -> None:
+        self._name, self._argv = name, argv
 
     def parse(self, argument: str) -> Any:
         config = _config(self._name, argument)
         method = config.get("method", {}).get("name")
         if method in TABLE:
-            _check(self._name, keys(method))
+            _check(self._name, keys(method), sys.argv if self._argv is None else self._argv)
         return config.lock()
 
     def flag_type(self) -> str:
@@ -59,9 +59,9 @@ def recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(place.glob("[!_]*.py"))}
 
 
-def _check(name: str, known: set[str]) -> None:
+def _check(name: str, known: set[str], argv: list[str]) -> None:
     """Raise ``flags.Error`` for a flag of a key that is not known."""
-    for argument in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+    for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
         match = re.match(rf"--?(?:no)?{name}\.([\w.]+)(?:=|$)", argument)
         if match is None:
             continue
@@ -72,13 +72,17 @@ def _check(name: str, known: set[str]) -> None:
 
 
 def define(
-    name: str = "config", flag_values: flags.FlagValues = flags.FLAGS
+    name: str = "config",
+    flag_values: flags.FlagValues = flags.FLAGS,
+    argv: list[str] | None = None,
 ) -> flags.FlagHolder[Any]:
-    """Define the flag."""
+    """Define the flag, of the command line ``argv``; by default the process's."""
     help_ = (
         "a file, or the name of a recipe; --config.KEY=VALUE changes a field, --print-config lists "
         "them"
     )
-    holder = config_flags.DEFINE_config_file(name, None, help_, flag_values=flag_values)
-    flag_values[name].parser = _Parser(name)
+    holder = config_flags.DEFINE_config_file(
+        name, None, help_, flag_values=flag_values, sys_argv=argv
+    )
+    flag_values[name].parser = _Parser(name, argv)
     return holder

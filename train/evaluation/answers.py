@@ -10,6 +10,7 @@ from tera_jax.disk import require_empty
 
 from .. import data, tasks
 from ..config import EvaluateConfig, differences
+from ..data import formats
 from ..training import distributed, kept
 from ..training.run import Run
 from .generation import Generator, require_room
@@ -99,7 +100,7 @@ def judged(row: int, question: Question, output: str, task: str, run: Run) -> An
     """The verdict on one output."""
     config, judge = run.config.data, tasks.task(task)
     text = tasks.cut(output, config.prompt)
-    prompt = tasks.prompt(question.record, config.prompt, config.history, inference=True)
+    prompt = formats.prompt_text(question.record, config, inference=True)
     if judge.answer is None:
         return Answer(row, prompt, output, text, list(question.golds), text in question.golds)
     (gold,) = question.golds

@@ -16,6 +16,7 @@ from tera_jax.fingerprint import fingerprint
 
 from .. import data
 from ..config import EvaluateConfig, to_json
+from ..data.chat import load_template
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run
@@ -27,8 +28,12 @@ from .questions import Question
 
 HELD_OUT = "held-out"
 SCORES = ("generate", "labels", "texts")
-_NOT_OF_LOSS = ("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses")
-"""Fields of ``config.data`` that say which records there are: ``data.digest`` stands for them."""
+_NOT_OF_LOSS = (
+    *("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses"),
+    *("columns", "chat_template", "loss", "skip_bad_rows"),
+)
+"""Fields of ``config.data`` that say which records there are, or which of their tokens have a loss:
+``data.digest`` stands for them."""
 
 
 class Score(NamedTuple):
@@ -188,7 +193,8 @@ def _kept_loss(file: Path, settings: Mapping[str, Any]) -> float | None:
 def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -> dict[str, Any]:
     """What the held-out loss depends on, as JSON has it."""
     config = to_json(run.config)
-    return {
+    on_all = {"loss": "all"} if run.config.data.loss == "all" else {}
+    return on_all | {
         "step": step,
         "d": fingerprint(d),
         "base": run.meta.base_fingerprint,
@@ -245,7 +251,9 @@ def _settings(
     shared |= {"base": run.meta.base_fingerprint, "frozen": run.meta.frozen_fingerprint}
     if score == "generate":
         shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
-    keys = ("prompt", "history", "max_prompt", "bos")
+    keys = ["prompt", "history", "max_prompt", "bos"]
+    if run.config.data.chat_template is not None:
+        shared["template"] = load_template(run.config.data.chat_template)
     return shared | {key: config["data"][key] for key in keys}
 
 

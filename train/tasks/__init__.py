@@ -85,7 +85,10 @@ def response(record: Mapping[str, Any], style: str) -> str:
 
 
 def cut(output: str, style: str) -> str:
-    """A generated text up to where the next prompt would begin, without space around it."""
-    for stop in _STOPS[style]:
+    """A generated text up to where the next prompt would begin, without space around it.
+
+    A chat template ends an answer by a token; then the text is whole.
+    """
+    for stop in _STOPS.get(style, ()):
         output = output.partition(stop)[0]
     return output.strip()

@@ -55,7 +55,7 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     if rows:
         raise FileExistsError(
             f"{workdir} holds a run that was trained under other values: {'; '.join(rows)}. Give "
-            f"these again, or choose another --workdir{_to_go_on(workdir, rows)}"
+            f"these again, or choose another --workdir{_to_go_on(workdir, rows, saved)}"
         )
     done, steps = last_sealed(directory), config.loop.steps
     if done is not None and steps is not None and steps < done:
@@ -65,13 +65,14 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
         )
 
 
-def _to_go_on(workdir: str | os.PathLike[str], rows: list[str]) -> str:
+def _to_go_on(workdir: str | os.PathLike[str], rows: list[str], saved: dict[str, Any]) -> str:
     """What to do where the decay has the steps of a run locked."""
     locked = tuple(f"config.loop.{name}:" for name in _LENGTH)
     if not any(row.startswith(locked) for row in rows):
         return ""
     return (
-        ". The rates of past steps follow from the number of all (config.optim.schedule 'linear'): "
+        ". The rates of past steps follow from the number of all (config.optim.schedule "
+        f"{saved['optim']['schedule']!r}): "
         f"to train on, start a new run from what {command.named('export')} --workdir={workdir} "
         "--format=hf --output=MERGED writes, with --config.model.path=MERGED"
     )
@@ -155,4 +156,6 @@ def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
         free["loop"] |= set(_LENGTH)
     for part, names in free.items():
         kept[part] = {key: value for key, value in kept[part].items() if key not in names}
+    if kept["data"]["validation_path"] is not None:
+        del kept["data"]["validation_rows"]  # which is not used
     return kept
