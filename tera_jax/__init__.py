@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from tera_jax.adapters.base import Adapter
     from tera_jax.adapters.factory import adapt
     from tera_jax.io.adapter_files import load_adapter, save_adapter
+    from tera_jax.llama.text import generate, stream
     from tera_jax.network.tensorization import Tensorization, fold, unfold
 else:
     __getattr__ = lazy.importer(
@@ -38,8 +39,10 @@ else:
             "Tensorization": "tera_jax.network.tensorization",
             "adapt": "tera_jax.adapters.factory",
             "fold": "tera_jax.network.tensorization",
+            "generate": "tera_jax.llama.text",
             "load_adapter": "tera_jax.io.adapter_files",
             "save_adapter": "tera_jax.io.adapter_files",
+            "stream": "tera_jax.llama.text",
             "unfold": "tera_jax.network.tensorization",
         },
         modules=("adapters", "io", "llama", "methods", "network", "ops"),
@@ -51,8 +54,10 @@ __all__ = [
     "__version__",
     "adapt",
     "fold",
+    "generate",
     "load_adapter",
     "save_adapter",
+    "stream",
     "unfold",
 ]
 

@@ -197,7 +197,7 @@ PATCHES = (
     Patch(
         "EOS",
         "an answer goes on behind its end",
-        "tera_jax/llama/decode/generate.py",
+        "tera_jax/llama/decode/steps.py",
         "done_B | jnp.isin(token_B, eos_ids)",
         "done_B",
         _ENDS,
@@ -205,7 +205,7 @@ PATCHES = (
     Patch(
         "EOS",
         "a row that has ended is not filled up",
-        "tera_jax/llama/decode/generate.py",
+        "tera_jax/llama/decode/steps.py",
         "jnp.where(done_B, pad_id, token_B)",
         "token_B",
         _ENDS,
