@@ -89,16 +89,19 @@ class TextGenerator:
         config: GenerationConfig,
         seed: int = 0,
         batch_size: int = 8,
-        rows: Iterable[int] | None = None,
+        start: int = 0,
     ) -> Iterator[tuple[int, list[int]]]:
         """Answers to prompts of token ids, batch after batch.
+
+        Which prompts share a batch depends on their indices alone, so that the answers from
+        ``start`` on are those that a whole pass gives, to the bit.
 
         Args:
             prompts: token ids, without virtual tokens.
             config: how tokens are chosen, and how many.
             seed: of sampling; a prompt's draws depend on it and on the prompt's index alone.
             batch_size: prompts at once, of neighbouring indices.
-            rows: the indices of those to be answered, ascending; all when None.
+            start: the first index that is answered.
 
         Yields:
             the index of a prompt, ascending, and its new token ids, without the one that ends it.
@@ -106,18 +109,18 @@ class TextGenerator:
         Raises:
             ValueError: for a prompt without a token or without room, before any is answered.
         """
-        rooms = [self.room(ids, config) for ids in prompts]
-        asked = [*(range(len(prompts)) if rows is None else rows)]
-        size = max(1, min(batch_size, len(asked)))
-        for start in range(0, len(asked), size):
-            chunk = asked[start : start + size]
+        rooms = [self._room(row, ids, config) for row, ids in enumerate(prompts)]
+        size = max(1, min(batch_size, len(prompts)))
+        for first in range(start - start % size, len(prompts), size):
+            chunk = [*range(first, min(first + size, len(prompts)))]
             filled = [*chunk, *[chunk[-1]] * (size - len(chunk))]  # one shape for all batches
             tokens_BL, segments_BL = self._padded([prompts[row] for row in filled])
             key_B = _keys(seed, filled) if config.do_sample else None
             steps = self._steps(config)
             new_BT = np.asarray(_decode(steps, self._variables, tokens_BL, segments_BL, key_B))
             for row, ids_T in zip(chunk, new_BT.tolist(), strict=False):
-                yield row, [*self._until_end(ids_T[: rooms[row]])]
+                if row >= start:
+                    yield row, [*self._until_end(ids_T[: rooms[row]])]
 
     def stream(
         self, prompt: Sequence[int], config: GenerationConfig, seed: int = 0
@@ -154,6 +157,12 @@ class TextGenerator:
         No piece ends within a character. Together they are :meth:`decode` of all ids.
         """
         return until(pieces(self.stream(prompt, config, seed), self.decode), stop)
+
+    def _room(self, row: int, ids: Sequence[int], config: GenerationConfig) -> int:
+        try:
+            return self.room(ids, config)
+        except ValueError as error:
+            raise ValueError(f"prompt {row}: {error}") from None
 
     def _steps(self, config: GenerationConfig) -> Steps:
         return Steps(self.model, self._apply, config, self.eos_ids, _PAD)

@@ -84,6 +84,11 @@ def response(record: Mapping[str, Any], style: str) -> str:
     return " " * (style == "convai2") + record["output"]
 
 
+def stops(style: str) -> tuple[str, ...]:
+    """Where in a generated text the next prompt would begin."""
+    return _STOPS[style]
+
+
 def cut(output: str, style: str) -> str:
     """A generated text up to where the next prompt would begin, without space around it."""
     for stop in _STOPS[style]:
