@@ -28,6 +28,7 @@ from tera_jax import lazy
 if TYPE_CHECKING:
     from tera_jax.adapters.base import Adapter
     from tera_jax.adapters.factory import adapt
+    from tera_jax.finetuning import finetune
     from tera_jax.io.adapter_files import load_adapter, save_adapter
     from tera_jax.llama.text import generate, stream
     from tera_jax.network.tensorization import Tensorization, fold, unfold
@@ -38,6 +39,7 @@ else:
             "Adapter": "tera_jax.adapters.base",
             "Tensorization": "tera_jax.network.tensorization",
             "adapt": "tera_jax.adapters.factory",
+            "finetune": "tera_jax.finetuning",
             "fold": "tera_jax.network.tensorization",
             "generate": "tera_jax.llama.text",
             "load_adapter": "tera_jax.io.adapter_files",
@@ -53,6 +55,7 @@ __all__ = [
     "Tensorization",
     "__version__",
     "adapt",
+    "finetune",
     "fold",
     "generate",
     "load_adapter",

@@ -28,19 +28,16 @@ from typing import Any
 
 import jax
 
-from tera_jax.llama import GenerationConfig, load_generation_config
-from tera_jax.llama.text import configured
+from tera_jax.llama import GenerationConfig
 from tera_jax.ops import dispatch
 
 from . import command
-from .generation import requests, source
+from .generation import requests, sampling, source
 from .generation.chat import chat
 from .generation.output import AnswerFile
 from .generation.source import Source
 from .generation.speaker import Speaker
 from .generation.style import style_of
-
-_NEW_TOKENS = 256
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--chat", action="store_true", help="talk in the terminal")
     parser.add_argument("--output", type=Path, help="a .jsonl file for the answers")
     parser.add_argument("--raw", action="store_true", help="complete texts, without a template")
-    parser.add_argument("--max-new-tokens", type=int, help=f"of an answer; {_NEW_TOKENS}")
+    parser.add_argument("--max-new-tokens", type=int, help=f"of an answer; {sampling.NEW_TOKENS}")
     parser.add_argument("--temperature", type=float, help="of the draw; 0 is greedy")
     parser.add_argument("--top-p", type=float, help="draw from tokens of this probability")
     parser.add_argument("--top-k", type=int, help="draw from so many tokens; 0 for all")
@@ -145,18 +142,8 @@ def _source(args: argparse.Namespace) -> Source:
 
 def _decoding(args: argparse.Namespace, base: str) -> tuple[GenerationConfig, tuple[str, ...]]:
     """How tokens are chosen, and what the base's file asks for in vain."""
-    defaults, unused = load_generation_config(base, _NEW_TOKENS)
     names = ("max_new_tokens", "temperature", "top_p", "top_k", "repetition_penalty", "num_beams")
-    given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    if given.keys() & {"temperature", "top_p", "top_k"}:
-        given["do_sample"] = given.get("temperature") != 0
-        if not given["do_sample"]:
-            given["temperature"] = 1.0
-    elif args.num_beams is not None and args.num_beams > 1:
-        given["do_sample"] = False
-    if given.get("do_sample") and args.num_beams is None:
-        given["num_beams"] = 1
-    return configured(defaults, given), unused
+    return sampling.decoding(base, {name: getattr(args, name) for name in names})
 
 
 def _settings(

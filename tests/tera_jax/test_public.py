@@ -20,6 +20,10 @@ SIGNATURES = {
         "directory, adapter, variables, base_name, with_frozen=False, "
         "dtype=<class 'jax.numpy.float32'>"
     ),
+    tera_jax.finetune: (
+        "model, records, method='tera', workdir=None, validation=None, callbacks=(), live=None, "
+        "**settings"
+    ),
     tera_jax.generate: (
         "model, variables, tokenizer, prompts, adapter=None, config=None, seed=0, "
         "batch_size=8, stop=(), **settings"
@@ -61,7 +65,7 @@ def test_a_public_function_is_called_as_documented(function):
 
 
 def test_the_names_are_listed():
-    names = {"Adapter", "Tensorization", "adapt", "fold", "generate", "load_adapter"}
+    names = {"Adapter", "Tensorization", "adapt", "finetune", "fold", "generate", "load_adapter"}
     names |= {"save_adapter", "stream", "unfold", "__version__"}
     assert names == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)

@@ -78,7 +78,7 @@ def test_a_full_disk_ends_with_its_status_also_where_the_log_lies_on_it(start, m
     def no_room(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(main.runs, "build", no_room)
+    monkeypatch.setattr(runs, "build", no_room)
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # to have it back
     if full:
         monkeypatch.setattr(main.distributed, "log", no_room)

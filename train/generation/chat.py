@@ -1,5 +1,6 @@
 """A chat in a terminal."""
 
+import builtins
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +27,7 @@ class Speaker(Protocol):
 
 def chat(
     speaker: Speaker,
-    ask: Callable[[str], str] = input,
+    ask: Callable[[str], str] | None = None,
     say: Callable[..., Any] = print,
 ) -> list[Message]:
     """Talk until ``/quit`` or the end of the input.
@@ -37,12 +38,13 @@ def chat(
 
     Args:
         speaker: that answers.
-        ask: for a line, after a prompt.
+        ask: for a line, after a prompt; ``input`` when None.
         say: as ``print``.
 
     Returns:
         The conversation since the last ``/reset``.
     """
+    ask = builtins.input if ask is None else ask  # which a notebook replaces
     messages: list[Message] = []
     base = False
     say(HELP)

@@ -175,11 +175,15 @@ class Checkpoints:
         metrics = self._manager.metrics(step)
         return None if metrics is None else metrics.get(_LOSS)
 
-    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> None:
-        """Write the state of a step; a step that is there already is left as it is."""
+    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> Path:
+        """Write the state of a step; a step that is there already is left as it is.
+
+        Returns:
+            The step's directory.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
-            return
+            return self._directory(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -189,6 +193,7 @@ class Checkpoints:
             force=True,
         )
         distributed.on_main_process(lambda: self._seal(step))
+        return self._directory(step)
 
     def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
         """The state of a step, laid out like ``like``.
