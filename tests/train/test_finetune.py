@@ -129,7 +129,8 @@ def test_settings_find_their_section(begin, tiny_llama, records_path, tmp_path):
     assert [type(each).__name__ for each in callbacks] == ["dict", "LiveCurve"]
 
 
-def test_a_temporary_workdir_is_told(begin, tiny_llama, rows, capsys):
+def test_a_temporary_workdir_is_told(begin, tiny_llama, rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     config, _ = begin(tiny_llama, rows)
     said = capsys.readouterr().out
     place = said.removeprefix("the run is kept in ").strip()
