@@ -21,12 +21,12 @@ from tera_jax.llama import load_tokenizer
 from tera_jax.llama.prompts import Prompt, is_one
 from tera_jax.ops import dispatch
 
-from . import data, export, pipeline
+from . import data, export, pipeline, tasks
 from .config import Config, default, parse
 from .curve import Curve, LiveCurve, in_notebook
 from .data import records as record_files
-from .evaluation import questions
-from .evaluation.measure import measure
+from .evaluation import answers
+from .evaluation.measure import load_tests, measure
 from .generation import sampling
 from .generation.chat import chat
 from .generation.speaker import Speaker
@@ -132,8 +132,8 @@ class Finetuned:
         speaker = self._speaker(seed, settings)
         ids = [speaker.style.ids(_request(prompt)) for prompt in asked]
         with self._mesh():
-            answers = [*speaker.answers(ids, batch_size, base=base)]
-        return answers[0] if one else answers
+            texts = [*speaker.answers(ids, batch_size, base=base)]
+        return texts[0] if one else texts
 
     def stream(
         self, prompt: Prompt, *, base: bool = False, seed: int = 0, **settings: Any
@@ -149,30 +149,50 @@ class Finetuned:
             chat(speaker)
 
     def evaluate(
-        self, file: str | os.PathLike[str], task: str, limit: int | None = None, base: bool = False
+        self,
+        file: str | os.PathLike[str],
+        metrics: str | Sequence[str] = "exact",
+        *,
+        task: str = tasks.own.NAME,
+        limit: int | None = None,
+        base: bool = False,
     ) -> dict[str, float]:
-        """The metrics of a task on a file of questions; answers go below the workdir.
+        """The metrics of a file of questions; its answers are written below the workdir.
 
         Args:
-            file: of records with an ``answer``.
-            task: how answers are judged: a row of ``train.tasks.TASKS``.
+            file: of records with a ``prompt`` or ``messages``, and an ``answer``.
+            metrics: ``exact``, ``contains``, ``number``, ``choice``, ``rouge_l`` or
+                ``module:function``.
+            task: another row of ``train.tasks.TASKS``, which has its own metrics.
             limit: at most so many questions.
             base: answer without the adapter.
 
         Returns:
-            Metric -> fraction in 0..1.
+            Metric -> mean over the questions.
 
         Raises:
             FileNotFoundError: when there is no such file.
-            ValueError: for an unknown task, or a record that is no question of it.
+            ImportError: for a metric that cannot be imported.
+            ValueError: for an unknown task or metric, or a record that does not fit them.
         """
+        names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
         config = self.run.config
-        tests = {task: questions.load(str(file), task, config.data, limit)}
-        step, d = (0, runs.init_d(self.run)) if base else (self.step, self.d)
+        changes: dict[str, Any] = {
+            "path": str(file),
+            "task": task,
+            "metrics": names,
+            "limit": limit,
+        }
+        config = dataclasses.replace(
+            config, evaluate=dataclasses.replace(config.evaluate, **changes)
+        )
+        run = self.run._replace(config=config)
+        tests = load_tests(config.evaluate, config.data)
+        answers.require(tests, config.evaluate)
+        step, d = (0, runs.init_d(run)) if base else (self.step, self.d)
         place = self.workdir / ("evaluation-base" if base else "evaluation")
         with self._mesh():
-            earlier = self.workdir / "earlier"
-            found = measure(self.run, step, d, place, [], tests, earlier=earlier)
+            found = measure(run, step, d, place, [], tests, earlier=self.workdir / "earlier")
         return found[task].metrics
 
     def save(self, path: str | os.PathLike[str], format: str = "adapter") -> Path:

@@ -13,7 +13,7 @@ from tera_jax.llama import load_tokenizer
 from . import data, evaluate, export
 from .config import Config
 from .data import records
-from .evaluation import answers
+from .evaluation import answers, comparison
 from .evaluation.measure import Score
 from .training import callbacks as told
 from .training import distributed, lock, stops
@@ -97,8 +97,17 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
         step, d = runs.restore_best(run, workdir)
         after = measure(run, step, d, workdir / "evaluation")
     distributed.log(evaluate.table({"before": before, f"after (step {step})": after}))
+    for task in tests:
+        places = (workdir / "before" / task, workdir / "evaluation" / task)
+        distributed.on_main_process(functools.partial(_compare, *places))
     for kind in config.export:
         path = export.export_once(run, d, kind, workdir)
         print(f"{kind:<12}{path} ({export.size(path)})")
     distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
     return Trained(run, step, d, before, after)
+
+
+def _compare(before: Path, after: Path) -> None:
+    file = comparison.write(before, after)
+    if file is not None:
+        print(f"{'compared':<12}{file}")

@@ -21,7 +21,7 @@ SETTINGS = {
     "learning_rate": 3e-2,
     "remat": "none",
     "eval_every": 3,
-    "evaluate": {"batch_size": 4},
+    "decoding": {"max_new_tokens": 8},
 }
 PROMPT = "a: red?"
 
@@ -32,9 +32,23 @@ def rows(records_path):
 
 
 @pytest.fixture(scope="module")
-def tuned(tiny_llama, rows, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finetune") / "run"
-    return tera_jax.finetune(tiny_llama, rows, workdir=workdir, **SETTINGS)
+def given(rows, tmp_path_factory):
+    """A workdir, a file of questions, and settings under which it is answered."""
+    place = tmp_path_factory.mktemp("finetune")
+    questions = [
+        {"prompt": row["instruction"], "answer": row["answer"], "choices": ["true", "false"]}
+        for row in rows[:5]
+    ]
+    file = place / "questions.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    evaluate = {"batch_size": 4, "path": str(file), "task": "own"}
+    evaluate["metrics"] = ["contains", "choice"]
+    return {"workdir": place / "run", "evaluate": evaluate, **SETTINGS}
+
+
+@pytest.fixture(scope="module")
+def tuned(tiny_llama, rows, given):
+    return tera_jax.finetune(tiny_llama, rows, **given)
 
 
 def test_the_run_is_the_commands_and_cuts_nothing(tuned, tiny_llama, rows):
@@ -52,8 +66,7 @@ def test_the_run_is_the_commands_and_cuts_nothing(tuned, tiny_llama, rows):
     assert "held-out" in repr(tuned.plot())
 
 
-def test_the_same_call_goes_on_and_other_records_are_refused(tuned, tiny_llama, rows):
-    given = {"workdir": tuned.workdir, **SETTINGS}
+def test_the_same_call_goes_on_and_other_records_are_refused(tuned, tiny_llama, rows, given):
     again = tera_jax.finetune(tiny_llama, datasets.Dataset.from_list(rows), **given)
     for a, b in zip(*map(jax.tree.leaves, (again.d, tuned.d)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -88,10 +101,23 @@ def test_it_answers_saves_and_merges(tuned, tiny_llama, tmp_path, capsys, monkey
         tuned.save(tmp_path / "other", "pickle")
 
 
-def test_it_is_evaluated_on_a_file_of_questions(tuned, records_path):
-    found = tuned.evaluate(records_path, "boolq", limit=4)
+def test_a_task_of_ones_own_is_measured_before_and_after(tuned, given, capsys):
+    place = tuned.workdir / "evaluation" / "own"
+    rows = [json.loads(line) for line in (place / "compared.jsonl").read_text().splitlines()]
+    assert [row["row"] for row in rows] == [0, 1, 2, 3, 4]
+    answers = tuned.generate([row["prompt"] for row in rows], max_new_tokens=8)
+    assert [row["after"]["answer"] for row in rows] == answers
+    assert [row["before"]["answer"] for row in rows] != answers
+    assert {*rows[0]["after"]["scores"]} == {"contains", "choice"}
+    file = given["evaluate"]["path"]
+    found = tuned.evaluate(file, ["contains", "choice"])
+    assert found["contains"] == np.mean([row["after"]["scores"]["contains"] for row in rows])
+    assert {*tuned.evaluate(file, "exact", limit=2, base=True)} == {"exact"}
+
+
+def test_a_benchmark_keeps_its_own_metrics(tuned, records_path):
+    found = tuned.evaluate(records_path, task="boolq", limit=4)
     assert set(found) == {"accuracy", "parsed"}
-    assert (tuned.workdir / "evaluation" / "boolq" / "answers.jsonl").is_file()
 
 
 class BuiltError(Exception):

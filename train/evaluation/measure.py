@@ -13,7 +13,7 @@ import jax
 from tera_jax import atomic, quantize
 from tera_jax.fingerprint import fingerprint
 
-from .. import data
+from .. import data, tasks
 from ..config import EvaluateConfig, to_json
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
@@ -25,6 +25,8 @@ from .generation import Generator
 from .questions import Question
 
 HELD_OUT = "held-out"
+_COUNTS = ("accuracy", "parsed", "accuracy_by_length", "exact", "contains", "number", "choice")
+"""Metrics that count questions."""
 SCORES = ("generate", "labels", "texts")
 _NOT_OF_LOSS = ("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses")
 """Fields of ``config.data`` that say which records there are: ``data.digest`` stands for them."""
@@ -44,7 +46,8 @@ def load_tests(config: EvaluateConfig, data_config: Any) -> dict[str, list[Quest
     """The questions that the configuration names, by their task; none without a path."""
     if config.path is None:
         return {}
-    return {config.task: questions.load(config.path, config.task, data_config, config.limit)}
+    found = questions.load(config.path, config.task, data_config, config.limit, config.metrics)
+    return {config.task: found}
 
 
 def measure(
@@ -88,7 +91,7 @@ def measure(
             functools.partial(_read, place / answers.SUMMARY)
         )
         if score == "generate" and summaries[task] is None:
-            ids[task] = answers.prompts(run, asked)
+            ids[task] = answers.prompts(run, asked, task)
     result: dict[str, Score] = {}
     if valid:
         loss = _held_out(run, step, d, directory / HELD_OUT, valid)
@@ -228,6 +231,8 @@ def _settings(
     shared |= {"base": run.meta.base_fingerprint, "frozen": run.meta.frozen_fingerprint}
     if score == "generate":
         shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
+    if task == tasks.own.NAME:
+        shared |= {"metrics": config["evaluate"]["metrics"]}
     keys = ("prompt", "history", "max_prompt", "bos")
     return shared | {key: config["data"][key] for key in keys}
 
@@ -251,6 +256,6 @@ def _cell(name: str, metric: str, score: Score) -> str:
     value = score.metrics[metric]
     if name == HELD_OUT:
         return f"{value:.4f}"
-    if metric in ("accuracy", "parsed", "accuracy_by_length"):
+    if metric in _COUNTS:
         return f"{round(value * score.examples)}/{score.examples} ({value:.1%})"
     return f"{value:.2%}"
