@@ -175,6 +175,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
     )
     assert f"{trained:,} trainable" in text
     assert "tera on q_proj, v_proj" in text
+    assert text.endswith("\n  q_proj: 2 of 32x32\n  v_proj: 2 of 32x16")
 
 
 def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(

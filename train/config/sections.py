@@ -258,7 +258,8 @@ class MethodConfig:
 
     Attributes:
         name: a row of ``tera_jax.methods.TABLE``.
-        targets: patterns of the layers that are adapted.
+        targets: patterns of the layers that are adapted, such as ``q_proj`` or ``mlp/*``, or
+            ``all-linear`` for every linear layer but the head.
         settings: the method's own fields, which in a file stand beside these two.
     """
 
