@@ -21,6 +21,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,6 +44,14 @@ from .generation.style import style_of
 def main(argv: Sequence[str] | None = None) -> None:
     """Read what is asked, load the model, answer."""
     args = _parser().parse_args(argv)
+    try:
+        _answer(args)
+    except KeyboardInterrupt:
+        _note("\nstopped" + ("; the same command goes on" if args.output else ""))
+        sys.exit(128 + signal.SIGINT)
+
+
+def _answer(args: argparse.Namespace) -> None:
     asked = _asked(args)
     found = _source(args)
     config, unused = _decoding(args, found.base)

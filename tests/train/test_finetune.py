@@ -12,7 +12,7 @@ import tera_jax
 from tera_jax.llama import load_pretrained
 from train import finetune
 from train.config import parse
-from train.training.workdir import saved_config
+from train.training.workdir import require_workdir, saved_config
 
 SETTINGS = {
     "steps": 6,
@@ -161,6 +161,14 @@ def test_a_temporary_workdir_is_told(begin, tiny_llama, rows, tmp_path, monkeypa
     said = capsys.readouterr().out
     place = said.removeprefix("the run is kept in ").strip()
     assert config.data.path.startswith(place)
+
+
+def test_a_run_that_was_killed_before_it_began_goes_on(begin, tiny_llama, rows, tmp_path):
+    """Its records are there, and its configuration is not."""
+    config, _ = begin(tiny_llama, rows, workdir=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
+    assert begin(tiny_llama, rows, workdir=tmp_path)[0] == config
+    require_workdir(tmp_path, config)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,13 @@ import itertools
 import json
 import os
 import pty
+import re
 import select
+import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +133,27 @@ def test_a_killed_file_of_answers_goes_on_to_the_same_bytes(
     file.write_text(file.read_text().replace("red", "sea"))
     with pytest.raises(FileExistsError, match=r"settings\.prompts\.tokens"):
         ask(killed)
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(file, tiny_llama, tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "_rows", stopped)
+    with pytest.raises(SystemExit) as caught:
+        generate.main([f"--model={tiny_llama}", f"--prompts={file}", f"--output={tmp_path / 'a'}"])
+    assert caught.value.code == 130
+    assert capsys.readouterr().err.endswith("stopped; the same command goes on\n")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/using.md"])
+def test_every_command_of_the_pages_has_flags_that_there_are(page):
+    text = (Path(__file__).parents[2] / page).read_text().replace("\\\n", " ")
+    commands = re.findall(r"^python -m train\.generate (.*)$", text, re.MULTILINE)
+    assert commands
+    for command in commands:
+        args = generate._parser().parse_args(shlex.split(command))
+        assert args.prompts or generate._asked(args) is not None
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,9 @@ def of_run(workdir: Path, mesh: str | None = None) -> Source:
     config = parse(saved_config(workdir, mesh))
     with Checkpoints(workdir) as checkpoints:
         step = checkpoints.best_whole
-    if step is None:
-        raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
+        if step is None:
+            raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
+        checkpoint = checkpoints.identity(step)
     tokenizer = load_tokenizer(config.model.path)
 
     def load() -> Loaded:
@@ -70,8 +71,8 @@ def of_run(workdir: Path, mesh: str | None = None) -> Source:
         return Loaded(run.model, run.variables(d), run.adapter, run.mesh)
 
     identity = {
-        "run": _digest([workdir / "config.json"]),
         "step": step,
+        "checkpoint": checkpoint,
         "model": _model(config.model.path, config.model.dtype, config.model.quantize),
     }
     name = f"{config.method.name} of {workdir} at step {step}, on {config.model.path}"

@@ -170,6 +170,10 @@ class Checkpoints:
     def _directory(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
 
+    def identity(self, step: int) -> str:
+        """16 hexadecimal digits that change with any byte of a step's files."""
+        return _digest(self._sums / f"{step}.json")[:16]
+
     def loss(self, step: int) -> float | None:
         """The held-out loss that was saved with a step."""
         metrics = self._manager.metrics(step)

@@ -49,7 +49,8 @@ def test_the_penalty_on_repeats_is_that_of_transformers_on_the_tokens_of_a_row()
     scores_BV = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
     first, end = [1, 0], [6, 3]  # what stands outside is not of the row
 
-    found = penalized(scores_BV, tokens_BS, jnp.asarray(first), jnp.asarray(end), 1.3)
+    arrays = map(jnp.asarray, (scores_BV, tokens_BS, first, end))
+    found = penalized(*arrays, 1.3)
     penalty = transformers.RepetitionPenaltyLogitsProcessor(1.3)
     for row in range(2):
         text = torch.tensor(tokens_BS[row, first[row] : end[row]].astype(np.int64))[None]
