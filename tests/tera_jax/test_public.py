@@ -20,6 +20,18 @@ SIGNATURES = {
         "directory, adapter, variables, base_name, with_frozen=False, "
         "dtype=<class 'jax.numpy.float32'>"
     ),
+    tera_jax.finetune: (
+        "model, records, method='tera', workdir=None, validation=None, callbacks=(), live=None, "
+        "**settings"
+    ),
+    tera_jax.generate: (
+        "model, variables, tokenizer, prompts, adapter=None, config=None, seed=0, "
+        "batch_size=8, stop=(), **settings"
+    ),
+    tera_jax.stream: (
+        "model, variables, tokenizer, prompt, adapter=None, config=None, seed=0, stop=(), "
+        "**settings"
+    ),
     tera_jax.fold: "matrix, tensorization",
     tera_jax.unfold: "tensor, split",
     tera_jax.Tensorization.parse: "text",
@@ -53,9 +65,10 @@ def test_a_public_function_is_called_as_documented(function):
 
 
 def test_the_names_are_listed():
-    names = {"Adapter", "Tensorization", "adapt", "fold", "load_adapter", "save_adapter", "unfold"}
+    names = {"Adapter", "Tensorization", "adapt", "finetune", "fold", "generate", "load_adapter"}
     names |= {"default_config", "published_config"}
-    assert names | {"__version__"} == set(tera_jax.__all__)
+    names |= {"save_adapter", "stream", "unfold", "__version__"}
+    assert names == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)
     for module in (tera_jax, tera_jax.llama):
         assert all(getattr(module, name) is not None for name in module.__all__)

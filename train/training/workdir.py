@@ -15,6 +15,8 @@ from .checkpoint import last_sealed
 VERSION = 2
 """Of the file's keys and of what checkpoints hold."""
 
+RECORDS = "records.jsonl"
+"""Records that were given as values, not as a file: :mod:`train.finetune` writes them."""
 _CONFIG = "config.json"
 _FREE_SECTIONS = ("evaluate", "decoding", "mesh", "export")
 _FREE = {
@@ -88,7 +90,7 @@ def _require_unused(directory: Path) -> None:
     """:func:`require_empty`, but for what a start leaves that did not come to its configuration."""
     if directory.is_dir():
         names = {path.name for path in directory.iterdir() if not atomic.is_part(path)}
-        if names <= {lock.FILE, _CONFIG}:
+        if names <= {lock.FILE, _CONFIG, RECORDS}:
             return
     require_empty(directory)
 

@@ -170,8 +170,10 @@ def test_generation_settings_are_those_of_the_harness(ours):
     assert greedy == (GenerationConfig(max_new_tokens=256), ["x"])
     sampled = GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.5, top_k=3)
     assert decoding(temperature=0.5, top_k=3, max_tokens=5) == (sampled, [])
-    with pytest.raises(ValueError, match=r"repetition_penalty are not offered; choose from until"):
-        decoding(repetition_penalty=1.2)
+    penalized = GenerationConfig(max_new_tokens=256, repetition_penalty=1.2)
+    assert decoding(repetition_penalty=1.2) == (penalized, [])
+    with pytest.raises(ValueError, match=r"typical_p are not offered; choose from until"):
+        decoding(typical_p=0.9)
     with pytest.raises(ValueError, match=r"temperature=0\.0 must be above 0"):
         decoding(do_sample=True, temperature=0.0)
     with pytest.raises(ValueError, match="max_gen_toks=256 leaves no room for a prompt in the"):
