@@ -6,6 +6,7 @@ Source: Liu et al., NeurIPS 2022, arXiv:2205.05638. Formulas and initial values 
 import dataclasses
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -45,6 +46,27 @@ class IA3(LinearMethod):
         if self._scales_input(layer):
             return how.matmul(_scaled(x, d["l"]), kernel)
         return _scaled(how.matmul(x, kernel), d["l"])
+
+    def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> Arrays:
+        """Ones."""
+        del frozen
+        return {"l": jnp.ones(kernel.shape[0 if self._scales_input(layer) else 1], jnp.float32)}
+
+    def apply_rows(
+        self,
+        frozen: Any,
+        row_B: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        how: Product = PLAIN,
+    ) -> Array:
+        """One product of all rows."""
+        del frozen
+        l_BX = row_B["l"]
+        if self._scales_input(layer):
+            return how.matmul(jax.vmap(_scaled)(x, l_BX), kernel)
+        return jax.vmap(_scaled)(how.matmul(x, kernel), l_BX)
 
     def merge_bias(self, frozen: Any, d: Any, bias_O: Array, layer: TargetLayer) -> Array:
         """The bias times l, where that scales outputs."""

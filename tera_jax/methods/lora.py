@@ -10,7 +10,13 @@ from typing import Any
 from jaxtyping import Array
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
-from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
+from tera_jax.methods.low_rank import (
+    LowRank,
+    init_factors,
+    through_factors,
+    through_rows,
+    update,
+)
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -38,6 +44,13 @@ class LoRA(LowRank):
         """The product s (x A) B."""
         del frozen, kernel, layer
         return through_factors(x, d["a"], d["b"], self.scale)
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The same with A and B of each row."""
+        del frozen, kernel, layer
+        return through_rows(x, row_B["a"], row_B["b"], self.scale)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """That of A B."""
