@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from tera_jax import quantize
-from tera_jax.adapters import interceptor
+from tera_jax.adapters import interceptor, row_interceptor
 from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.stack import over_stack, stack_keys
 from tera_jax.adapters.targets import ModelLayers, choose, get, parameter, put, trainable
@@ -109,6 +109,51 @@ class LinearAdapter(Adapter):
         adapted = interceptor.kernels(self._method, layers, self.name, shared, shared_d, dtype)
         variables = {**variables, "params": params, "frozen": frozen, "d": d}
         # The first of the two sees a layer first, and the other the layers that it leaves alone.
+        with nn.intercept_methods(adapted), nn.intercept_methods(interceptor.dequantized):
+            return model.apply(variables, *args, **kwargs)
+
+    def base_d(self, params: Variables, frozen: Variables) -> dict[str, Any]:
+        """Of the method for each layer, and zeros for what all layers read."""
+        method = self._method
+        d: dict[str, Any] = {}
+        for layer in self.layers:
+            shared, own = self._frozen(frozen, layer)
+
+            def base(
+                kernel: Stored, own: Any, shared: Any = shared, layer: TargetLayer = layer
+            ) -> Any:
+                arrays = interceptor.with_shared(own, shared, "frozen")
+                return method.base_d(quantize.dequantize(kernel), arrays, layer)
+
+            each = over_stack(base, layer)(_matrices(params, layer), own)
+            if jax.tree.leaves(each):
+                put(d, (*layer.path, self.name), each)
+        if SHARED in (shapes := self.abstract_d(params)):
+            d[SHARED] = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[SHARED])
+        return d
+
+    def prepare_rows(self, variables: Variables) -> dict[str, Any]:
+        """By the method, layer after layer of a stack."""
+        require_collections(variables)
+        method = self._method
+        if not method.prepares and SHARED not in variables["d"]:
+            return dict(variables["d"])
+
+        def make(frozen: Any, d_A: Any, kernel: Stored, layer: TargetLayer) -> Any:
+            plain = quantize.dequantize(kernel)
+            return jax.vmap(lambda d: method.prepare_row(frozen, d, plain, layer))(d_A)
+
+        made: dict[str, Any] = {}
+        for layer in self.layers:
+            put(made, (*layer.path, self.name), self.over_layers(make, variables, layer))
+        return made
+
+    def _apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Every row of a targeted layer's input is multiplied by its own W + ΔW."""
+        frozen = dict(variables["frozen"])
+        shared, dtype = frozen.pop(SHARED, {}), getattr(model, "dtype", None)
+        adapted = row_interceptor.kernels(self._method, self.layers, self.name, shared, dtype)
+        variables = {**variables, "frozen": frozen}
         with nn.intercept_methods(adapted), nn.intercept_methods(interceptor.dequantized):
             return model.apply(variables, *args, **kwargs)
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from tera_jax.network import hadamard
 from tera_jax.network.structured import Network, Vectors
-from tera_jax.ops.two_sided_matmul import block, from_both_sides, to_both_sides
+from tera_jax.ops.two_sided_matmul import from_both_sides, to_both_sides
 
 _TOKENS = 8
 """The most in one program."""

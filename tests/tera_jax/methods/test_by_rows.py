@@ -1,4 +1,4 @@
-"""Another adapter in every row of a batch, on one layer: each row is what its adapter alone gives."""
+"""Another adapter in every row of a batch, on one layer: a row is what its adapter alone gives."""
 
 import functools
 import math
