@@ -55,9 +55,10 @@ def kernels(
         own = module.has_variable("frozen", name)
         dropping = module.has_rng("dropout") and getattr(method, "dropout", 0.0) > 0
         first = len(together) > 1 and together[0] is layer
-        if not first or own or dropping or len(sets) > 1 or module.parent is None:
+        parent: Any = module.parent
+        if not first or own or dropping or len(sets) > 1 or parent is None:
             return None
-        rows = [module.parent.get_variable("d", each.path[-1])[name] for each in together]
+        rows = [parent.get_variable("d", each.path[-1])[name] for each in together]
         found = method.branches(frozen, rows, x, together)
         if found is None:
             return None

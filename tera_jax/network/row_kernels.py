@@ -47,9 +47,9 @@ def through(
     first_PP, second_QQ = (jnp.asarray(hadamard.orthogonal(size).astype(dtype)) for size in (p, q))
 
     def program(*refs: Any) -> None:
-        x_ref, s_ref, before_ref, after_ref, first_ref, second_ref, narrow_ref, *refs = refs
-        left_ref, right_ref, *refs = refs
-        given, outs = refs[:-layers], refs[-layers:]
+        x_ref, s_ref, before_ref, after_ref, first_ref, second_ref, narrow_ref, *rest = refs
+        left_ref, right_ref, *rest = rest
+        given, outs = rest[:-layers], rest[-layers:]
         signs, first, second = s_ref[...], first_ref[...], second_ref[...]
         narrow, left, right = narrow_ref[...], left_ref[...], right_ref[...]
 

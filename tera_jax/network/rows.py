@@ -69,7 +69,7 @@ def through(
     Returns:
         (B, T, O) in the type of the core, for each layer.
     """
-    if takes_kernel(x_BTJ, core, factors):
+    if isinstance(core, Sequence) and takes_kernel(x_BTJ, core, factors):
         network = structured.network(core, factors)
         trained = [structured.Vectors(*each) for each in rows]
         return row_kernels.through(x_BTJ, network, trained, dispatch.interpret())
