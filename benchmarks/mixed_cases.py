@@ -129,27 +129,28 @@ def adapter_of(case: str, model: Llama) -> Adapter:
     return adapt(model, tokens_BL, method=name, config=TABLE[name](**settings))
 
 
-def draw_rows(adapter: Adapter, base: Base, frozen: Any, batch: int) -> Any:
-    """Prepared arrays of as many random adapters, in the type of the base, layers in a list."""
+def row_shapes(adapter: Adapter, base: Base, frozen: Any, batch: int) -> Any:
+    """Of the prepared arrays of so many adapters, in the type of the base, layers in a list."""
 
-    def abstract() -> Any:
+    def prepare(frozen: Any) -> Any:
         params = base.abstract()
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), adapter.abstract_d(params))
-        variables = {"params": _zeros(params), "frozen": frozen, "d": stack(adapter, [zeros])}
-        return adapter.prepare_rows(variables)
-
-    dtype = base.model.dtype
-    shapes = jax.eval_shape(abstract)
+        d = stack(adapter, [_zeros(adapter.abstract_d(params))])
+        return adapter.prepare_rows({"params": _zeros(params), "frozen": frozen, "d": d})
 
     def rows(axis: int, leaf: Any) -> Any:
         """Of one layer with all rows."""
-        assert axis == 1, "layers in a stack"
-        return jax.ShapeDtypeStruct((batch, *leaf.shape[2:]), dtype)
+        return jax.ShapeDtypeStruct((batch, *leaf.shape[axis + 1 :]), base.model.dtype)
 
-    layer = at_axes(adapter.layers, rows, shapes)[stacking.LAYERS]
-    draw = jax.jit(lambda key: _normal(key, layer))
-    count = base.model.config.num_layers
-    return {stacking.LAYERS: [draw(jax.random.key(n)) for n in range(count)]}
+    stacks = at_axes(adapter.layers, rows, jax.eval_shape(prepare, frozen))
+    layers = [stacks[stacking.LAYERS]] * base.model.config.num_layers
+    return {stacking.LAYERS: layers}
+
+
+def draw_rows(adapter: Adapter, base: Base, frozen: Any, batch: int) -> Any:
+    """Random arrays of :func:`row_shapes`."""
+    layers = row_shapes(adapter, base, frozen, batch)[stacking.LAYERS]
+    draw = jax.jit(lambda key: _normal(key, layers[0]))
+    return {stacking.LAYERS: [draw(jax.random.key(n)) for n in range(len(layers))]}
 
 
 def _zeros(shapes: Any) -> Any:

@@ -13,6 +13,7 @@ import optax
 from benchmarks.mixed_cases import Base, adapter_of, say
 from tera_jax.adapters.bank import stack
 from tera_jax.adapters.interceptor import calls
+from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import Llama, stacking
 
 CASES = ("base", "tera structured", "tera dense")
@@ -49,13 +50,15 @@ def biased(model: Llama, params: Any, bias_D: jax.Array, tokens_BL: jax.Array) -
         return model.apply({"params": params}, tokens_BL, method="hidden")[0]
 
 
-def program(base: Base, case: str, adapters: int, length: int) -> Program:
-    """The step of a case: each row of the batch is one adapter's."""
+def build(base: Base, case: str, adapters: int, length: int) -> tuple[Any, Any, Any]:
+    """The step of a case, its shapes of the state, and what else it reads.
+
+    Each row of the batch is one adapter's.
+    """
     model = base.model.clone(remat="dots")
     optimizer = optax.adamw(1e-3)
-    tokens_BL = jax.random.randint(
-        jax.random.key(0), (adapters, length), 0, model.config.vocab_size, jnp.int32
-    )
+    shape, vocabulary = (adapters, length), model.config.vocab_size
+    tokens_BL = jax.random.randint(jax.random.key(0), shape, 0, vocabulary, jnp.int32)
     frozen: Any = {}
     if case == "base":
         trained: Any = jnp.zeros(model.config.hidden_size, jnp.float32)
@@ -63,8 +66,8 @@ def program(base: Base, case: str, adapters: int, length: int) -> Program:
         adapter = adapter_of(case, base.model)
         frozen = base.frozen(adapter)
         shapes = adapter.abstract_d(base.abstract())
-        ones = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
-        trained = jax.jit(lambda: stack(adapter, [ones] * adapters))()
+        trained = stack(adapter, [jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)])
+        trained = at_axes(adapter.layers, lambda at, x: jnp.repeat(x, adapters, at), trained)
 
     def loss(trained: Any, params: Any, frozen: Any, tokens_BL: Any) -> jax.Array:
         params = stacking.stacked(params)
@@ -83,8 +86,12 @@ def program(base: Base, case: str, adapters: int, length: int) -> Program:
             updates, opt = optimizer.update(grads, opt, trained)
         return (optax.apply_updates(trained, updates), opt), value
 
-    state = trained, optimizer.init(trained)
-    given = base.params, frozen, tokens_BL
+    return step, (trained, optimizer.init(trained)), (base.params, frozen, tokens_BL)
+
+
+def program(base: Base, case: str, adapters: int, length: int) -> Program:
+    """:func:`build`, compiled."""
+    step, state, given = build(base, case, adapters, length)
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, *given).compile()
     seconds = time.perf_counter() - start

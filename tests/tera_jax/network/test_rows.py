@@ -94,3 +94,25 @@ def test_the_kernel_takes_no_other_networks(text):
     for row in range(2):
         expected = contraction.through(x_BTJ[row], *arrays, d[0][row], split)
         within(norm(found[row] - expected), 2e-6 * norm(expected))
+
+
+@pytest.mark.parametrize(("batch", "tokens"), [(2, 8), (3, 1)])
+def test_gradients_by_the_kernel_are_those_of_xla(batch, tokens, monkeypatch):
+    monkeypatch.setattr("tera_jax.network.row_kernels._PROGRAMS", 4)
+    frozen, d, x_BTJ = made(batch, tokens, 2)
+    arrays = frozen["core"], frozen["factors"]
+
+    def loss(given, x_BTJ, kernel):
+        with dispatch.forced(kernel):
+            one, two = rows.through(x_BTJ, *arrays, given, 1)
+        return jnp.sum(jnp.sin(one) * jnp.cos(two[:, ::-1]))
+
+    grad = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    given = stacked(frozen, d)
+    found, expected = grad(given, x_BTJ, True), grad(given, x_BTJ, False)
+    other = grad(given, x_BTJ[::-1], False)
+    leaves = zip(*map(jax.tree.leaves, (found, expected, other)), strict=True)
+    for a, b, c in leaves:
+        assert a.dtype == b.dtype
+        within(norm(a - b), 5e-6 * norm(b))
+        assert norm(c - b) > 0.1 * norm(b)
