@@ -95,7 +95,7 @@ def program(base: Base, case: str, adapters: int, length: int) -> Program:
     start = time.perf_counter()
     compiled = jax.jit(step, donate_argnums=0).lower(state, *given).compile()
     seconds = time.perf_counter() - start
-    plan = compiled.memory_analysis()
+    plan: Any = compiled.memory_analysis()
     peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
     return Program(compiled, state, given, peak - plan.alias_size_in_bytes, seconds)
 
@@ -123,11 +123,18 @@ def table(base: Base, adapters: int, length: int, repeats: int, tiny: bool) -> I
                 seconds[case].append(spent)
     yield "| training | adapters | tokens each | ms | range | to base | range | GB more | loss |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-    for case, each in seconds.items():
-        ratios = [t / b for t, b in zip(each, seconds["base"], strict=True)]
+    for case, spent_seconds in seconds.items():
+        ratios = [t / b for t, b in zip(spent_seconds, seconds["base"], strict=True)]
         more = programs[case].peak_bytes - programs["base"].peak_bytes
-        yield (
-            f"| {case} | {adapters} | {length} | {1e3 * statistics.median(each):.1f} "
-            f"| {1e3 * min(each):.1f} to {1e3 * max(each):.1f} | {statistics.median(ratios):.3f} "
-            f"| {min(ratios):.3f} to {max(ratios):.3f} | {more / 1e9:.2f} | {losses[case]:.3f} |"
+        cells = (
+            case,
+            f"{adapters}",
+            f"{length}",
+            f"{1e3 * statistics.median(spent_seconds):.1f}",
+            f"{1e3 * min(spent_seconds):.1f} to {1e3 * max(spent_seconds):.1f}",
+            f"{statistics.median(ratios):.3f}",
+            f"{min(ratios):.3f} to {max(ratios):.3f}",
+            f"{more / 1e9:.2f}",
+            f"{losses[case]:.3f}",
         )
+        yield "| " + " | ".join(cells) + " |"

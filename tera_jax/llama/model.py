@@ -164,13 +164,15 @@ class Llama(nn.Module):
             segment_ids_BL = segment_attention.segment_ids(lengths_BM, length)
         if positions_BL is None:
             positions_BL = _positions(tokens_BL, segment_ids_BL)
-        start, slots, mask, segment_ids_BS = None, None, None, None
+        start, slots, mask = None, None, None
+        after: Cache | RowCache | None = None
         if isinstance(cache, RowCache):
             start, slots = cache.length_B, (cache.key, cache.value)
             ones_BL, ones_BS = (
-                jnp.ones((len(tokens_BL), count), jnp.int32) for count in (length, _slots(cache))
+                jnp.ones((len(tokens_BL), count), jnp.int32) for count in (length, cache.size)
             )
             mask = self._mask(slot_BL, ones_BL, ones_BS)[:, None]
+            after = cache._replace(length_B=cache.length_B + length)
         elif cache is not None:
             if segment_ids_BL is None:
                 segment_ids_BL = jnp.ones_like(tokens_BL)
@@ -182,6 +184,7 @@ class Llama(nn.Module):
                 slot_1L = start + jnp.arange(length, dtype=jnp.int32)[None, :]
                 mask_BLS = self._mask(slot_1L, segment_ids_BL, segment_ids_BS)
             mask = mask_BLS[:, None]
+            after = cache._replace(segment_ids_BS=segment_ids_BS, length=cache.length + length)
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
@@ -201,11 +204,9 @@ class Llama(nn.Module):
             layers = _one_after_another(config.num_layers, self.unroll)
             (x, slots), _ = layers(self.layers, carry, number_N, *where, None)
             x = x if target_positions_BT is None else at_positions(x, target_positions_BT)
-        if isinstance(cache, RowCache) and slots is not None:
-            cache = RowCache(slots[0], slots[1], cache.length_B + length)
-        elif cache is not None and slots is not None:
-            cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
-        return self.norm(x)[1], cache
+        if after is not None and slots is not None:
+            after = after._replace(key=slots[0], value=slots[1])
+        return self.norm(x)[1], after
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""
@@ -254,11 +255,6 @@ class Llama(nn.Module):
         if self.config.sliding_window is not None:
             seen_BTS &= age_BTS < self.config.sliding_window
         return seen_BTS & (segment_ids_BT[:, :, None] == segment_ids_BS[:, None, :])
-
-
-def _slots(cache: RowCache) -> int:
-    """S."""
-    return cache.key[0].shape[1] if isinstance(cache.key, tuple) else cache.key.shape[2]
 
 
 def _layer(layer: Layer, carry: Any, *where: Any) -> Any:

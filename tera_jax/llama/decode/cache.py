@@ -44,6 +44,11 @@ class RowCache(NamedTuple):
     value: Slots
     length_B: jax.Array
 
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.key[0].shape[1] if isinstance(self.key, tuple) else self.key.shape[2]
+
 
 def init_cache(
     config: LlamaConfig,

@@ -170,8 +170,7 @@ def insert(
     Returns:
         The state, and the token.
     """
-    width = state.cache.key[0].shape[1] if _is_split(state) else state.cache.key.shape[2]
-    room = width - begun.length + 1
+    room = state.cache.size - begun.length + 1
     settings = settings._replace(limit=jnp.minimum(settings.limit, room))
     one = jax.tree.map(lambda leaf: leaf[None], settings)
     first = jnp.zeros(1, jnp.int32)
@@ -256,10 +255,6 @@ def _apply(
         return functools.partial(model.apply, {"params": params})
     variables = {"params": params, "frozen": base["frozen"], "d": rows}
     return functools.partial(adapter.apply_rows, model, variables)
-
-
-def _is_split(state: SlotState) -> bool:
-    return isinstance(state.cache.key, tuple)
 
 
 def _by_layer(model: Llama, rows: Mapping[str, Any]) -> dict[str, Any]:
