@@ -105,7 +105,7 @@ def kernels(width: int) -> None:
         ("structured TeRA", network, network, (x_BTJ, frozen, rows_)),
         ("LoRA", low_rank, formula, (x_BTJ, factors)),
     ):
-        if name == "LoRA" and not low_rank_rows.fits(batch, width, width, rank):
+        if name == "LoRA" and not low_rank_rows.fits(width, width, rank):
             continue
         half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), given)
         with dispatch.forced(False), jax.default_matmul_precision("highest"):

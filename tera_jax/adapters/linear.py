@@ -139,14 +139,35 @@ class LinearAdapter(Adapter):
         if not method.prepares and SHARED not in variables["d"]:
             return dict(variables["d"])
 
-        def make(frozen: Any, d_A: Any, kernel: Stored, layer: TargetLayer) -> Any:
-            plain = quantize.dequantize(kernel)
-            return jax.vmap(lambda d: method.prepare_row(frozen, d, plain, layer))(d_A)
+        def make(frozen: Any, d_A: Any, kernel: Any, layer: TargetLayer) -> Any:
+            return jax.vmap(lambda d: method.prepare_row(frozen, d, kernel, layer))(d_A)
+
+        def plain(frozen: Any, d_A: Any, kernel: Stored, layer: TargetLayer) -> Any:
+            return make(frozen, d_A, quantize.dequantize(kernel), layer)
 
         made: dict[str, Any] = {}
         for layer in self.layers:
-            put(made, (*layer.path, self.name), self.over_layers(make, variables, layer))
+            if method.prepare_reads_kernel:
+                each = self.over_layers(plain, variables, layer)
+            else:
+                each = self._at_once(make, variables, layer)
+            put(made, (*layer.path, self.name), each)
         return made
+
+    def _at_once(self, make: Callable[..., Any], variables: Variables, layer: TargetLayer) -> Any:
+        """:meth:`over_layers` by ``jax.vmap``, with the shape and type of the kernel alone."""
+        shared, own = self._frozen(variables["frozen"], layer)
+        shared_d = variables["d"].get(SHARED, {}).get(self.name, {})
+        stored = parameter(variables["params"], layer, "kernel")
+        kernel = jax.ShapeDtypeStruct(layer.kernel_shape, stored.dtype)
+
+        def one(d: Any, own: Any) -> Any:
+            frozen = interceptor.with_shared(own, shared, "frozen")
+            return make(frozen, interceptor.with_shared(d, shared_d), kernel, layer)
+
+        for size in reversed(layer.stack):
+            one = jax.vmap(one, axis_size=size)
+        return one(_below(variables["d"], (*layer.path, self.name)), own)
 
     def _apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
         """Every row of a targeted layer's input is multiplied by its own W + ΔW."""

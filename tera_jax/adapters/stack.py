@@ -39,7 +39,7 @@ def at_axes(
     """
     axes = {layer.path: len(layer.stack) for layer in layers}
 
-    def at(path: Any, *leaves: Array) -> Any:
+    def at(path: Any, *leaves: Any) -> Any:
         keys = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
         found = (axes[keys[:end]] for end in range(len(keys)) if keys[:end] in axes)
         return function(0 if keys[0] == SHARED else next(found), *leaves)

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ class ByRows(abc.ABC):
     once. ``row_B`` is such a tree whose arrays lead with the rows of a batch.
     """
 
+    prepare_reads_kernel: ClassVar[bool] = False
+    """Whether :meth:`prepare_row` reads W; else it gets the shape and type of it alone."""
+
     @abc.abstractmethod
     def init_d(self, key: KeyArray, kernel: Kernel, frozen: Any, layer: TargetLayer) -> Any:
         """See :class:`tera_jax.methods.base.LinearMethod`."""
@@ -42,7 +45,7 @@ class ByRows(abc.ABC):
         shapes = jax.eval_shape(functools.partial(self.init_d, layer=layer), key, kernel, frozen)
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def prepare_row(self, frozen: Any, d: Any, kernel: Kernel, layer: TargetLayer) -> Any:
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Any:
         """What :meth:`apply_rows` reads of one adapter: d, or what is computed of it once.
 
         Differentiable in d. No array is as large as the kernel.

@@ -6,7 +6,7 @@ values as in PEFT 0.21.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class DoRA(LowRank):
             includes (m / c - 1) x W, reads the dropped x, and only the base reads all of x.
         alpha: numerator of the scale s = alpha / rank.
     """
+
+    prepare_reads_kernel: ClassVar[bool] = True
 
     def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A random, B zero, and ``m`` (O,), the column norms of the kernel."""

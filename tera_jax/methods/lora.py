@@ -62,7 +62,7 @@ class LoRA(LowRank):
         del frozen
         shapes = {layer.kernel_shape for layer in layers}
         usual = dispatch.on_one_gpu() and dispatch.is_half(x.dtype)
-        sides = (len(x), *layers[0].kernel_shape, self.rank)
+        sides = (*layers[0].kernel_shape, self.rank)
         if len(shapes) > 1 or x.size != len(x) * x.shape[-1] or not low_rank_rows.fits(*sides):
             return None
         if not dispatch.takes_kernel(usual):

@@ -107,7 +107,7 @@ class LoRETTA(LowRank):
         del frozen, kernel, layer
         return through_factors(x, *self._matrices(d, x.dtype, None), self.scale)
 
-    def prepare_row(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Arrays:
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
         """A and B, of which the trains are contracted."""
         del frozen, layer
         return dict(zip("ab", self._matrices(d, kernel.dtype, None), strict=True))

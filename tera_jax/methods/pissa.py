@@ -97,7 +97,7 @@ class PiSSA(LowRank):
         del kernel, layer
         return {name: frozen[name].astype(jnp.float32) for name in ("a", "b")}
 
-    def prepare_row(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Arrays:
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
         """``a`` (I, 2 R) and ``b`` (2 R, O), whose product is A B - A0 B0."""
         del kernel, layer
         return dict(zip("ab", _gained(frozen, d), strict=True))

@@ -170,7 +170,7 @@ class TeRA(LinearMethod):
             y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
-    def prepare_row(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> list[Array]:
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
         """The d of each group of modes, multiplied out."""
         del layer
         return rows.row(frozen["factors"], d, self.tensorization(kernel.shape).split)

@@ -105,7 +105,7 @@ class UniLoRA(RankMethod):
         del kernel, layer
         return through_factors(x, *gather(frozen, d["theta"]), 1.0)
 
-    def prepare_row(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Arrays:
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
         """A and B, gathered."""
         del kernel, layer
         return dict(zip("ab", gather(frozen, d["theta"]), strict=True))

@@ -2,7 +2,8 @@
 
 A decoding step has to read A and B of every row, and does nothing else that takes time. XLA makes
 two passes of it, the first of which sums along an axis that is not contiguous. Here one program
-streams A and then B of one row, for one of the layers that read x.
+streams A and then B of one row, for one of the layers that read x. Several programs share the
+outputs of a row where there are few rows.
 """
 
 import functools
@@ -17,15 +18,17 @@ from jaxtyping import Array, Float
 
 _PART = 2**14
 """Entries of A or B that a program has in flight: 32 KiB, as much as hides memory's latency."""
-_FEWEST = 16
-"""Rows that keep enough of a GPU busy."""
+_PROGRAMS = 128
+"""The most, where a few rows are shared among several programs: about as an H100 has units."""
+_SHARES = 8
+"""The most programs for the outputs of one row, each of which computes x A for itself."""
 
 
-def fits(rows: int, in_features: int, out_features: int, rank: int) -> bool:
-    """Whether the kernel can, and has enough to do: middling powers of two, and whole parts."""
+def fits(in_features: int, out_features: int, rank: int) -> bool:
+    """Whether the kernel can: a middling power of two as rank, and whole parts."""
     part = _PART // rank
     middling = rank & (rank - 1) == 0 and 8 <= rank <= 128
-    return middling and rows >= _FEWEST and in_features % part == out_features % part == 0
+    return middling and in_features % part == out_features % part == 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -47,6 +50,11 @@ def through(
     batch, width = x_BI.shape
     rank, features = factors[0][1].shape[1:]
     dtype, part = x_BI.dtype, _PART // rank
+    shares = _SHARES
+    while shares > 1 and batch * layers * shares > _PROGRAMS:
+        shares //= 2
+    share = features // shares
+    last = min(part, share)
 
     def one(x_ref: Any, a_ref: Any, b_ref: Any, out_ref: Any) -> None:
         def add(n: Any, sum_PR: Any) -> Any:
@@ -59,12 +67,12 @@ def through(
         hidden_R = (scale * jnp.sum(sum_PR, axis=0).astype(dtype)).astype(jnp.float32)
 
         def put(n: Any, carry: None) -> None:
-            at = pl.ds(n * part, part)
+            at = pl.ds(n * last, last)
             y_RP = hidden_R[:, None] * b_ref[0, :, at].astype(jnp.float32)
             out_ref[0, at] = jnp.sum(y_RP, axis=0).astype(dtype)
             return carry
 
-        jax.lax.fori_loop(0, features // part, put, None)
+        jax.lax.fori_loop(0, share // last, put, None)
 
     def program(x_ref: Any, *refs: Any) -> None:
         for layer in range(layers):
@@ -72,13 +80,15 @@ def through(
             pl.when(pl.program_id(1) == layer)(functools.partial(one, x_ref, *mine))
 
     def own(*sides: int) -> pl.BlockSpec:
-        return pl.BlockSpec((1, *sides), lambda i, j: (i, *[0] * len(sides)))
+        return pl.BlockSpec((1, *sides), lambda i, j, k: (i, *[0] * len(sides)))
+
+    b_spec = pl.BlockSpec((1, rank, share), lambda i, j, k: (i, 0, k))
 
     found = pl.pallas_call(
         program,
-        grid=(batch, layers),
-        in_specs=[own(width), *[own(width, rank), own(rank, features)] * layers],
-        out_specs=[own(features)] * layers,
+        grid=(batch, layers, shares),
+        in_specs=[own(width), *[own(width, rank), b_spec] * layers],
+        out_specs=[pl.BlockSpec((1, share), lambda i, j, k: (i, k))] * layers,
         out_shape=[jax.ShapeDtypeStruct((batch, features), dtype)] * layers,
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=8, num_stages=2),

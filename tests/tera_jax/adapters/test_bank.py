@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +25,9 @@ from tests.tera_jax.adapters.test_factory import CONFIG, SETTINGS
 from tests.tera_jax.adapters.test_norm import Shifted
 
 NAMES = sorted(set(TABLE) - {"full"})
-QUICK = ("tera", "lora", "dora", "ia3", "unilora", "prompt")
+QUICK = ("tera", "dora", "ia3", "unilora", "prompt")
 ENTRIES = [2, 0, 1, 2, 3, 0, 1, 3]
-VARIANTS = {"scan": {}, "remat": {"remat": "full"}, "unrolled": {"unroll": True, "remat": "dots"}}
+VARIANTS = {"remat": {"remat": "full"}, "unrolled": {"unroll": True, "remat": "dots"}}
 
 
 @functools.cache
@@ -93,14 +94,14 @@ def test_every_row_is_what_its_own_adapter_gives(name):
     within(error(found[1], each_alone(name)[0][1]), 2e-6)  # the base
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("name", quick_only(("lora", "tera"), NAMES))
+@pytest.mark.parametrize("variant", ["remat", "unrolled"])
+@pytest.mark.parametrize("name", quick_only(("tera",), NAMES))
 def test_scanned_unrolled_and_rematerialised_rows_agree(name, variant):
     model = Llama(CONFIG, **VARIANTS[variant])
     within(error(answers(name, mixed(name, model)), rows_of(name)), 2e-5)
 
 
-@pytest.mark.parametrize("name", quick_only(("lora", "dora"), NAMES))
+@pytest.mark.parametrize("name", quick_only(("dora",), NAMES))
 def test_gradients_of_a_bank_are_those_of_each_adapter_alone(name):
     adapter, _, base, d, tokens_BL, bank = made(name)
     model = Llama(CONFIG, remat="full")
@@ -128,9 +129,7 @@ def test_gradients_of_a_bank_are_those_of_each_adapter_alone(name):
         assert np.any(b)
 
 
-@pytest.mark.parametrize(
-    "name", quick_only(("tera", "lora"), sorted({*NAMES} - {"prompt", "p_tuning"}))
-)
+@pytest.mark.parametrize("name", quick_only(("lora",), sorted({*NAMES} - {"prompt", "p_tuning"})))
 def test_segments_of_a_packed_row_have_one_adapter(name):
     segment_ids_BL = jnp.asarray([[1] * 4 + [2] * 5] * 8, jnp.int32)
     adapter, model, base, d, tokens_BL, _ = made(name)
@@ -146,7 +145,7 @@ def test_segments_of_a_packed_row_have_one_adapter(name):
     assert error(found, mixed(name)) > 1e-2
 
 
-@pytest.mark.parametrize("name", quick_only(("tera", "lora"), NAMES))
+@pytest.mark.parametrize("name", quick_only(("tera",), NAMES))
 def test_rows_are_sharded_over_a_mesh(name):
     adapter, model, base, _, tokens_BL, bank = made(name)
     mesh = make_mesh(2, 2, 2)
@@ -172,8 +171,14 @@ def test_rows_are_sharded_over_a_mesh(name):
     within(error(answers(name, jax.device_get(found)), rows_of(name)), 2e-5)
 
 
-@pytest.mark.parametrize("kind", quick_only(("int8",), ("int8", "nf4", "fp8")))
-@pytest.mark.parametrize("name", ["tera", "lora", "dora"])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    quick_only(
+        [("int8", "dora")],
+        itertools.product(("int8", "nf4", "fp8"), ("tera", "lora", "dora")),
+        names=2,
+    ),
+)
 def test_on_a_quantised_base_rows_are_what_each_alone_gives(name, kind):
     adapter, model, base, d, tokens_BL, _ = made(name)
     params = quantize.quantize(base["params"], kind, 16)

@@ -134,7 +134,7 @@ def served(kind, waiting, random, evict=0.0):
 )
 def test_tokens_are_those_of_each_request_alone(name, unroll):
     kind = made(name, unroll)
-    waiting = list(requests(10))
+    waiting = list(requests(7))
     found = served(kind, waiting, np.random.default_rng(1), evict=0.05)
     expected = [alone(kind, *request) for request in waiting]
     assert found == expected
@@ -144,6 +144,7 @@ def test_tokens_are_those_of_each_request_alone(name, unroll):
     assert len({len(tokens) for tokens in expected}) > 3
 
 
+@pytest.mark.long
 def test_a_sliding_window_is_each_rows_own():
     kind = made(model_type="mistral", sliding_window=4, tie_word_embeddings=True)
     waiting = list(requests(4))
@@ -151,7 +152,7 @@ def test_a_sliding_window_is_each_rows_own():
     assert served(kind, waiting, np.random.default_rng(1)) == expected
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", quick_only([True], [False, True]))
 def test_a_slot_that_is_used_again_is_clean(unroll):
     """The same request gives the same bits in a fresh slot and in one that held a longer text."""
     kind = made("lora", unroll)
