@@ -25,7 +25,7 @@ from tests.tera_jax.adapters.test_factory import CONFIG, SETTINGS
 from tests.tera_jax.adapters.test_norm import Shifted
 
 NAMES = sorted(set(TABLE) - {"full"})
-QUICK = ("tera", "dora", "ia3", "unilora", "prompt")
+QUICK = ("tera", "unilora", "prompt")
 ENTRIES = [2, 0, 1, 2, 3, 0, 1, 3]
 VARIANTS = {"remat": {"remat": "full"}, "unrolled": {"unroll": True, "remat": "dots"}}
 
