@@ -69,6 +69,15 @@ class Bank:
         """
         return at_axes(self.adapter.layers, take_entries(index_B), self.rows)
 
+    def row(self, entry: int) -> dict[str, Any]:
+        """One adapter's arrays (stack..., ...), without an axis for the adapters.
+
+        Raises:
+            ValueError: as :meth:`index`.
+        """
+        self.index([entry])
+        return at_axes(self.adapter.layers, lambda at, leaf: leaf.take(entry, at), self.rows)
+
     @property
     def bytes_an_entry(self) -> int:
         """Of one adapter."""
@@ -103,6 +112,30 @@ def make_bank(
     if dtype is not None:
         rows = jax.tree.map(lambda leaf: _cast(leaf, dtype), rows)
     return Bank(rows, len(adapters_d) + 1, adapter)
+
+
+def make_row(
+    adapter: Adapter,
+    params: Variables,
+    frozen: Variables,
+    d: Variables,
+    dtype: jax.typing.DTypeLike | None = None,
+) -> dict[str, Any]:
+    """One adapter's arrays, as :meth:`Bank.row` has them. A pure function, to be jitted.
+
+    Args:
+        adapter: method and layers.
+        params: the base.
+        frozen: the arrays that adapters share.
+        d: the adapter's collection.
+        dtype: as of :func:`make_bank`.
+
+    Raises:
+        NotByRowsError: for a method that trains all parameters.
+    """
+    one = {"params": params, "frozen": frozen, "d": stack(adapter, [d])}
+    rows = at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), adapter.prepare_rows(one))
+    return rows if dtype is None else jax.tree.map(lambda leaf: _cast(leaf, dtype), rows)
 
 
 def stack(adapter: Adapter, adapters_d: Sequence[Variables]) -> dict[str, Any]:

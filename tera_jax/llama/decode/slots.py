@@ -5,7 +5,8 @@ A slot holds one request: its part of the cache, its adapter's prepared arrays
 so that a step gathers nothing. Requests come and go without another trace::
 
     programs = make_programs(model, adapter)
-    state = init_slots(model, adapter, variables, batch=64, slots=512)
+    row = bank.row(entry)
+    state = init_slots(model, adapter, row, batch=64, slots=512)
     begun = programs.prefill(base, row, tokens_1L, length)
     state, token = programs.insert(state, slot, row, begun, settings)
     state, new = programs.step(base, state)                # again and again

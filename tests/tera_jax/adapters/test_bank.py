@@ -11,11 +11,12 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 
 from tera_jax import adapt, quantize
-from tera_jax.adapters.bank import make_bank, stack
+from tera_jax.adapters.bank import make_bank, make_row, stack
 from tera_jax.llama import Llama
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.methods.base import NotByRowsError
+from tera_jax.network import cost_model
 from tera_jax.ops import dispatch
 from tera_jax.sharding import BATCH, make_mesh, replicated
 from tests.margins import within
@@ -179,9 +180,11 @@ def test_rows_are_sharded_over_a_mesh(name):
         names=2,
     ),
 )
-def test_on_a_quantised_base_rows_are_what_each_alone_gives(name, kind):
+def test_on_a_quantised_base_rows_are_what_each_alone_gives(name, kind, monkeypatch):
+    """By the route that multiplies by the kernel as it is stored, as rows do."""
+    monkeypatch.setattr(cost_model, "route", lambda *_: "through")
     adapter, model, base, d, tokens_BL, _ = made(name)
-    params = quantize.quantize(base["params"], kind, 16)
+    params = quantize.quantize(base["params"], kind, *[16] * (kind != "fp8"))
     bank = make_bank(adapter, params, base["frozen"], d)
     base = {**base, "params": params}
     variables = {**base, "d": bank.gather(bank.index(ENTRIES))}
@@ -243,6 +246,17 @@ def test_what_does_not_fit_is_one_clear_error():
     rows = {"params": params, "frozen": {}, "d": one.gather(one.index([1] * 8))}
     with pytest.raises(NotByRowsError, match="brings its own matmul"):
         head.apply_rows(untied, rows, tokens_BL)
+
+
+@pytest.mark.parametrize("name", quick_only(("unilora",), NAMES))
+def test_one_row_is_that_of_the_bank(name):
+    adapter, _, base, d, _, bank = made(name)
+    row = jax.jit(functools.partial(make_row, adapter))(*base.values(), d[1])
+    for a, b, c in zip(*map(jax.tree.leaves, (row, bank.row(2), bank.row(1))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+        assert not np.allclose(a, c, atol=1e-3)
+    half = make_row(adapter, *base.values(), d[1], jnp.bfloat16)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {"bfloat16"}
 
 
 def test_an_entry_has_the_size_of_its_arrays():

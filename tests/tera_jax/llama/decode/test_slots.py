@@ -53,7 +53,7 @@ def made(name="lora", unroll=False, **changes):
         for _ in range(3)
     ]
     bank = make_bank(adapter, params, frozen, d)
-    rows = [jax.tree.map(lambda v, n=n: v[:, n], bank.rows) for n in range(bank.size)]
+    rows = [bank.row(entry) for entry in range(bank.size)]
     return model, adapter, {"params": params, "frozen": frozen}, d, rows
 
 
