@@ -2,7 +2,7 @@ r"""Another adapter in every row: a decoding step, and a training step, beside t
 
     python -m benchmarks.mixed_rows                       # one GPU: decoding, about five minutes
     python -m benchmarks.mixed_rows --train               # and training 64 adapters at once
-    python -m benchmarks.mixed_rows --settings 32:64 --cases base tera lora --profile
+    python -m benchmarks.mixed_rows --settings 32:64 --cases "tera structured" "lora r=16" --profile
     python -m benchmarks.mixed_rows --tiny --train        # a CPU, seconds: times that mean nothing
 
 Llama-2-7B's shapes, random bfloat16 weights, q and v adapted. A setting is LAYERS:ROWS. Each row
