@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
-from tera_jax.network import contraction, cost_model, projection, random_network
+from tera_jax.network import contraction, cost_model, projection, random_network, rows
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
@@ -169,6 +169,33 @@ class TeRA(LinearMethod):
             precisions = full_precision(x.dtype), matmul_precision()
             y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
+        """The d of each group of modes, multiplied out."""
+        del layer
+        return rows.row(frozen["factors"], d, self.tensorization(kernel.shape).split)
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """Through the network, on the side of the activations."""
+        del kernel
+        return self._through_rows(frozen, [row_B], x, layer.kernel_shape)[0]
+
+    def branches(
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, layers: Sequence[TargetLayer]
+    ) -> list[Array] | None:
+        """Of layers of one shape; where there is a kernel for it, by one call."""
+        shapes = {layer.kernel_shape for layer in layers}
+        return None if len(shapes) > 1 else self._through_rows(frozen, rows_B, x, shapes.pop())
+
+    def _through_rows(
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, shape: tuple[int, ...]
+    ) -> list[Array]:
+        network, x_BTJ = _cast(frozen, x.dtype), x.reshape(x.shape[0], -1, x.shape[-1])
+        arrays, split = (network["core"], network["factors"]), self.tensorization(shape).split
+        found = rows.through(x_BTJ, *arrays, rows_B, split, full_precision(x.dtype))
+        return [y_BTO.reshape(*x.shape[:-1], -1) for y_BTO in found]
 
     def max_rank(self, layer: TargetLayer) -> int:
         """Theorem 1."""

@@ -37,7 +37,12 @@ SIGNATURES = {
     tera_jax.Tensorization.parse: "text",
     tera_jax.Adapter.init_frozen: "self, params",
     tera_jax.Adapter.init_d: "self, params, frozen, seed=0",
-    tera_jax.Adapter.apply: "self, model, variables, *args, materialized=None, **kwargs",
+    tera_jax.Adapter.apply: (
+        "self, model, variables, *args, materialized=None, rows=None, **kwargs"
+    ),
+    tera_jax.Adapter.apply_rows: "self, model, variables, *args, **kwargs",
+    tera_jax.Adapter.prepare_rows: "self, variables",
+    tera_jax.Adapter.base_d: "self, params, frozen",
     tera_jax.Adapter.materialize: "self, variables, tokens",
     tera_jax.Adapter.merge: "self, variables",
     tera.init_frozen: "key, tensorization, config",
