@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from benchmarks import mixed_check, mixed_training
-from benchmarks.mixed_cases import CASES, LLAMA, TINY, Base, adapter_of, draw_rows, say
+from benchmarks.mixed import check, training
+from benchmarks.mixed.cases import CASES, LLAMA, TINY, Base, adapter_of, draw_rows, say
 from benchmarks.profile import profiled, report
 from tera_jax.llama.decode import slots
 from tera_jax.llama.decode.slots import SlotState
@@ -268,8 +268,8 @@ def main() -> None:
     say(f"jax {jax.__version__} on {device.device_kind}")
     start = time.perf_counter()
     if args.check:
-        mixed_check.rows(args.cases)
-        mixed_check.kernels(256 if args.tiny else 4096)
+        check.rows(args.cases)
+        check.kernels(256 if args.tiny else 4096)
     config = TINY if args.tiny else LLAMA
     layers = max(layers for layers, _ in settings)
     rate = copy_rate(2**20 if args.tiny else 2**31)
@@ -285,9 +285,7 @@ def main() -> None:
         for line in measure(whole.part(layers), batch, args, rate):
             print(line, flush=True)
     if args.train or args.only_train:
-        for line in mixed_training.table(
-            whole, args.adapters, args.length, args.repeats, args.tiny
-        ):
+        for line in training.table(whole, args.adapters, args.length, args.repeats, args.tiny):
             print(line, flush=True)
     say("done")
 

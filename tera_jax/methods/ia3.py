@@ -46,7 +46,7 @@ class IA3(LinearMethod):
             return how.matmul(scaled(x, d["l"]), kernel)
         return scaled(how.matmul(x, kernel), d["l"])
 
-    apply_rows = apply  # l may lead with the rows of x
+    apply_rows = apply  # type: ignore[assignment]  # l may lead with rows
 
     def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> Arrays:
         """Ones."""

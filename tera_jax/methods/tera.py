@@ -220,8 +220,8 @@ class TeRA(LinearMethod):
 
     def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
         network = cost_model.Network(self.tensorization(layer.kernel_shape), self.structure)
-        # Layers of one shape in one module mostly read one input, such as q, k and v, or gate and
-        # up. Two is low for the former, and high for q beside o.
+        # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
+        # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
         return cost_model.route(network, tokens, cost_model.device(), readers)
 
@@ -257,18 +257,15 @@ def init_frozen(key: KeyArray, tensorization: Tensorization, config: TeRA) -> di
     Raises:
         ValueError: when ``config.structure`` does not fit the scheme.
     """
-    dtype = jnp.dtype(config.dtype)
-    return random_network.draw(
-        key, tensorization, config.init, config.gain, dtype, config.structure
-    )
+    settings = (config.init, config.gain, jnp.dtype(config.dtype), config.structure)
+    return random_network.draw(key, tensorization, *settings)
 
 
 def init_d(tensorization: Tensorization, config: TeRA) -> list[Float[Array, " _"]]:
     """d^(1)..d^(N), float32: all ones but the one of ``config.zero_init_mode``, which is zero."""
     ranks, zero = tensorization.ranks, config.zero_init_mode
     d = [jnp.ones(rank, jnp.float32) for rank in ranks]
-    if zero == "longest":
-        zero = ranks.index(max(ranks)) + 1
+    zero = ranks.index(max(ranks)) + 1 if zero == "longest" else zero
     index = zero - 1 if zero > 0 else zero
     d[index] = jnp.zeros_like(d[index])
     return d

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from benchmarks import mixed_cases, mixed_check, mixed_rows
+from benchmarks import mixed_rows
+from benchmarks.mixed import cases, check
 
 
 def lines(monkeypatch, capsys, *arguments):
@@ -21,14 +22,14 @@ def cells(found, name):
 @pytest.mark.long
 def test_every_case_is_checked_and_timed(monkeypatch, capsys):
     found = lines(monkeypatch, capsys, "--repeats=2")
-    for case in mixed_cases.CASES:
+    for case in cases.CASES:
         for row, size in zip(cells(found, case), (["2", "3"], ["1", "4"]), strict=True):
             assert [cell.strip() for cell in row[1:3]] == size
             assert float(row[4]) > 0
             assert (row[7] == " 1.000 ") == (case == "base")
             assert ("%" in row[10]) == (case == "base")
     checks = [line for line in found if "beside each alone" in line]
-    assert len(checks) == len(mixed_cases.CASES) - 1
+    assert len(checks) == len(cases.CASES) - 1
     assert any("the kernel in bfloat16" in line for line in found)
 
 
@@ -46,11 +47,11 @@ def test_training(monkeypatch, capsys):
 
 
 def test_rows_of_another_adapter_fail_the_check(monkeypatch):
-    right = mixed_check.make_bank
+    right = check.make_bank
 
     def wrong(adapter, params, frozen, d):
         return right(adapter, params, frozen, [d[1], d[0], d[2]])
 
-    monkeypatch.setattr(mixed_check, "make_bank", wrong)
+    monkeypatch.setattr(check, "make_bank", wrong)
     with pytest.raises(ValueError, match="mixed rows differ"):
-        mixed_check.rows(["lora r=16"])
+        check.rows(["lora r=16"])

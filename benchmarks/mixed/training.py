@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.mixed_cases import Base, adapter_of, say
+from benchmarks.mixed.cases import Base, adapter_of, say
 from tera_jax.adapters.bank import stack
 from tera_jax.adapters.interceptor import calls
 from tera_jax.adapters.stack import at_axes

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.mixed_cases import TINY, Base, adapter_of, say
+from benchmarks.mixed.cases import TINY, Base, adapter_of, say
 from tera_jax.adapters.bank import make_bank
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
