@@ -72,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         step, d = runs.restore_best(run, args.workdir)
     output = args.output or args.workdir / ("evaluation-base" if args.base else "evaluation")
-    valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
+    source = [*sources.values()][-1]
+    valid = data.tokenize(
+        held_out, run.tokenizer, config.data, run.virtual_tokens, place=source.place
+    )
     with jax.set_mesh(run.mesh):
         scores = measure(run, step, d, output, valid, tests, args.score)
     distributed.log(table({"base" if args.base else f"step {step}": scores}))

@@ -33,7 +33,7 @@ CHATML = (
 
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _LIMIT = 2**20
-"""Bytes of a template file. The largest published ones have 30,000."""
+"""Bytes of a template file."""
 
 
 def load_template(name: str | None) -> str | None:
@@ -75,10 +75,9 @@ def template_of(tokenizer: Any, template: str | None = None) -> str:
             "to chatml, or config.data.prompt=plain for prompts and completions as they stand"
         )
     try:
-        found: str = tokenizer.get_chat_template()
+        return str(tokenizer.get_chat_template())
     except ValueError as error:  # it has several, and none of them is the default
         raise ValueError(f"{error} Set config.data.chat_template to a Jinja file") from None
-    return found
 
 
 def prompt_ids(
@@ -99,7 +98,8 @@ def prompt_ids(
     (text,) = _texts(tokenizer, [messages], template, True)
     if isinstance(text, ValueError):
         raise text
-    return ids_of([text], tokenizer)[0]
+    (ids,) = ids_of([text], tokenizer)
+    return ids
 
 
 def render(
@@ -231,10 +231,10 @@ def _marked(
             )
         ),
     )
-    for number, (turns, one) in enumerate(zip(conversations, result, strict=True)):
-        if isinstance(one, Example):
-            result[number] = _within(tokenizer, turns, one, template, loss)
-    return result
+    return [
+        _within(tokenizer, turns, one, template, loss) if isinstance(one, Example) else one
+        for turns, one in zip(conversations, result, strict=True)
+    ]
 
 
 def _within(
