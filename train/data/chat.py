@@ -30,10 +30,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """The template of ``config.data.chat_template=chatml``."""
-
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_LIMIT = 2**20
-"""Bytes of a template file."""
+_LIMIT = 2**20  # bytes of a template file
 
 
 def load_template(name: str | None) -> str | None:
@@ -91,8 +89,8 @@ def prompt_ids(
         template: a Jinja text; None for that of the tokenizer.
 
     Raises:
-        ValueError: beginning with a verb, when the template refuses the messages; also when there
-            is no template, or one that tries to leave the sandbox.
+        ValueError: beginning with a verb, when the template refuses the messages; and as
+            :func:`render`.
     """
     template_of(tokenizer, template)
     (text,) = _texts(tokenizer, [messages], template, True)
@@ -119,8 +117,8 @@ def render(
         loss: on all turns of the ``assistant``, on the ``last`` of them, or on ``all`` tokens.
 
     Returns:
-        For each conversation an example; or the error, beginning with a verb, for one that the
-        template refuses or whose turns cannot be told from the rest.
+        For each conversation an example; or an error, beginning with a verb, where the template
+        refuses it or its turns cannot be told from the rest.
 
     Raises:
         ValueError: when there is no template, or it has an error of syntax or tries to leave the
@@ -134,7 +132,7 @@ def render(
         [] if loss == "all" or isinstance(whole, ValueError) else _learned(turns, loss)
         for turns, whole in zip(conversations, wholes, strict=True)
     ]
-    # The texts of all prompts in one call, then those of all turns but a last one, which is whole.
+    # Up to each turn, and with it; of a last turn that is the whole.
     befores = [
         turns.messages[:index]
         for turns, indices in zip(conversations, spans, strict=True)
