@@ -30,10 +30,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 """The template of ``config.data.chat_template=chatml``."""
-
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_LIMIT = 2**20
-"""Bytes of a template file. The largest published ones have 30,000."""
+_LIMIT = 2**20  # bytes of a template file
 
 
 def load_template(name: str | None) -> str | None:
@@ -75,10 +73,9 @@ def template_of(tokenizer: Any, template: str | None = None) -> str:
             "to chatml, or config.data.prompt=plain for prompts and completions as they stand"
         )
     try:
-        found: str = tokenizer.get_chat_template()
+        return str(tokenizer.get_chat_template())
     except ValueError as error:  # it has several, and none of them is the default
         raise ValueError(f"{error} Set config.data.chat_template to a Jinja file") from None
-    return found
 
 
 def prompt_ids(
@@ -92,14 +89,15 @@ def prompt_ids(
         template: a Jinja text; None for that of the tokenizer.
 
     Raises:
-        ValueError: beginning with a verb, when the template refuses the messages; also when there
-            is no template, or one that tries to leave the sandbox.
+        ValueError: beginning with a verb, when the template refuses the messages; and as
+            :func:`render`.
     """
     template_of(tokenizer, template)
     (text,) = _texts(tokenizer, [messages], template, True)
     if isinstance(text, ValueError):
         raise text
-    return ids_of([text], tokenizer)[0]
+    (ids,) = ids_of([text], tokenizer)
+    return ids
 
 
 def render(
@@ -119,8 +117,8 @@ def render(
         loss: on all turns of the ``assistant``, on the ``last`` of them, or on ``all`` tokens.
 
     Returns:
-        For each conversation an example; or the error, beginning with a verb, for one that the
-        template refuses or whose turns cannot be told from the rest.
+        For each conversation an example; or an error, beginning with a verb, where the template
+        refuses it or its turns cannot be told from the rest.
 
     Raises:
         ValueError: when there is no template, or it has an error of syntax or tries to leave the
@@ -134,7 +132,7 @@ def render(
         [] if loss == "all" or isinstance(whole, ValueError) else _learned(turns, loss)
         for turns, whole in zip(conversations, wholes, strict=True)
     ]
-    # The texts of all prompts in one call, then those of all turns but a last one, which is whole.
+    # Up to each turn, and with it; of a last turn that is the whole.
     befores = [
         turns.messages[:index]
         for turns, indices in zip(conversations, spans, strict=True)
@@ -231,10 +229,10 @@ def _marked(
             )
         ),
     )
-    for number, (turns, one) in enumerate(zip(conversations, result, strict=True)):
-        if isinstance(one, Example):
-            result[number] = _within(tokenizer, turns, one, template, loss)
-    return result
+    return [
+        _within(tokenizer, turns, one, template, loss) if isinstance(one, Example) else one
+        for turns, one in zip(conversations, result, strict=True)
+    ]
 
 
 def _within(

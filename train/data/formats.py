@@ -172,6 +172,7 @@ TABLE = (
         answer="",
         prompt=lambda record, config, inference: record["text"] if inference else "",
         response=lambda record, config: record["text"],
+        refuses=("prompt", "answer"),
     ),
 )  # fmt: skip
 """All kinds of records. Of two that a record fits, ``auto`` takes the first."""
@@ -198,25 +199,39 @@ def of_record(template: str, record: Record) -> Format:
     """
     if template not in ("auto", "plain"):
         return of_template(template)
-    found = recognised(template, record)
+    found = recognised(template, record, answered=False)
     if found is None:
         raise ValueError(_of_no_kind(template, record))
     return found
 
 
-def recognised(template: str, record: Record) -> Format | None:
-    """The row of ``auto`` or ``plain`` whose fields a record has, best with something in each."""
+def recognised(template: str, record: Record, answered: bool = True) -> Format | None:
+    """The row of ``auto`` or ``plain`` whose fields a record has, best with something in each.
+
+    Args:
+        template: one of the two.
+        record: that was read, or is to be.
+        answered: whether the response must be there.
+    """
     rows = [row for row in TABLE if template in row.templates]
     tests: tuple[Callable[[Format], bool], ...] = (
         lambda row: row.is_full(record),
         lambda row: row.fits(record),
-        lambda row: row.fits(record, answered=False) and bool(row.answer),
+        lambda row: not answered and bool(row.answer) and row.fits(record, answered=False),
     )
     return next((row for test in tests for row in rows if test(row)), None)
 
 
-def require_known(template: str, record: Any, mapped: bool = False) -> Format:
+def require_known(
+    template: str, record: Any, answered: bool = True, mapped: bool = False
+) -> Format:
     """As :func:`of_record` for a record of a file, which may be anything.
+
+    Args:
+        template: ``auto`` or ``plain``.
+        record: of a file.
+        answered: whether the response must be there.
+        mapped: whether the columns were named.
 
     Raises:
         ValueError: beginning with a verb: for preference pairs, images, audio and video by name,
@@ -230,7 +245,10 @@ def require_known(template: str, record: Any, mapped: bool = False) -> Format:
                 f"is {what} (field {field!r}), which is not trained on here; name the columns to "
                 "use with config.data.columns.prompt and config.data.columns.completion"
             )
-    return of_record(template, record)
+    found = recognised(template, record, answered)
+    if found is None:
+        raise ValueError(_of_no_kind(template, record))
+    return found
 
 
 def require_same(kind: Format, template: str, record: Any) -> None:

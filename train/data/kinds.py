@@ -39,6 +39,7 @@ class Format:
             configuration, and whether the prompt is for inference.
         response: the text that follows at once.
         messages: the record as a conversation for the chat template; None where it is none.
+        refuses: fields that are refused beside those of other kinds.
     """
 
     name: str
@@ -49,11 +50,12 @@ class Format:
     prompt: Callable[[Record, DataConfig, bool], str]
     response: Callable[[Record, DataConfig], str]
     messages: Callable[[Record], Turns] | None = None
+    refuses: tuple[str, ...] = ()
 
     @functools.cached_property
     def refused(self) -> frozenset[str]:
         """Fields of other kinds, which would be lost: a record may have them, but empty."""
-        return frozenset(_TASK.split()).difference(self.fields)
+        return frozenset([*_TASK.split(), *self.refuses]).difference(self.fields)
 
     @functools.cached_property
     def needed(self) -> list[str]:

@@ -229,7 +229,7 @@ def _columns(
             try:
                 row = formats.mapped(value, columns)
                 if kind is None:
-                    kind = formats.require_known(prompt, row, bool(columns))
+                    kind = formats.require_known(prompt, row, answered, bool(columns))
             except ValueError as error:
                 if kind is None and not skip_bad_rows:  # all records may be of that kind
                     raise ValueError(f"{place} {error}") from None
