@@ -21,8 +21,9 @@ from tera_jax.ops import dispatch
 from tera_jax.sharding import BATCH, make_mesh, replicated
 from tests.margins import within
 from tests.marks import quick_only
+from tests.parts import SMALL_METHODS
 from tests.tera_jax.adapters import test_factory
-from tests.tera_jax.adapters.test_factory import CONFIG, SETTINGS
+from tests.tera_jax.adapters.test_factory import CONFIG
 from tests.tera_jax.adapters.test_norm import Shifted
 
 NAMES = sorted(set(TABLE) - {"full"})
@@ -262,7 +263,7 @@ def test_one_row_is_that_of_the_bank(name):
 def test_an_entry_has_the_size_of_its_arrays():
     _, _, _, d, _, bank = made("lora")
     assert bank.bytes_an_entry == sum(leaf.nbytes for leaf in jax.tree.leaves(d[0]))
-    assert SETTINGS["lora"] == {"rank": 4}
+    assert SMALL_METHODS["lora"] == {"rank": 4}
 
 
 def kernel_calls(jaxpr):
