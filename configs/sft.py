@@ -18,7 +18,7 @@ After a colon stands the method, any row of ``tera_jax.methods.TABLE``; tera by 
 
 import ml_collections
 
-from configs._methods import published
+import tera_jax
 
 _LEARNING_RATES = {
     "full": 1e-4,
@@ -44,7 +44,7 @@ _OTHER = 1e-3
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     """The configuration; --print-config lists every field."""
-    config = published(method)
+    config = tera_jax.published_config(method)
     config.data.validation_rows = None
     config.data.prompt = "auto"
     config.data.bos = "tokenizer"

@@ -28,7 +28,10 @@ from tera_jax import lazy
 if TYPE_CHECKING:
     from tera_jax.adapters.base import Adapter
     from tera_jax.adapters.factory import adapt
+    from tera_jax.application import default_config, published_config
+    from tera_jax.finetuning import finetune
     from tera_jax.io.adapter_files import load_adapter, save_adapter
+    from tera_jax.llama.text import generate, stream
     from tera_jax.network.tensorization import Tensorization, fold, unfold
 else:
     __getattr__ = lazy.importer(
@@ -37,9 +40,14 @@ else:
             "Adapter": "tera_jax.adapters.base",
             "Tensorization": "tera_jax.network.tensorization",
             "adapt": "tera_jax.adapters.factory",
+            "default_config": "tera_jax.application",
+            "finetune": "tera_jax.finetuning",
             "fold": "tera_jax.network.tensorization",
+            "generate": "tera_jax.llama.text",
             "load_adapter": "tera_jax.io.adapter_files",
+            "published_config": "tera_jax.application",
             "save_adapter": "tera_jax.io.adapter_files",
+            "stream": "tera_jax.llama.text",
             "unfold": "tera_jax.network.tensorization",
         },
         modules=("adapters", "io", "llama", "methods", "network", "ops"),
@@ -50,9 +58,14 @@ __all__ = [
     "Tensorization",
     "__version__",
     "adapt",
+    "default_config",
+    "finetune",
     "fold",
+    "generate",
     "load_adapter",
+    "published_config",
     "save_adapter",
+    "stream",
     "unfold",
 ]
 

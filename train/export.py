@@ -2,10 +2,11 @@
 
     python -m train.export --workdir=runs/quickstart --format=hf --output=merged
 
-``hf`` writes merged weights as a directory that ``transformers`` loads, ``orbax`` merged weights
-as an Orbax checkpoint, ``adapter`` the adapter alone, ``peft`` the adapter alone as PEFT reads
-it, for the methods that PEFT has. Each is read back and compared before it
-appears under ``--output``, which must be absent or empty.
+``hf`` writes merged weights as a directory that ``transformers`` loads, with the base's
+``generation_config.json`` and every token that ends an answer; ``orbax`` merged weights as an Orbax
+checkpoint, ``adapter`` the adapter alone, ``peft`` the adapter alone as PEFT reads it, for the
+methods that PEFT has. Each is read back and compared before it appears under ``--output``, which
+must be absent or empty.
 """
 
 import json
@@ -20,6 +21,8 @@ from tera_jax import atomic, disk
 from tera_jax.fingerprint import fingerprint
 from tera_jax.io import adapter_files, orbax, peft
 from tera_jax.llama import load_pretrained, save_pretrained
+from tera_jax.llama.checkpoint import generation_config
+from tera_jax.llama.checkpoint.resolve import locate
 
 from . import command
 from .config import EXPORTS, Config, MethodConfig, parse
@@ -56,15 +59,15 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         return orbax.save_orbax(output, merged, run.model.config.to_hf())
     dtype = jnp.dtype(run.config.model.dtype)
 
+    def write(path: Path) -> None:
+        save_pretrained(run.model, merged, path, run.tokenizer)
+        generation_config.write(path, locate(run.config.model.path), run.eos_ids)
+
     def check(path: Path) -> None:
         _, loaded = load_pretrained(path, dtype=dtype, mesh=run.mesh)
         disk.require_equal(loaded, merged, path)
 
-    return disk.write_checked(
-        output,
-        lambda path: save_pretrained(run.model, merged, path, run.tokenizer),
-        check,
-    )
+    return disk.write_checked(output, write, check)
 
 
 def require_possible(config: Config) -> None:
@@ -160,5 +163,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -81,9 +81,10 @@ def adapt(
             ``jax.ShapeDtypeStruct`` does.
         method: a row of :data:`tera_jax.methods.TABLE`.
         config: an instance of that row's class; its defaults when None.
-        targets: patterns of module paths, see :func:`tera_jax.adapters.targets.choose`; those of
-            the method when None, which for linear layers are ``q_proj`` and ``v_proj``. Methods
-            that adapt no layer in particular take no notice of them.
+        targets: patterns of module paths, or ``all-linear``, see
+            :func:`tera_jax.adapters.targets.choose`; those of the method when None, which for
+            linear layers are ``q_proj`` and ``v_proj``. Methods that adapt no layer in particular
+            take no notice of them.
         **kwargs: of ``model``'s ``__call__``.
 
     Raises:

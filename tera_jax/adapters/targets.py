@@ -15,6 +15,12 @@ _NORMS = (RMSNorm, nn.RMSNorm, nn.LayerNorm)
 _NOT_ADAPTED = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvTranspose, nn.ConvLocal)
 
 
+ALL_LINEAR = "all-linear"
+"""The target that is every linear layer but the head, as in PEFT."""
+_HEADS = ("lm_head", "score", "classifier", "head")
+"""Names of a linear layer at the top of a model that makes its outputs."""
+
+
 class ModelLayers(NamedTuple):
     """What a model is made of, each kind in the order of paths.
 
@@ -112,8 +118,8 @@ def choose(
     Args:
         layers: all there are of a kind.
         targets: patterns of module paths, with the wildcards of ``fnmatch``: ``"q_proj"`` is every
-            layer of that name, ``"decoder/*/up_proj"`` those at such an end of a path. One pattern
-            may be given as a text.
+            layer of that name, ``"decoder/*/up_proj"`` those at such an end of a path, and
+            ``"all-linear"`` every linear layer but the head. One pattern may be given as a text.
         kind: what errors call such a layer.
         found: all layers of the model, for the error.
 
@@ -122,7 +128,7 @@ def choose(
     """
     targets = [targets] if isinstance(targets, str) else list(targets)
     for target in targets:
-        if not any(layer.matches(target) for layer in layers):
+        if not any(is_named(layer, target) for layer in layers):
             names = ", ".join(layer.name for layer in layers) or "none"
             left_out = f"; not adapted are {', '.join(found.others)}" if found.others else ""
             raise ValueError(
@@ -130,7 +136,33 @@ def choose(
             )
     if not targets:
         raise ValueError(f"no targets; name at least one {kind}")
-    return tuple(layer for layer in layers if any(map(layer.matches, targets)))
+    return tuple(layer for layer in layers if any(is_named(layer, target) for target in targets))
+
+
+def is_named(layer: TargetLayer, target: str) -> bool:
+    """Whether a target of :func:`choose` names a layer."""
+    if target == ALL_LINEAR:
+        is_head = len(layer.path) == 1 and layer.path[0] in _HEADS
+        return len(layer.kernel_shape) == 2 and not is_head
+    return layer.matches(target)
+
+
+def matches(layers: Sequence[TargetLayer], targets: Sequence[str]) -> dict[str, str]:
+    """What each target names among the adapted layers, such as ``30 of 576x192``.
+
+    A stack of layers counts as many as it has.
+    """
+    found: dict[str, str] = {}
+    for target in targets:
+        counts: dict[tuple[int, ...], int] = {}
+        for layer in layers:
+            if is_named(layer, target):
+                shape = layer.kernel_shape
+                counts[shape] = counts.get(shape, 0) + math.prod(layer.stack)
+        rows = [f"{count} of {'x'.join(map(str, shape))}" for shape, count in counts.items()]
+        if rows:
+            found[target] = ", ".join(rows)
+    return found
 
 
 def is_linear(module: nn.Module) -> bool:

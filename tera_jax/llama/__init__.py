@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tera_jax import lazy
 
 if TYPE_CHECKING:
+    from tera_jax.llama.checkpoint.generation_config import load_generation_config
     from tera_jax.llama.checkpoint.tokenizer import load_tokenizer
     from tera_jax.llama.checkpoint.weights import load_pretrained, save_pretrained
     from tera_jax.llama.config import LlamaConfig
@@ -22,6 +23,7 @@ else:
             "LlamaConfig": "tera_jax.llama.config",
             "generate": "tera_jax.llama.decode.generate",
             "init_cache": "tera_jax.llama.decode.cache",
+            "load_generation_config": "tera_jax.llama.checkpoint.generation_config",
             "load_pretrained": "tera_jax.llama.checkpoint.weights",
             "load_tokenizer": "tera_jax.llama.checkpoint.tokenizer",
             "save_pretrained": "tera_jax.llama.checkpoint.weights",
@@ -32,9 +34,12 @@ else:
             "decode",
             "layer",
             "model",
+            "pieces",
+            "prompts",
             "rope",
             "sharding",
             "stacking",
+            "text",
         ),
     )
 
@@ -45,6 +50,7 @@ __all__ = [
     "LlamaConfig",
     "generate",
     "init_cache",
+    "load_generation_config",
     "load_pretrained",
     "load_tokenizer",
     "save_pretrained",

@@ -19,6 +19,7 @@ _NORM = "tests/tera_jax/ops/test_rms_norm.py::"
 _RANDOM = "tests/tera_jax/test_random.py::"
 _FP8 = "tests/tera_jax/ops/test_fp8_matmul.py::"
 _FP8_BASE = "tests/tera_jax/adapters/test_fp8_base.py::"
+_PIECES = "tests/tera_jax/llama/test_pieces.py::"
 _ENDS = (
     "tests/tera_jax/llama/decode/test_generate.py"
     "::test_a_row_ends_at_eos_and_the_loop_with_the_last_row"
@@ -197,7 +198,7 @@ PATCHES = (
     Patch(
         "EOS",
         "an answer goes on behind its end",
-        "tera_jax/llama/decode/generate.py",
+        "tera_jax/llama/decode/steps.py",
         "done_B | jnp.isin(token_B, eos_ids)",
         "done_B",
         _ENDS,
@@ -205,10 +206,44 @@ PATCHES = (
     Patch(
         "EOS",
         "a row that has ended is not filled up",
-        "tera_jax/llama/decode/generate.py",
-        "jnp.where(done_B, pad_id, token_B)",
+        "tera_jax/llama/decode/steps.py",
+        "jnp.where(done_B, self.pad_id, token_B)",
         "token_B",
         _ENDS,
+    ),
+    Patch(
+        "stream",
+        "a piece may end within a character",
+        "tera_jax/llama/pieces.py",
+        "not text.endswith(_CUT) and text.startswith(given)",
+        "text.startswith(given)",
+        f"{_PIECES}test_joined_they_are_the_text_and_no_character_is_cut[sentencepiece]",
+    ),
+    Patch(
+        "stream",
+        "what may begin a stop text is given out",
+        "tera_jax/llama/pieces.py",
+        "keep = max((_beginning(held, text) for text in stop), default=0)",
+        "keep = 0",
+        f"{_PIECES}test_a_text_ends_before_the_first_stop[given0-stop0-expected0]",
+    ),
+    Patch(
+        "repeats",
+        "the penalty counts what stands before a row",
+        "tera_jax/llama/decode/config.py",
+        "(slot_1S >= first_B[:, None]) & (slot_1S < end_B[:, None])",
+        "slot_1S < end_B[:, None]",
+        "tests/tera_jax/llama/decode/test_config.py"
+        "::test_the_penalty_on_repeats_is_that_of_transformers_on_the_tokens_of_a_row",
+    ),
+    Patch(
+        "repeats",
+        "the penalty raises scores below 0",
+        "tera_jax/llama/decode/config.py",
+        "scores_BV * penalty, scores_BV / penalty",
+        "scores_BV / penalty, scores_BV / penalty",
+        "tests/tera_jax/llama/decode/test_config.py"
+        "::test_the_penalty_on_repeats_is_that_of_transformers_on_the_tokens_of_a_row",
     ),
     Patch(
         "fp8",

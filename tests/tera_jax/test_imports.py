@@ -36,7 +36,7 @@ def test_importing_the_library_prints_nothing_and_loads_little():
     lines = [
         "import tera_jax; assert 'tera_jax.methods' not in sys.modules",
         "tera_jax.methods.tera.init_frozen",
-        "from tera_jax import *; adapt, save_adapter, fold",
+        "from tera_jax import *; adapt, save_adapter, fold, generate, finetune",
         "from tera_jax.llama import Llama, LlamaConfig, generate",
     ]
     found = run(STAGES, *lines)

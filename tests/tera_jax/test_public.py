@@ -20,12 +20,29 @@ SIGNATURES = {
         "directory, adapter, variables, base_name, with_frozen=False, "
         "dtype=<class 'jax.numpy.float32'>"
     ),
+    tera_jax.finetune: (
+        "model, records, method='tera', workdir=None, validation=None, callbacks=(), live=None, "
+        "**settings"
+    ),
+    tera_jax.generate: (
+        "model, variables, tokenizer, prompts, adapter=None, config=None, seed=0, "
+        "batch_size=8, stop=(), **settings"
+    ),
+    tera_jax.stream: (
+        "model, variables, tokenizer, prompt, adapter=None, config=None, seed=0, stop=(), "
+        "**settings"
+    ),
     tera_jax.fold: "matrix, tensorization",
     tera_jax.unfold: "tensor, split",
     tera_jax.Tensorization.parse: "text",
     tera_jax.Adapter.init_frozen: "self, params",
     tera_jax.Adapter.init_d: "self, params, frozen, seed=0",
-    tera_jax.Adapter.apply: "self, model, variables, *args, materialized=None, **kwargs",
+    tera_jax.Adapter.apply: (
+        "self, model, variables, *args, materialized=None, rows=None, **kwargs"
+    ),
+    tera_jax.Adapter.apply_rows: "self, model, variables, *args, **kwargs",
+    tera_jax.Adapter.prepare_rows: "self, variables",
+    tera_jax.Adapter.base_d: "self, params, frozen",
     tera_jax.Adapter.materialize: "self, variables, tokens",
     tera_jax.Adapter.merge: "self, variables",
     tera.init_frozen: "key, tensorization, config",
@@ -53,8 +70,10 @@ def test_a_public_function_is_called_as_documented(function):
 
 
 def test_the_names_are_listed():
-    names = {"Adapter", "Tensorization", "adapt", "fold", "load_adapter", "save_adapter", "unfold"}
-    assert names | {"__version__"} == set(tera_jax.__all__)
+    names = {"Adapter", "Tensorization", "adapt", "finetune", "fold", "generate", "load_adapter"}
+    names |= {"default_config", "published_config"}
+    names |= {"save_adapter", "stream", "unfold", "__version__"}
+    assert names == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)
     for module in (tera_jax, tera_jax.llama):
         assert all(getattr(module, name) is not None for name in module.__all__)

@@ -70,6 +70,7 @@ def test_other_exit_statuses_stay(monkeypatch):
             ["--workdir=none", "--format=hf", "--output=none"],
             "none/config.json does not exist",
         ),
+        ("train.generate", ["--workdir=none", "--chat"], "none/config.json does not exist"),
         ("train.report", ["none"], "none"),
         ("train.params", ["--method=nora"], "method 'nora'; choose one of"),
         ("train.params", ["--set", "num_mods=2"], "did you mean method.num_modes?"),

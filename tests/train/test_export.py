@@ -55,6 +55,8 @@ def test_the_merged_export_gives_the_same_logits_in_torch(finished, trained, tmp
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     text = "cat: red?"
     assert tokenizer(text)["input_ids"] == run.tokenizer(text)["input_ids"]
+    sampling = transformers.GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert (sampling.do_sample, sampling.eos_token_id) == (False, run.eos_ids[0])
 
 
 def test_the_orbax_export_restores_to_the_merged_bits(finished, trained, tmp_path):

@@ -78,7 +78,7 @@ def test_a_full_disk_ends_with_its_status_also_where_the_log_lies_on_it(start, m
     def no_room(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(main.runs, "build", no_room)
+    monkeypatch.setattr(runs, "build", no_room)
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # to have it back
     if full:
         monkeypatch.setattr(main.distributed, "log", no_room)
@@ -176,6 +176,7 @@ def test_the_description_counts_base_and_trained_numbers(finished):
     )
     assert f"{trained:,} trainable" in text
     assert "tera on q_proj, v_proj" in text
+    assert text.endswith("\n  q_proj: 2 of 32x32\n  v_proj: 2 of 32x16")
 
 
 def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(

@@ -1,5 +1,6 @@
 """The configuration of a run."""
 
+from .published import published
 from .schema import EXPORTS, Config, default, differences, parse, to_dict, to_json
 from .sections import (
     ColumnsConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "default",
     "differences",
     "parse",
+    "published",
     "to_dict",
     "to_json",
 ]

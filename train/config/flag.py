@@ -35,8 +35,13 @@ class _Parser(flags.ArgumentParser):
 def _config(name: str, argument: str) -> Any:
     """What ``get_config`` of a file gives, for what stands after a colon."""
     file, colon, variant = argument.partition(":")
+    if file in (known := recipes()):
+        file = str(known[file])
     if not Path(file).is_file():
-        raise flags.Error(f"--{name}={argument}: {file} does not exist; name a file of configs/")
+        raise flags.Error(
+            f"--{name}={argument}: {file} does not exist; name a file, or one of the recipes "
+            f"{', '.join(known)}"
+        )
     get_config = runpy.run_path(file)["get_config"]
     try:
         return get_config(variant) if colon else get_config()
@@ -44,6 +49,14 @@ def _config(name: str, argument: str) -> Any:
         if "get_config() takes 0" in str(error):
             raise flags.Error(f"{file} takes nothing after a colon") from None
         raise RuntimeError(f"{file}: {error}") from error  # a TypeError would lose its traceback
+
+
+def recipes() -> dict[str, Path]:
+    """The files of the recipes, by name: of the checkout, or inside the installed package."""
+    home = Path(__file__).parents[1]
+    places = (home / "recipes", home.parent / "configs")
+    place = next(path for path in places if path.is_dir())
+    return {file.stem: file for file in sorted(place.glob("[!_]*.py"))}
 
 
 def _check(name: str, known: set[str], argv: list[str]) -> None:
@@ -64,7 +77,10 @@ def define(
     argv: list[str] | None = None,
 ) -> flags.FlagHolder[Any]:
     """Define the flag, of the command line ``argv``; by default the process's."""
-    help_ = "a file of configs/; --config.KEY=VALUE changes a field, --print-config lists them"
+    help_ = (
+        "a file, or the name of a recipe; --config.KEY=VALUE changes a field, --print-config lists "
+        "them"
+    )
     holder = config_flags.DEFINE_config_file(
         name, None, help_, flag_values=flag_values, sys_argv=argv
     )

@@ -147,7 +147,10 @@ class EvaluateConfig:
 
     Attributes:
         path: records whose answers are generated, or None to generate none.
-        task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``.
+        task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``;
+            ``own`` for any file of prompts and answers.
+        metrics: of the task ``own``: ``exact``, ``contains``, ``number``, ``choice``, ``rouge_l``,
+            or a function of the user as ``module:function``. docs/evaluation.md says what each is.
         limit: at most so many of them, or None for all.
         batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
         unroll: decode with the layers one after the other in place of a loop, which on a GPU is
@@ -160,6 +163,7 @@ class EvaluateConfig:
 
     path: str | None = None
     task: str = "commonsense"
+    metrics: tuple[str, ...] = ("exact",)
     limit: int | None = None
     batch_size: int = 32
     unroll: bool = False
@@ -169,6 +173,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         tasks.task(self.task)
+        tasks.own.require_names(self.metrics)
         require_at_least(1, limit=self.limit, batch_size=self.batch_size)
         require_seed(seed=self.seed)
 
@@ -199,7 +204,8 @@ class MethodConfig:
 
     Attributes:
         name: a row of ``tera_jax.methods.TABLE``.
-        targets: patterns of the layers that are adapted.
+        targets: patterns of the layers that are adapted, such as ``q_proj`` or ``mlp/*``, or
+            ``all-linear`` for every linear layer but the head.
         settings: the method's own fields, which in a file stand beside these two.
     """
 

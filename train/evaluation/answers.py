@@ -3,20 +3,24 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from tera_jax import atomic
 from tera_jax.disk import require_empty
+from tera_jax.llama.pieces import until
 
 from .. import data, tasks
 from ..config import EvaluateConfig, differences
 from ..data import formats
+from ..generation import requests
+from ..generation.style import style_of
 from ..training import distributed, kept
 from ..training.run import Run
 from .generation import Generator, require_room
 from .questions import Question
 
-_ANSWERS, _SETTINGS, SUMMARY = "answers.jsonl", "settings.json", "summary.json"
+ANSWERS, _SETTINGS, SUMMARY = "answers.jsonl", "settings.json", "summary.json"
 
 
 class Answer(NamedTuple):
@@ -28,7 +32,9 @@ class Answer(NamedTuple):
         output: all that was generated.
         answer: None where the output holds none; the text itself where texts are compared.
         gold: the right answer, or the reference texts.
-        right: whether the answer is the gold one.
+        right: whether the answer is the gold one; of the task ``own``, whether the first metric
+            gives 1.
+        scores: of the task ``own``, what each metric gives.
     """
 
     row: int
@@ -37,18 +43,25 @@ class Answer(NamedTuple):
     answer: str | None
     gold: str | list[str]
     right: bool
+    scores: dict[str, float] | None = None
 
 
-def prompts(run: Run, questions: Sequence[Question]) -> list[list[int]]:
+def prompts(run: Run, questions: Sequence[Question], task: str | None = None) -> list[list[int]]:
     """The token ids of the questions' prompts.
 
     Raises:
-        ValueError: when one is, with its answer, longer than the model's context.
+        ValueError: when one is, with its answer, longer than the model's context; for a question of
+            the task ``own`` that the run's template does not take.
     """
     asked = [question.record for question in questions]
-    ids = data.encode_prompts(
-        asked, run.tokenizer, run.config.data, run.virtual_tokens, inference=True
-    )
+    if task == tasks.own.NAME:
+        named = [(f"question {row}", record) for row, record in enumerate(asked)]
+        own = requests.encoded(named, style_of(run.tokenizer, run.config.data))
+        ids = [[*run.virtual_tokens, *each] for each in own]
+    else:
+        ids = data.encode_prompts(
+            asked, run.tokenizer, run.config.data, run.virtual_tokens, inference=True
+        )
     require_room(run, ids, run.config.decoding.max_new_tokens)
     return ids
 
@@ -80,7 +93,7 @@ def ask(
     missing = [row for row in range(len(questions)) if row not in outputs]
     made = generator(ids, missing, progress)
     kept = directory if distributed.is_main_process() else None
-    file = None if kept is None else (kept / _ANSWERS).open("a")
+    file = None if kept is None else (kept / ANSWERS).open("a")
     try:
         for row, tokens in made:
             output = run.tokenizer.decode(tokens, skip_special_tokens=True)
@@ -98,6 +111,8 @@ def ask(
 
 def judged(row: int, question: Question, output: str, task: str, run: Run) -> Answer:
     """The verdict on one output."""
+    if task == tasks.own.NAME:
+        return _judged_by_metrics(row, question, output, run)
     config, judge = run.config.data, tasks.task(task)
     text = tasks.cut(output, config.prompt)
     prompt = formats.prompt_text(question.record, config, inference=True)
@@ -109,8 +124,24 @@ def judged(row: int, question: Question, output: str, task: str, run: Run) -> An
     return Answer(row, prompt, output, answer, gold, right)
 
 
+def _judged_by_metrics(row: int, question: Question, output: str, run: Run) -> Answer:
+    style = style_of(run.tokenizer, run.config.data)
+    text = "".join(style.clean(until([output], style.stop))).strip()
+    record, golds = question.record, [*question.golds]
+    names = run.config.evaluate.metrics
+    scores = {name: tasks.own.load(name)(text, golds, record) for name in names}
+    asked = record.get("prompt") or json.dumps(record.get("messages", record), ensure_ascii=False)
+    return Answer(row, asked, output, text, golds, scores[names[0]] == 1, scores)
+
+
 def metrics(answers: Sequence[Answer], task: str, run: Run) -> dict[str, float]:
-    """Fractions in 0..1: ``accuracy`` and ``parsed``, or those of generated text."""
+    """Fractions in 0..1: ``accuracy`` and ``parsed``, or those of generated text.
+
+    Of the task ``own`` the mean of each metric, which a function of the user may give otherwise.
+    """
+    if task == tasks.own.NAME:
+        rows = [answer.scores or {} for answer in answers]
+        return {name: fmean(row[name] for row in rows) for name in run.config.evaluate.metrics}
     if tasks.task(task).answer is not None:
         return {
             "accuracy": sum(answer.right for answer in answers) / len(answers),
@@ -134,10 +165,19 @@ def require(names: Iterable[str], config: EvaluateConfig) -> None:
     """Raise what :func:`metrics` of tasks would, before long work.
 
     Raises:
-        ImportError: when the libraries are not installed.
+        ImportError: when the libraries are not installed, or a function of the user's cannot be
+            imported.
         FileNotFoundError: when WordNet's dictionary is missing.
         ValueError: when BERTScore's encoder is.
     """
+    names = [*names]
+    if tasks.own.NAME in names:
+        for name in config.metrics:
+            tasks.own.load(name)
+            file = tasks.own.origin(name)
+            if file is not None:
+                distributed.log(f"the metric {name} is the code in {file}")
+        names.remove(tasks.own.NAME)
     if all(tasks.task(name).answer is not None for name in names):
         return
     try:
@@ -183,7 +223,7 @@ def init_directory(directory: Path, settings: dict[str, Any], earlier: Path | No
 
 def read(directory: Path) -> dict[int, str]:
     """The outputs that are there already, by the index of their question."""
-    file = directory / _ANSWERS
+    file = directory / ANSWERS
     if not file.is_file():
         return {}
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -226,9 +266,12 @@ def write(
     directory: Path, answers: Iterable[Answer] | Iterable[Pick], summary: dict[str, Any]
 ) -> None:
     """The answers in order, and ``summary.json``, whose presence says that they are complete."""
-    atomic.write_text(directory / _ANSWERS, "".join(map(_line, answers)))
+    atomic.write_text(directory / ANSWERS, "".join(map(_line, answers)))
     atomic.write_json(directory / SUMMARY, summary)
 
 
 def _line(answer: Answer | Pick) -> str:
-    return json.dumps(answer._asdict()) + "\n"
+    content = answer._asdict()
+    if content.get("scores", ()) is None:  # of other tasks
+        del content["scores"]
+    return json.dumps(content) + "\n"

@@ -1,5 +1,6 @@
 """Held-out loss and test sets of a run: each measured once, kept on disk, and shown in a table."""
 
+import contextlib
 import functools
 import json
 import math
@@ -10,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax import atomic, quantize
+from tera_jax import atomic, locks, quantize
 from tera_jax.fingerprint import fingerprint
 
-from .. import data
+from .. import data, tasks
 from ..config import EvaluateConfig, to_json
 from ..data.chat import load_template
 from ..training import distributed, kept
@@ -26,6 +27,8 @@ from .generation import Generator
 from .questions import Question
 
 HELD_OUT = "held-out"
+_COUNTS = ("accuracy", "parsed", "accuracy_by_length", "exact", "contains", "number", "choice")
+"""Metrics that count questions."""
 SCORES = ("generate", "labels", "texts")
 _NOT_OF_LOSS = (
     *("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses"),
@@ -49,7 +52,8 @@ def load_tests(config: EvaluateConfig, data_config: Any) -> dict[str, list[Quest
     """The questions that the configuration names, by their task; none without a path."""
     if config.path is None:
         return {}
-    return {config.task: questions.load(config.path, config.task, data_config, config.limit)}
+    found = questions.load(config.path, config.task, data_config, config.limit, config.metrics)
+    return {config.task: found}
 
 
 def measure(
@@ -77,10 +81,26 @@ def measure(
         earlier: where an evaluation under other settings is moved to; None refuses it.
 
     Raises:
-        FileExistsError: when ``directory`` holds an evaluation under other settings.
+        FileExistsError: when ``directory`` holds an evaluation under other settings, or another
+            process writes to it.
         FloatingPointError: when the held-out loss is not finite.
         ValueError: when a prompt is longer than the model's context.
     """
+    with contextlib.ExitStack() as stack:
+        distributed.on_main_process(lambda: stack.enter_context(locks.held(directory)))
+        return _measure(run, step, d, directory, valid, tests, score, earlier)
+
+
+def _measure(
+    run: Run,
+    step: int,
+    d: Any,
+    directory: Path,
+    valid: Sequence[data.Example],
+    tests: Tests,
+    score: str,
+    earlier: Path | None,
+) -> dict[str, Score]:
     ids, summaries = {}, {}
     for task, asked in tests.items():
         place = directory / _name(task, score)
@@ -93,7 +113,7 @@ def measure(
             functools.partial(_read, place / answers.SUMMARY)
         )
         if score == "generate" and summaries[task] is None:
-            ids[task] = answers.prompts(run, asked)
+            ids[task] = answers.prompts(run, asked, task)
     result: dict[str, Score] = {}
     if valid:
         loss = _held_out(run, step, d, directory / HELD_OUT, valid)
@@ -234,6 +254,8 @@ def _settings(
     shared |= {"base": run.meta.base_fingerprint, "frozen": run.meta.frozen_fingerprint}
     if score == "generate":
         shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
+    if task == tasks.own.NAME:
+        shared |= {"metrics": config["evaluate"]["metrics"]}
     keys = ["prompt", "history", "max_prompt", "bos"]
     if run.config.data.chat_template is not None:
         shared["template"] = load_template(run.config.data.chat_template)
@@ -259,6 +281,6 @@ def _cell(name: str, metric: str, score: Score) -> str:
     value = score.metrics[metric]
     if name == HELD_OUT:
         return f"{value:.4f}"
-    if metric in ("accuracy", "parsed", "accuracy_by_length"):
+    if metric in _COUNTS:
         return f"{round(value * score.examples)}/{score.examples} ({value:.1%})"
     return f"{value:.2%}"

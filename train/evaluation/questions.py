@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from .. import tasks
 from ..config import DataConfig
 from ..data import formats, records
+from ..generation import requests
 
 
 class Question(NamedTuple):
@@ -21,7 +22,13 @@ class Question(NamedTuple):
     golds: tuple[str, ...]
 
 
-def load(path: str, task: str, config: DataConfig, limit: int | None = None) -> list[Question]:
+def load(
+    path: str,
+    task: str,
+    config: DataConfig,
+    limit: int | None = None,
+    metrics: Sequence[str] = ("exact",),
+) -> list[Question]:
     """The questions of a file; each needs an ``answer`` that the task can have.
 
     In a dialogue what is said is the reference, and rows that follow each other with an equal
@@ -32,12 +39,15 @@ def load(path: str, task: str, config: DataConfig, limit: int | None = None) -> 
         task: a row of ``train.tasks.TASKS``.
         config: the style of the prompts.
         limit: at most so many questions.
+        metrics: of the task ``own``.
 
     Raises:
         FileNotFoundError: when the file does not exist.
         ValueError: when there are no questions, or a record lacks a field or has another answer.
     """
     judge = tasks.task(task)
+    if task == tasks.own.NAME:
+        return _own(path, metrics)[:limit]
     if judge.answer is None:
         return _dialogues(path, config)[:limit]
     questions = []
@@ -55,6 +65,19 @@ def load(path: str, task: str, config: DataConfig, limit: int | None = None) -> 
 
 def _read(path: str, config: DataConfig, answered: bool = True) -> Iterable[Mapping[str, Any]]:
     return records.load(path, config.prompt, answered, config.columns)
+
+
+def _own(path: str, metrics: Sequence[str]) -> list[Question]:
+    """A prompt and an answer a record, of whatever kind the run's own are."""
+    questions = []
+    for name, record in requests.read(Path(path)):
+        try:
+            golds = tasks.own.golds_of(record)
+            tasks.own.require(record, golds, metrics)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+        questions.append(Question(record, golds))
+    return questions
 
 
 def _dialogues(path: str, config: DataConfig) -> list[Question]:

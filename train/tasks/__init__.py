@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from . import arithmetic, commonsense, convai2
+from . import arithmetic, commonsense, convai2, own
 
 
 class Task(NamedTuple):
@@ -46,8 +46,10 @@ TASKS = {
     "AQuA": _LETTER,
     **dict.fromkeys(("SVAMP", "gsm8k", "MultiArith", "AddSub", "SingleEq", "mawps"), _NUMBER),
     "convai2": Task(None, _same, lambda _: None),
+    own.NAME: Task(None, _same, lambda _: None),
 }
-"""By the names of LLM-Adapters' directories; ``commonsense`` is any of its eight."""
+"""By the names of LLM-Adapters' directories; ``commonsense`` is any of its eight, and ``own`` is
+scored by ``config.evaluate.metrics``: :mod:`train.tasks.own`."""
 
 _STOPS = {"hira": ("Q:", "R:"), "convai2": ("Q:", "R:"), "llm-adapters": ("### Response:",)}
 
@@ -84,11 +86,16 @@ def response(record: Mapping[str, Any], style: str) -> str:
     return " " * (style == "convai2") + record["output"]
 
 
+def stops(style: str) -> tuple[str, ...]:
+    """Where in a generated text the next prompt would begin; nowhere after a chat template."""
+    return _STOPS.get(style, ())
+
+
 def cut(output: str, style: str) -> str:
     """A generated text up to where the next prompt would begin, without space around it.
 
     A chat template ends an answer by a token; then the text is whole.
     """
-    for stop in _STOPS.get(style, ()):
+    for stop in stops(style):
         output = output.partition(stop)[0]
     return output.strip()

@@ -170,16 +170,24 @@ class Checkpoints:
     def _directory(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
 
+    def identity(self, step: int) -> str:
+        """16 hexadecimal digits that change with any byte of a step's files."""
+        return _digest(self._sums / f"{step}.json")[:16]
+
     def loss(self, step: int) -> float | None:
         """The held-out loss that was saved with a step."""
         metrics = self._manager.metrics(step)
         return None if metrics is None else metrics.get(_LOSS)
 
-    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> None:
-        """Write the state of a step; a step that is there already is left as it is."""
+    def save(self, state: State, meta: Meta, held_out_loss: float | None) -> Path:
+        """Write the state of a step; a step that is there already is left as it is.
+
+        Returns:
+            The step's directory.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
-            return
+            return self._directory(step)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -189,6 +197,7 @@ class Checkpoints:
             force=True,
         )
         distributed.on_main_process(lambda: self._seal(step))
+        return self._directory(step)
 
     def restore(self, step: int, like: State, expected: Meta) -> tuple[State, Meta]:
         """The state of a step, laid out like ``like``.

@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from tera_jax import sharding, trees
 
 from .. import data
 from . import distributed, stops
+from .callbacks import Callbacks
 from .checkpoint import Checkpoints
 from .loss import LossSum
 from .metrics import Log, NotFiniteError
@@ -27,12 +29,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def fit(
-    run: Run, workdir: Path, train: Sequence[data.Example], valid: Sequence[data.Example]
+    run: Run,
+    workdir: Path,
+    train: Sequence[data.Example],
+    valid: Sequence[data.Example],
+    callbacks: Sequence[Any] = (),
 ) -> None:
     """Train ``d``, on the layers as they are: see :func:`train.training.run.unrolled`.
 
     Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
-    every ``eval_every`` steps and at the last; each time a checkpoint is written.
+    every ``eval_every`` steps and at the last; each time a checkpoint is written. The callbacks are
+    those of :mod:`train.training.callbacks`.
 
     Raises:
         Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
@@ -77,14 +84,18 @@ def fit(
                 f"config.loop gives the run {steps} steps, but {workdir} has {done} of it; give at "
                 "least as many"
             )
-        with Log(workdir, done, steps, loop.log_every) as log:
+        told = Callbacks(callbacks, workdir, steps)
+        with Log(workdir, done, steps, loop.log_every, told) as log:
+            told.call("on_start", done)
+            step = done
             if done:
                 log.message(f"resumed at step {done} of {steps}")
             for step in range(done + 1, steps + 1):
                 before, batch = stream.position, next(stream)
                 state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
                 log.train(step, metrics, data.num_tokens(batch), (before, stream.position))
-                evaluate = step % loop.eval_every == 0 or step == steps
+                enough = told.stopping()
+                evaluate = step % loop.eval_every == 0 or step == steps or enough
                 save = loop.checkpoint_every and step % loop.checkpoint_every == 0
                 stop = distributed.stopping(step, bool(caught))
                 over = late()
@@ -98,14 +109,20 @@ def fit(
                     if loss is not None:
                         log.event(step, held_out_loss=loss)
                         log.message(f"step {step}: held-out loss {loss:.4f}")
+                        told.call("on_eval", step, held_out_loss=loss)
                     meta = run.meta._replace(position=stream.position)
-                    checkpoints.save(state, meta, loss)
+                    place = checkpoints.save(state, meta, loss)
+                    told.call("on_save", step, held_out_loss=loss, checkpoint=place)
                 if stop and step < steps:
                     number = caught[0] if caught else signal.SIGTERM
                     raise stops.interrupted(number, step, loop.requeue_status)
                 if over and step < steps:
                     raise stops.time_is_up(loop.max_hours or 0.0, step, loop.requeue_status)
-            log.message(f"trained to step {steps}: {log.summary()}")
+                if evaluate and (enough or told.stopping()) and step < steps:
+                    log.message(f"a callback ends the training at step {step} of {steps}")
+                    break
+            log.message(f"trained to step {step}: {log.summary()}")
+            told.call("on_end", step)
 
 
 def _require_finite(step: int, fed: tuple[int, int], loss: float | None, state: State) -> None:
@@ -167,10 +184,12 @@ def one_late(items: Iterable[_T]) -> Iterator[_T]:
 def _caught_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM are put on a list; the second of either acts at once.
 
-    Several processes leave them to JAX, which makes all stop at one step.
+    Several processes leave them to JAX, which makes all stop at one step. In a thread that is not
+    the main one they do what they did before.
     """
     caught: list[int] = []
-    if jax.process_count() > 1:
+    # Python takes signals in its main thread alone.
+    if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
         yield caught
         return
     previous = {number: signal.getsignal(number) for number in _SIGNALS}

@@ -15,6 +15,7 @@ import tensorboardX
 from tera_jax import atomic
 
 from . import distributed, kept
+from .callbacks import Callbacks
 from .step import Metrics
 
 
@@ -37,9 +38,12 @@ class Log:
 
     Of several processes the first writes and prints. Lines of steps after ``step``, which are to
     be taken again, and a last line that was cut off are taken out of ``metrics.jsonl`` first.
+    ``told`` hears of each step as its metrics come.
     """
 
-    def __init__(self, workdir: Path, step: int, steps: int, every: int) -> None:
+    def __init__(
+        self, workdir: Path, step: int, steps: int, every: int, told: Callbacks | None = None
+    ) -> None:
         first = distributed.is_main_process()
         path = workdir / "metrics.jsonl" if first else Path(os.devnull)
         if first:
@@ -47,7 +51,7 @@ class Log:
         self._file: TextIO = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
         self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
-        self._every = every
+        self._every, self._told = every, told
         self._held: tuple[int, Metrics, int, tuple[int, int]] | None = None
         self._tokens, self._since = 0, time.perf_counter()
         self._rates: list[float] = []
@@ -119,6 +123,9 @@ class Log:
         if not all(map(math.isfinite, values.values())):
             found = f"loss {values['loss']} and a gradient of norm {values['grad_norm']}"
             raise NotFiniteError(step, found, values, fed)
+        if self._told is not None:
+            loss, grad_norm = values["loss"], values["grad_norm"]
+            self._told.call("on_step", step, loss=loss, grad_norm=grad_norm)
         if step % self._every:
             return
         now = time.perf_counter()

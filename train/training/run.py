@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from tera_jax import quantize, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import adapt
+from tera_jax.adapters.targets import matches
 from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, exact_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
@@ -282,15 +283,18 @@ def _exact() -> bool:
 
 
 def describe(run: Run) -> str:
-    """One paragraph: the base, the devices, the method and its counts."""
+    """One paragraph: the base, the devices, the method, its counts, and what its targets name."""
     base = quantize.size(run.params)
     kept = "" if run.config.model.quantize == "none" else f", layers in {run.config.model.quantize}"
     d = jax.eval_shape(_init_d(run), run.params, run.frozen)
     trained_ = sum(leaf.size for leaf in jax.tree.leaves(d))
     shape = " x ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    targets = run.config.method.targets
+    found = matches(run.adapter.layers, targets)
+    named = "".join(f"\n  {target}: {layers}" for target, layers in found.items())
     return (
         f"{run.config.model.path}: {base:,} parameters in {run.config.model.dtype}{kept}\n"
         f"mesh {shape} on {dispatch.device_kind()}\n"
-        f"{run.adapter.name} on {', '.join(run.config.method.targets)}: "
-        f"{trained_:,} trainable parameters ({trained_ / (base + trained_):.4%})"
+        f"{run.adapter.name} on {', '.join(targets)}: "
+        f"{trained_:,} trainable parameters ({trained_ / (base + trained_):.4%})" + named
     )

@@ -1,13 +1,13 @@
 """What a directory belongs to: one run, whose configuration it holds as ``config.json``."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from tera_jax import atomic
+from tera_jax import atomic, json_files
 from tera_jax.disk import require_empty
 
+from .. import command
 from ..config import Config, differences, parse, to_json
 from . import lock
 from .checkpoint import last_sealed
@@ -15,6 +15,8 @@ from .checkpoint import last_sealed
 VERSION = 2
 """Of the file's keys and of what checkpoints hold."""
 
+RECORDS = "records.jsonl"
+"""Records that were given as values, not as a file: :mod:`train.finetune` writes them."""
 _CONFIG = "config.json"
 _FREE_SECTIONS = ("evaluate", "decoding", "mesh", "export")
 _FREE = {
@@ -73,7 +75,7 @@ def _to_go_on(workdir: str | os.PathLike[str], rows: list[str], saved: dict[str,
     return (
         ". The rates of past steps follow from the number of all (config.optim.schedule "
         f"{saved['optim']['schedule']!r}): "
-        f"to train on, start a new run from what python -m train.export --workdir={workdir} "
+        f"to train on, start a new run from what {command.named('export')} --workdir={workdir} "
         "--format=hf --output=MERGED writes, with --config.model.path=MERGED"
     )
 
@@ -88,7 +90,7 @@ def _require_unused(directory: Path) -> None:
     """:func:`require_empty`, but for what a start leaves that did not come to its configuration."""
     if directory.is_dir():
         names = {path.name for path in directory.iterdir() if not atomic.is_part(path)}
-        if names <= {lock.FILE, _CONFIG}:
+        if names <= {lock.FILE, _CONFIG, RECORDS}:
             return
     require_empty(directory)
 
@@ -121,10 +123,7 @@ def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> di
     path = Path(workdir) / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
-    try:
-        saved = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --workdir") from None
+    saved = json_files.read(path, remedy="choose another --workdir")
     version = saved.pop("version", 1)
     if version != VERSION:
         raise ValueError(

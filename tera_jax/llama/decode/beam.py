@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tera_jax.llama.decode.cache import Cache, init_cache
-from tera_jax.llama.decode.config import GenerationConfig, without_repeats
+from tera_jax.llama.decode.config import GenerationConfig, penalized, without_repeats
 from tera_jax.llama.model import Llama
 
 _NEVER = -1e9
@@ -52,7 +52,6 @@ def beam_search(
     decoding: GenerationConfig,
     eos_ids: jax.Array,
     pad_id: int,
-    key_B: Any = None,
 ) -> jax.Array:
     """The best hypothesis of each prompt, by the rules of transformers' beam search.
 
@@ -64,12 +63,10 @@ def beam_search(
         decoding: with ``num_beams``.
         eos_ids: int32 tokens that end a hypothesis; there may be none.
         pad_id: fills a row after its end.
-        key_B: unused; beams are not sampled.
 
     Returns:
         ``tokens_BT`` int32: the new tokens, the one that ends a row included.
     """
-    del key_B
     (batch, length), beams, count = tokens_BL.shape, decoding.num_beams, decoding.max_new_tokens
     prompt_B, positions_BL = left_padded(segment_ids_BL)
 
@@ -86,8 +83,8 @@ def beam_search(
 
     def choose(logits_BKV: jax.Array, state: _State) -> _State:
         logp_BKV = jax.nn.log_softmax(logits_BKV, axis=-1)
-        if decoding.no_repeat_ngram_size:
-            logp_BKV = _without_repeats(logp_BKV, state, tokens_BL, prompt_B, decoding)
+        if decoding.no_repeat_ngram_size or decoding.repetition_penalty != 1:
+            logp_BKV = _against_repeats(logp_BKV, state, tokens_BL, prompt_B, decoding)
         return _choose(logp_BKV, state, decoding, eos_ids)
 
     def unfinished(carry: tuple[_State, Cache]) -> jax.Array:
@@ -211,7 +208,7 @@ def _mask(
     return jnp.concatenate([prompt_BKL, own_BKTJ.reshape(batch, beams, -1)], axis=2)
 
 
-def _without_repeats(
+def _against_repeats(
     logp_BKV: jax.Array,
     state: _State,
     tokens_BL: jax.Array,
@@ -225,5 +222,9 @@ def _without_repeats(
     first_X = jnp.repeat(length - prompt_B, beams)
     end_X = jnp.full(batch * beams, length + state.step)
     flat_XV = logp_BKV.reshape(-1, vocab)
-    size = decoding.no_repeat_ngram_size
-    return without_repeats(flat_XV, text_XS, first_X, end_X, size).reshape(logp_BKV.shape)
+    if decoding.repetition_penalty != 1:
+        flat_XV = penalized(flat_XV, text_XS, first_X, end_X, decoding.repetition_penalty)
+    if decoding.no_repeat_ngram_size:
+        size = decoding.no_repeat_ngram_size
+        flat_XV = without_repeats(flat_XV, text_XS, first_X, end_X, size)
+    return flat_XV.reshape(logp_BKV.shape)

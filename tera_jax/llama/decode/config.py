@@ -21,6 +21,8 @@ class GenerationConfig:
             (True), when the best running one would not beat the worst of them if it ended now
             (False), or if it ended at any length (``never``).
         no_repeat_ngram_size: no n-gram of prompt and answer together comes twice; 0 allows it.
+        repetition_penalty: the score of each token that is in prompt or answer already is divided
+            by this where it is above 0, and multiplied where it is below; 1 leaves it.
         do_sample: draw tokens instead of taking the most likely.
         temperature: divides the logits before the draw.
         top_k: draw from so many of the most likely tokens; 0 for all.
@@ -32,6 +34,7 @@ class GenerationConfig:
     length_penalty: float = 1.0
     early_stopping: Literal[False, True, "never"] = False
     no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
     do_sample: bool = False
     temperature: float = 1.0
     top_k: int = 0
@@ -52,6 +55,11 @@ class GenerationConfig:
             raise ValueError(
                 f"temperature={self.temperature} must be above 0 and finite; do_sample=False is "
                 "greedy"
+            )
+        if not 2.0**-126 <= self.repetition_penalty < 2.0**127:
+            raise ValueError(
+                f"repetition_penalty={self.repetition_penalty} must be above 0 and finite; 1 "
+                "is none"
             )
         if not abs(self.length_penalty) < 2.0**127:
             raise ValueError(f"length_penalty={self.length_penalty} must be finite in float32")
@@ -102,3 +110,24 @@ def without_repeats(
     # A row with fewer than n - 1 tokens has no n-gram to repeat: no start lies in it.
     banned_BI = jnp.where(match_BI, -jnp.inf, jnp.inf)
     return scores_BV.at[jnp.arange(rows)[:, None], tokens_BS[:, size - 1 :]].min(banned_BI)
+
+
+def penalized(
+    scores_BV: jax.Array, tokens_BS: jax.Array, first_B: jax.Array, end_B: jax.Array, penalty: float
+) -> jax.Array:
+    """Lower scores for the tokens that a row has already.
+
+    Args:
+        scores_BV: of the next token.
+        tokens_BS: int32 rows of tokens; those of row b are ``first_B[b]`` to ``end_B[b] - 1``.
+        first_B: where each row begins.
+        end_B: where its next token goes.
+        penalty: divides a score above 0 and multiplies one below.
+    """
+    slot_1S = jnp.arange(tokens_BS.shape[1])[None]
+    within_BS = (slot_1S >= first_B[:, None]) & (slot_1S < end_B[:, None])
+    row_B1 = jnp.arange(len(tokens_BS))[:, None]
+    # Ids beyond the vocabulary, which are virtual tokens, have no score and are dropped.
+    seen_BV = jnp.zeros(scores_BV.shape, bool).at[row_B1, tokens_BS].max(within_BS, mode="drop")
+    lowered_BV = jnp.where(scores_BV < 0, scores_BV * penalty, scores_BV / penalty)
+    return jnp.where(seen_BV, lowered_BV, scores_BV)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from tera_jax.llama.decode.beam import beam_search, left_padded
-from tera_jax.llama.decode.cache import Cache, init_cache
-from tera_jax.llama.decode.config import GenerationConfig, filtered, without_repeats
+from tera_jax.llama.decode.beam import beam_search
+from tera_jax.llama.decode.config import GenerationConfig
+from tera_jax.llama.decode.steps import Steps
 from tera_jax.llama.model import Llama
 
 
@@ -81,72 +81,14 @@ def generate(
         raise ValueError("do_sample needs key_B, a key for each row")
     apply = model.apply if apply is None else apply
     eos_ids = (eos_id,) if isinstance(eos_id, int) else tuple(eos_id or ())
-    search = beam_search if decoding.num_beams > 1 else _single
-    return search(
-        model,
-        functools.partial(apply, variables),
-        jnp.asarray(tokens_BL),
-        jnp.asarray(segment_ids_BL),
-        decoding,
-        jnp.asarray(eos_ids, jnp.int32),
-        pad_id,
-        key_B,
+    tokens_BL, segment_ids_BL = jnp.asarray(tokens_BL), jnp.asarray(segment_ids_BL)
+    if decoding.num_beams > 1:
+        bound = functools.partial(apply, variables)
+        ends = jnp.asarray(eos_ids, jnp.int32)
+        return beam_search(model, bound, tokens_BL, segment_ids_BL, decoding, ends, pad_id)
+    steps = Steps(model, apply, decoding, eos_ids, pad_id)
+    state = steps.prefill(variables, tokens_BL, segment_ids_BL, key_B)
+    state = lax.while_loop(
+        steps.unfinished, lambda state: steps.step(variables, state, key_B), state
     )
-
-
-def _single(
-    model: Llama,
-    apply: Callable[..., Any],
-    tokens_BL: jax.Array,
-    segment_ids_BL: jax.Array,
-    decoding: GenerationConfig,
-    eos_ids: jax.Array,
-    pad_id: int,
-    key_B: jax.Array | None,
-) -> jax.Array:
-    """One hypothesis a row."""
-    batch, length = tokens_BL.shape
-    count = decoding.max_new_tokens
-
-    def advance(
-        step: jax.Array,
-        text_BS: jax.Array,
-        positions_BL: jax.Array,
-        tokens_BL: jax.Array,
-        segment_ids_BL: jax.Array,
-        cache: Cache,
-    ) -> tuple[jax.Array, Cache]:
-        hidden_BLD, cache = apply(tokens_BL, positions_BL, segment_ids_BL, cache, method="hidden")
-        logits_BV = apply(hidden_BLD[:, -1], method="logits")
-        if decoding.no_repeat_ngram_size:
-            first_B, end_B = length - prompt_B, jnp.full(batch, length + step)
-            size = decoding.no_repeat_ngram_size
-            logits_BV = without_repeats(logits_BV, text_BS, first_B, end_B, size)
-        if not decoding.do_sample:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32), cache
-        draw = jax.vmap(lambda key, row: jax.random.categorical(jax.random.fold_in(key, step), row))
-        return draw(key_B, filtered(logits_BV, decoding)).astype(jnp.int32), cache
-
-    def unfinished(state: Any) -> jax.Array:
-        step, done_B, *_ = state
-        return (step < count) & ~jnp.all(done_B)
-
-    def body(state: Any) -> Any:
-        step, done_B, text_BS, cache = state
-        token_B1 = lax.dynamic_slice_in_dim(text_BS, length + step - 1, 1, axis=1)
-        positions_BL = (prompt_B + step - 1)[:, None]
-        ones_BL = jnp.ones_like(positions_BL)
-        token_B, cache = advance(step, text_BS, positions_BL, token_B1, ones_BL, cache)
-        token_B = jnp.where(done_B, pad_id, token_B)
-        text_BS = lax.dynamic_update_slice_in_dim(text_BS, token_B[:, None], length + step, axis=1)
-        return step + 1, done_B | jnp.isin(token_B, eos_ids), text_BS, cache
-
-    prompt_B, positions_BL = left_padded(segment_ids_BL)
-    # The last new token is never fed back, so it needs no slot.
-    cache = init_cache(model.config, batch, length + count - 1, model.dtype, model.unroll)
-    text_BS = jnp.pad(tokens_BL, ((0, 0), (0, count)), constant_values=pad_id)
-    step = jnp.zeros((), jnp.int32)
-    token_B, cache = advance(step, text_BS, positions_BL, tokens_BL, segment_ids_BL, cache)
-    text_BS = text_BS.at[:, length].set(token_B)
-    state = (step + 1, jnp.isin(token_B, eos_ids), text_BS, cache)
-    return lax.while_loop(unfinished, body, state)[2][:, length:]
+    return state.text_BS[:, tokens_BL.shape[1] :]

@@ -170,8 +170,10 @@ def test_generation_settings_are_those_of_the_harness(ours):
     assert greedy == (GenerationConfig(max_new_tokens=256), ["x"])
     sampled = GenerationConfig(max_new_tokens=5, do_sample=True, temperature=0.5, top_k=3)
     assert decoding(temperature=0.5, top_k=3, max_tokens=5) == (sampled, [])
-    with pytest.raises(ValueError, match=r"repetition_penalty are not offered; choose from until"):
-        decoding(repetition_penalty=1.2)
+    penalized = GenerationConfig(max_new_tokens=256, repetition_penalty=1.2)
+    assert decoding(repetition_penalty=1.2) == (penalized, [])
+    with pytest.raises(ValueError, match=r"typical_p are not offered; choose from until"):
+        decoding(typical_p=0.9)
     with pytest.raises(ValueError, match=r"temperature=0\.0 must be above 0"):
         decoding(do_sample=True, temperature=0.0)
     with pytest.raises(ValueError, match="max_gen_toks=256 leaves no room for a prompt in the"):
@@ -214,3 +216,11 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch):
     spec = importlib.util.spec_from_file_location("train.evaluation.again", lm_eval_model.__file__)
     with pytest.raises(ImportError, match=r"pip install 'tera-jax\[evaluate\]'"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+def test_what_is_not_finite_is_written_as_null():
+    results = {"a": {"acc": 0.5, "stderr": float("nan")}, "b": [float("-inf"), 1, "NaN", None]}
+    assert lm_eval_model.finite(results) == {
+        "a": {"acc": 0.5, "stderr": None},
+        "b": [None, 1, "NaN", None],
+    }

@@ -1,9 +1,11 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
+import transformers
 
 from tera_jax.llama import GenerationConfig
-from tera_jax.llama.decode.config import without_repeats
+from tera_jax.llama.decode.config import penalized, without_repeats
 
 
 def test_only_what_would_complete_an_n_gram_is_banned():
@@ -40,3 +42,18 @@ def test_only_what_would_complete_an_n_gram_is_banned():
 def test_what_cannot_be_decoded_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         GenerationConfig(**options)
+
+
+def test_the_penalty_on_repeats_is_that_of_transformers_on_the_tokens_of_a_row():
+    tokens_BS = np.array([[7, 1, 2, 3, 1, 2, 0], [1, 2, 5, 1, 2, 4, 1]], np.int32)
+    scores_BV = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)
+    first, end = [1, 0], [6, 3]  # what stands outside is not of the row
+
+    arrays = map(jnp.asarray, (scores_BV, tokens_BS, first, end))
+    found = penalized(*arrays, 1.3)
+    penalty = transformers.RepetitionPenaltyLogitsProcessor(1.3)
+    for row in range(2):
+        text = torch.tensor(tokens_BS[row, first[row] : end[row]].astype(np.int64))[None]
+        expected = penalty(text, torch.tensor(scores_BV[row : row + 1].copy()))[0].numpy()
+        np.testing.assert_allclose(found[row], expected, rtol=1e-6)
+        assert not np.allclose(expected, scores_BV[row])

@@ -272,3 +272,17 @@ def test_decodes_through_the_given_apply(tiny_path):
     assert not np.array_equal(
         ours, _decode(model, params, PROMPTS, GenerationConfig(max_new_tokens=8))
     )
+
+
+REPEATS = [{}, {"num_beams": 3}, {"no_repeat_ngram_size": 2}]
+
+
+@pytest.mark.parametrize("options", quick_only(REPEATS[2:], REPEATS))
+def test_a_penalty_on_repeats_is_that_of_transformers(tiny_path, load_torch, options):
+    path = tiny_path("llama-3")
+    model, params = load_pretrained(path)
+    options = {"repetition_penalty": 1.3, "max_new_tokens": 12, **options}
+    ours = _decode(model, params, PROMPTS, GenerationConfig(**options))
+    np.testing.assert_array_equal(ours, _torch_decode(load_torch(path), PROMPTS, **options))
+    without = GenerationConfig(**{**options, "repetition_penalty": 1.0})
+    assert not np.array_equal(ours, _decode(model, params, PROMPTS, without))

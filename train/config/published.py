@@ -1,8 +1,8 @@
-"""What the recipes share: each method with the rank of the paper's tables."""
+"""Each method with the rank of the paper's tables, for recipes."""
 
 import ml_collections
 
-from train.config import default
+from .schema import default
 
 _RANKS = {
     "lora": 32,

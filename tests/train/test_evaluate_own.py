@@ -1,0 +1,56 @@
+"""A file of prompts and answers of one's own: scored, and compared with the base."""
+
+import json
+import shutil
+
+import pytest
+
+from train import evaluate
+from train.training import run as runs
+
+
+def test_a_file_of_ones_own_is_compared_with_the_base(finished, tmp_path, capsys, monkeypatch):
+    _, workdir = finished
+    own = tmp_path / "run"
+    shutil.copytree(workdir, own)
+    file = tmp_path / "mine.jsonl"
+    rows = [{"prompt": f"{x}: red?", "answer": ["true", "false"], "id": x} for x in "abc"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "my_metric.py").write_text(
+        "def of_id(output, record):\n    return record['id'] == 'b'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    given = [f"--workdir={own}", f"--file={file}", "--metrics", "contains", "my_metric:of_id"]
+    evaluate.main([*given, "--compare"])
+    said = capsys.readouterr().out
+    assert f"the metric my_metric:of_id is the code in {tmp_path / 'my_metric.py'}" in said
+    (line,) = (line for line in said.splitlines() if "my_metric:of_id  " in line)
+    assert line.split()[-2:] == ["33.33%", "33.33%"]
+    (head,) = (line for line in said.splitlines() if line.split() == ["base", "step", "12"])
+    assert head.endswith("step 12")
+    compared = own / "evaluation" / "own" / "compared.jsonl"
+    lines = [json.loads(line) for line in compared.read_text().splitlines()]
+    assert [line["after"]["scores"]["my_metric:of_id"] for line in lines] == [0.0, 1.0, 0.0]
+    assert lines[0]["gold"] == ["true", "false"]
+    assert lines[0]["before"]["answer"] != lines[0]["after"]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--file=a", "--tasks", "boolq"], "--file is scored by --metrics; leave out --tasks"),
+        (["--metrics", "exact"], "--metrics is for --file"),
+        (["--compare", "--base"], "--compare writes both evaluations"),
+        (["--compare", "--score=texts"], "--compare is of generated answers"),
+        (["--file={}", "--metrics", "number"], r"record 1 of .* \(line 2\) has no number in"),
+        (["--file={}", "--metrics", "nowhere:f"], "cannot be imported"),
+    ],
+)
+def test_flags_and_files_that_do_not_fit_are_refused_before_the_base_is_loaded(
+    finished, tmp_path, monkeypatch, more, message
+):
+    monkeypatch.setattr(runs, "build", None)
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "a", "answer": 1}\n{"prompt": "a", "answer": "b"}\n')
+    with pytest.raises((ValueError, ImportError), match=message):
+        evaluate.main([f"--workdir={finished[1]}", *(each.format(file) for each in more)])

@@ -1,0 +1,96 @@
+"""A chat in a terminal."""
+
+import builtins
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from tera_jax.llama.prompts import Message
+
+HELP = "/base: the base or the tuned model · /reset: forget the conversation · /quit or Ctrl-D: end"
+
+
+@runtime_checkable
+class Speaker(Protocol):
+    """What a chat needs of a model."""
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there is an adapter to switch off."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether an answer may depend on the turns before it."""
+
+    def reply(self, messages: Sequence[Message], base: bool) -> Iterator[str]:
+        """The answer to the last message, piece by piece."""
+
+
+def chat(
+    speaker: Speaker,
+    ask: Callable[[str], str] | None = None,
+    say: Callable[..., Any] = print,
+) -> list[Message]:
+    """Talk until ``/quit`` or the end of the input.
+
+    An answer is written as it is made. Ctrl-C stops it, and what was said of it stays in the
+    conversation. ``/base`` switches the adapter off, and on again. A line that begins with another
+    slash is refused with :data:`HELP`.
+
+    Args:
+        speaker: that answers.
+        ask: for a line, after a prompt; ``input`` when None.
+        say: as ``print``.
+
+    Returns:
+        The conversation since the last ``/reset``.
+    """
+    ask = builtins.input if ask is None else ask  # which a notebook replaces
+    messages: list[Message] = []
+    base = False
+    say(HELP)
+    if not speaker.remembers:
+        say("Each line is asked alone: the prompts of this model have one turn.")
+    while True:
+        try:
+            line = ask("base> " if base else "> ").strip()
+        except EOFError:
+            say()
+            return messages
+        except KeyboardInterrupt:
+            say("\n" + HELP)
+            continue
+        if line == "/quit":
+            return messages
+        if line == "/reset":
+            messages = []
+            say("The conversation is forgotten.")
+        elif line == "/base":
+            if speaker.tuned:
+                base = not base
+                say(f"{'The base' if base else 'The tuned model'} answers now.")
+            else:
+                say("There is no adapter: the base answers.")
+        elif line.startswith("/"):
+            say(HELP)
+        elif line:
+            messages = _turn(speaker, messages, line, base, say)
+
+
+def _turn(
+    speaker: Speaker, before: list[Message], line: str, base: bool, say: Callable[..., Any]
+) -> list[Message]:
+    """The conversation after one more turn; as before where it has no room."""
+    asked = {"role": "user", "content": line}
+    messages = [*(before if speaker.remembers else []), asked]
+    said = ""
+    try:
+        for piece in speaker.reply(messages, base):
+            said += piece
+            say(piece, end="", flush=True)
+    except KeyboardInterrupt:
+        say(" [stopped]", end="")
+    except ValueError as error:
+        say(f"error: {error}. /reset begins anew")
+        return before
+    say(flush=True)
+    return [*messages, {"role": "assistant", "content": said}]
