@@ -75,10 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     distributed.on_main_process(lambda: require_same_data(args.workdir, identities))
     _, held_out = records.split(config.data, sources)
     run = runs.build(config, args.workdir, identities=identities)
-    source = [*sources.values()][-1]
-    valid = data.tokenize(
-        held_out, run.tokenizer, config.data, run.virtual_tokens, place=source.place
-    )
+    place = [*sources.values()][-1].place
+    valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens, place=place)
     columns, places = {}, []
     for base in (True, False) if args.compare else (args.base,):
         step, d = (0, runs.init_d(run)) if base else runs.restore_best(run, args.workdir)

@@ -11,7 +11,7 @@ from typing import Any
 from .. import tasks
 from ..config import DataConfig
 from . import messages
-from .kinds import TEXT, TEXTS, TURNS, Format, Record, is_empty
+from .kinds import TEXT, TEXTS, TURNS, Format, Record, is_empty, pairs
 from .messages import Message, Turns
 
 _NAMED = 20
@@ -75,7 +75,7 @@ def _from_alpaca(record: Record) -> Turns:
     asked_ = record["instruction"]
     if not is_empty(record.get("input")):
         asked_ = f"{asked_}\n\n{record['input']}"
-    earlier = [] if is_empty(record.get("history")) else json.loads(record["history"])
+    earlier = [] if is_empty(record.get("history")) else pairs(record["history"])
     turns = [
         turn
         for question, answer in earlier

@@ -1,5 +1,6 @@
 """What a kind of records is: its fields, those that it refuses, and what becomes of them."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -174,20 +175,28 @@ def _is(kind: str, value: Any) -> bool:
 
 def _as_json(field: str, value: Any) -> str:
     if field == "history":
-        return json.dumps(_pairs(value), ensure_ascii=False)
+        return json.dumps(pairs(value), ensure_ascii=False)
     return json.dumps(messages.parsed(value, field), ensure_ascii=False)
 
 
-def _pairs(value: Any) -> list[list[str]]:
-    """Earlier turns as LLaMA-Factory has them."""
-    pairs = (
-        json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
-    )
-    if not isinstance(pairs, list | tuple) or not all(
+def pairs(value: Any) -> list[list[str]]:
+    """Earlier turns of Alpaca records as LLaMA-Factory has them: a question and its answer each.
+
+    Args:
+        value: a list of pairs of texts, or the same as a text of JSON.
+
+    Raises:
+        ValueError: beginning with a verb, for another value.
+    """
+    found = value
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(value)
+    if not isinstance(found, list | tuple) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(_is(TEXT, one) for one in pair)
-        for pair in pairs
+        for pair in found
     ):
         raise ValueError("has no list of pairs of texts in field 'history'")
-    for pair in pairs:
+    for pair in found:
         messages.require_encodable("".join(pair), "field 'history'")
-    return [[*pair] for pair in pairs]
+    return [[*pair] for pair in found]

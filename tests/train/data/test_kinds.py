@@ -145,6 +145,7 @@ def test_the_kind_is_said():
         ({"conversations": TURNS, "context": "x"}, "has something in field 'context', which"),
         ({"instruction": "a", "output": " "}, "has no text in field 'output'"),
         ({"instruction": "a", "output": "b", "history": [["c"]]}, "has no list of pairs of texts"),
+        ({"instruction": "a", "output": "b", "history": "[" * 9999}, "has no list of pairs of"),
         ({"prompt": TURNS[:1], "completion": []}, "has no message in field 'completion'"),
         ({"prompt": TURNS[:1], "completion": TURNS[:1]}, "has no assistant turn to learn"),
         ({"text": 3}, "has no text in field 'text'"),
