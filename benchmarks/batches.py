@@ -34,10 +34,10 @@ def read_records(path: str, tokenizer: str, vocab_size: int, count: int, packed:
     """
     settings = commonsense()
     examples = [
-        Example(*([token % vocab_size for token in part] for part in example))
+        Example([token % vocab_size for token in example.ids], example.mask)
         for example in read_examples(path, tokenizer, 64 * count, settings)
     ]
-    tokens = sum(len(example.prompt) + len(example.response) for example in examples)
+    tokens = sum(len(example.ids) for example in examples)
     rows_packed = round(32 * tokens / len(examples) / packed)
     with_rows = dataclasses.replace(settings, packed_length=packed)
     return Real(

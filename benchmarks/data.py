@@ -1,11 +1,12 @@
 r"""Host memory and time from a file of records to a first training step, on a CPU.
 
-    python -m benchmarks.data --records=1000000 --tokenizer=SmolLM2-135M-Instruct.gguf
+    python -m benchmarks.data --records=1000000 --tokenizer=SmolLM2-135M-Instruct.gguf [--chat]
 
 Writes records of about 200 bytes and 40 tokens, and a base of two small layers under the tokenizer;
 then runs ``train.main`` for one step in a process of its own. Memory is the highest resident set
 of that process, above the size of the file; the time is from its start to the held-out loss after
-the first step, which is its second. The CPU time is that of the whole process.
+the first step, which is its second. The CPU time is that of the whole process. ``--chat`` writes
+conversations of a turn each, and trains by ``configs/sft.py``.
 """
 
 import argparse
@@ -54,17 +55,20 @@ class Figures(NamedTuple):
     cpu_seconds: float
 
 
-def write_records(path: Path, count: int) -> None:
-    """``count`` records, a line each."""
+def write_records(path: Path, count: int, chat: bool = False) -> None:
+    """``count`` records, a line each; ``chat`` makes messages of them."""
     draw, known = random.Random(0), _TEXT.split()
     with path.open("w") as file:
         for _ in range(count):
             words = draw.choices(known, k=38)
-            record = {
-                "instruction": " ".join(words[:28]),
-                "input": "",
-                "output": " ".join(words[28:]),
-            }
+            asked, answer = " ".join(words[:28]), " ".join(words[28:])
+            record: dict[str, object] = {"instruction": asked, "input": "", "output": answer}
+            if chat:
+                turns = (
+                    {"role": "user", "content": asked},
+                    {"role": "assistant", "content": answer},
+                )
+                record = {"messages": turns}
             file.write(json.dumps(record) + "\n")
 
 
@@ -76,14 +80,19 @@ def write_base(path: Path, tokenizer: str) -> None:
     save_pretrained(model, params, path, loaded)
 
 
-def measure(directory: Path, count: int, tokenizer: str) -> Figures:
+def measure(directory: Path, count: int, tokenizer: str, chat: bool = False) -> Figures:
     """Write what a run needs, and run it."""
     file = directory / "records.jsonl"
-    write_records(file, count)
+    write_records(file, count, chat)
     write_base(directory / "base", tokenizer)
     seconds = _seconds(
         [
-            *(sys.executable, "-m", "train.main", "--config=configs/commonsense.py"),
+            *(
+                sys.executable,
+                "-m",
+                "train.main",
+                f"--config=configs/{'sft' if chat else 'commonsense'}.py",
+            ),
             *(f"--config.model.path={directory / 'base'}", f"--config.data.path={file}"),
             *("--config.model.dtype=float32", "--config.method.num_modes=2"),
             *("--config.loop.steps=1", f"--workdir={directory / 'run'}"),
@@ -118,10 +127,11 @@ def main(argv: list[str] | None = None) -> None:
     parser: argparse.ArgumentParser = command.parser(main)
     parser.add_argument("--records", type=int, default=1_000_000, help="how many")
     parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
+    parser.add_argument("--chat", action="store_true", help="conversations, through the template")
     parser.add_argument("--directory", type=Path, help="for all files; by default one that goes")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        found = measure(Path(directory), args.records, args.tokenizer)
+        found = measure(Path(directory), args.records, args.tokenizer, args.chat)
     print(
         f"{args.records:,} records in a file of {found.file_mib:,.0f} MiB: {found.above_mib:,.0f} "
         f"MiB above its size at most, {found.seconds:,.0f} s to the end of the first step "

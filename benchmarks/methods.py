@@ -142,7 +142,10 @@ class Trainer:
         run = self._run = make_run(base, variant, task, seed=0)
         virtual = run.virtual_tokens
         self._examples = Examples(
-            *([x._replace(prompt=[*virtual, *x.prompt]) for x in part] for part in examples)
+            *(
+                [data.Example.of([*virtual, *x.prompt], x.response) for x in part]
+                for part in examples
+            )
         )
         rate = optax.inject_hyperparams(optax.scale)(step_size=1.0)
         chain = optax.chain(optimizer(run.config.optim, STEPS), rate)

@@ -17,12 +17,12 @@ those of the paper's tables.
 
 import ml_collections
 
-from configs._methods import published
+import tera_jax
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
-    config = published(method)
+    """The configuration; --print-config lists every field."""
+    config = tera_jax.published_config(method)
     config.data.max_prompt = 256
     config.data.max_response = 16
     config.data.allow_cut_responses = True  # as the publication cuts them

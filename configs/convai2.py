@@ -14,12 +14,12 @@ config.evaluate.
 
 import ml_collections
 
-from configs._methods import published
+import tera_jax
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
-    config = published(method)
+    """The configuration; --print-config lists every field."""
+    config = tera_jax.published_config(method)
     config.data.prompt = "convai2"
     config.data.max_prompt = 512
     config.data.max_response = 128

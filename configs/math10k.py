@@ -12,12 +12,12 @@ is 32, as in the TeRA paper; LLM-Adapters takes 3 and 16.
 
 import ml_collections
 
-from configs._methods import published
+import tera_jax
 
 
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
-    config = published(method)
+    """The configuration; --print-config lists every field."""
+    config = tera_jax.published_config(method)
     config.data.prompt = "llm-adapters"
     config.data.train_on_prompt = True
     config.data.split_seed = 42

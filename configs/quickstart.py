@@ -10,14 +10,14 @@ from pathlib import Path
 
 import ml_collections
 
-from train.config import default
+import tera_jax
 
 _RECORDS = Path(__file__).parent.parent / "examples" / "quickstart"
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """The configuration; every field is documented in train/config/sections.py."""
-    config = default("tera")
+    """The configuration; --print-config lists every field."""
+    config = tera_jax.default_config("tera")
     config.model.path = _smollm2()
     config.model.dtype = "float32"
     config.model.remat = "none"

@@ -28,6 +28,7 @@ from tera_jax import lazy
 if TYPE_CHECKING:
     from tera_jax.adapters.base import Adapter
     from tera_jax.adapters.factory import adapt
+    from tera_jax.application import default_config, published_config
     from tera_jax.finetuning import finetune
     from tera_jax.io.adapter_files import load_adapter, save_adapter
     from tera_jax.llama.text import generate, stream
@@ -39,10 +40,12 @@ else:
             "Adapter": "tera_jax.adapters.base",
             "Tensorization": "tera_jax.network.tensorization",
             "adapt": "tera_jax.adapters.factory",
+            "default_config": "tera_jax.application",
             "finetune": "tera_jax.finetuning",
             "fold": "tera_jax.network.tensorization",
             "generate": "tera_jax.llama.text",
             "load_adapter": "tera_jax.io.adapter_files",
+            "published_config": "tera_jax.application",
             "save_adapter": "tera_jax.io.adapter_files",
             "stream": "tera_jax.llama.text",
             "unfold": "tera_jax.network.tensorization",
@@ -55,10 +58,12 @@ __all__ = [
     "Tensorization",
     "__version__",
     "adapt",
+    "default_config",
     "finetune",
     "fold",
     "generate",
     "load_adapter",
+    "published_config",
     "save_adapter",
     "stream",
     "unfold",

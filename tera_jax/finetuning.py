@@ -1,8 +1,10 @@
-"""Fine-tuning in one call: the one place where the library asks the application."""
+"""Fine-tuning in one call, by the application."""
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from tera_jax.application import application
 
 
 def finetune(
@@ -51,11 +53,9 @@ def finetune(
     Example:
         ``tuned = tera_jax.finetune("path/to/model", "records.jsonl", steps=100)``
     """
-    from train.finetune import finetune as train
-
     if isinstance(records, Mapping):
         raise ValueError("the records are one dictionary; give a list of them, or a file")
-    return train(
+    return application("finetune").finetune(
         model,
         records,
         method,

@@ -1,7 +1,11 @@
 """Locks of the operating system on open files, which end with the process that holds them."""
 
+import contextlib
 import errno
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 _WITHOUT = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF)
 """What file systems answer that have no locks."""
@@ -29,3 +33,28 @@ def try_lock(descriptor: int) -> bool | None:
             return None
         raise
     return True
+
+
+@contextlib.contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold a directory, which is made if need be, for this process alone.
+
+    Nothing is written into it. Where the file system has no locks, nobody is kept out.
+
+    Raises:
+        FileExistsError: when another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if sys.platform == "win32":  # which opens no directory
+        yield
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        if try_lock(descriptor) is False:
+            raise FileExistsError(
+                f"another process writes to {directory}; wait until it ends, or choose another "
+                "directory"
+            )
+        yield
+    finally:
+        os.close(descriptor)

@@ -26,6 +26,26 @@ SMALL = {
     "tie_word_embeddings": False,
 }
 """The sizes of a decoder for tests, as a config.json has them."""
+SMALL_METHODS: dict[str, dict[str, Any]] = {
+    "dora": {"rank": 4},
+    "full": {},
+    "hira": {"rank": 4},
+    "ia3": {},
+    "lora": {"rank": 4},
+    "loretta": {"rank": 4, "dropout": 0.0},
+    "mora": {"rank": 2},
+    "p_tuning": {"num_virtual_tokens": 4, "hidden_size": 16},
+    "pissa": {"rank": 4},
+    "prompt": {"num_virtual_tokens": 4},
+    "quanta": {"axes": (4, 4, 2)},
+    "tera": {"num_modes": 2},
+    "tera_iden": {"num_modes": 2},
+    "tera_unique": {"num_modes": 2},
+    "toplora": {"rank": 4, "dropout": 0.0},
+    "unilora": {"rank": 4, "length": 200},
+    "vera": {"rank": 8},
+}
+"""Settings of each method for that decoder."""
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
 _TEXT = (
     "Below is an instruction that describes a task. Write a response that appropriately completes "

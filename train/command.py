@@ -1,8 +1,10 @@
 """What all command lines share: the parser, and how an error of the user is told."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -10,6 +12,17 @@ from absl import flags
 _OURS = ("train", "tera_jax", "benchmarks", "configs", "__main__")
 _USER = (ValueError, FileNotFoundError, FileExistsError, ImportError)
 _STATUS = 2
+_SCRIPT = "tera-"
+"""What the names of the console scripts begin with."""
+
+
+def named(name: str) -> str:
+    """How a command of the application is called: ``python -m train.export`` in a checkout.
+
+    Args:
+        name: of its module.
+    """
+    return f"python -m {__package__}.{name}"
 
 
 def parser(main: Callable[..., Any], name: str | None = None) -> argparse.ArgumentParser:
@@ -17,12 +30,13 @@ def parser(main: Callable[..., Any], name: str | None = None) -> argparse.Argume
 
     Args:
         main: of the command. The docstring of its module is the description.
-        name: of the command, by default its module's.
+        name: of the command's module, by default that of ``main``.
     """
     module = sys.modules[main.__module__]
     name = name or (module.__spec__.name if module.__spec__ else module.__name__)
+    script = Path(sys.argv[0]).name
     result = argparse.ArgumentParser(
-        prog=f"python -m {name}",
+        prog=script if script.startswith(_SCRIPT) else f"python -m {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,6 +51,11 @@ def run(main: Callable[[], Any]) -> None:
     """
     try:
         main()
+        if sys.stdout is not None:  # as on a full disk
+            sys.stdout.flush()
+    except BrokenPipeError:  # such as of `| head`; Python would say so again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except Exception as error:
         if "--debug" in sys.argv or not is_user_error(error):
             raise

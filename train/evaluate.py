@@ -71,11 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.score == "generate":
         answers.require(tests, config.evaluate)
     sources = records.sources(config.data)
-    identities = records.identities(sources)
+    identities = records.identities(sources, config.data)
     distributed.on_main_process(lambda: require_same_data(args.workdir, identities))
     _, held_out = records.split(config.data, sources)
     run = runs.build(config, args.workdir, identities=identities)
-    valid = data.tokenize(held_out, run.tokenizer, config.data, run.virtual_tokens)
+    source = [*sources.values()][-1]
+    valid = data.tokenize(
+        held_out, run.tokenizer, config.data, run.virtual_tokens, place=source.place
+    )
     columns, places = {}, []
     for base in (True, False) if args.compare else (args.base,):
         step, d = (0, runs.init_d(run)) if base else runs.restore_best(run, args.workdir)
@@ -124,5 +127,10 @@ def _output(args: argparse.Namespace, base: bool) -> Path:
     return args.output or args.workdir / ("evaluation-base" if base else "evaluation")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

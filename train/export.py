@@ -163,5 +163,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

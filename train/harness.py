@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         num_fewshot=args.num_fewshot,
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(results, indent=2, default=utils.handle_non_serializable)
+    plain = json.loads(json.dumps(results, default=utils.handle_non_serializable))
+    text = json.dumps(lm_eval_model.finite(plain), indent=2, allow_nan=False)
     write_text(args.output, text + "\n")
     print(utils.make_table(results))
     if results.get("groups"):
@@ -51,5 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written to {args.output}")
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -50,6 +50,11 @@ def main(_: Sequence[str]) -> None:
         raise
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     flags.mark_flag_as_required("config")
     command.run(lambda: app.run(main, flags_parser=flags.FLAGS))
+
+
+if __name__ == "__main__":
+    cli()

@@ -70,7 +70,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
     sources = records.sources(config.data)
-    identities = records.identities(sources)
+    identities = records.identities(sources, config.data)
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)
@@ -88,6 +88,8 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     measure = functools.partial(
         evaluate.measure, valid=valid, tests=tests, earlier=workdir / "earlier"
     )
+    for part in (train, valid):
+        data.require_context(part, config.data, run.model.config.max_position_embeddings)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
         before = measure(run, 0, runs.init_d(run), workdir / "before")

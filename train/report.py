@@ -40,5 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_text(file, content)
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

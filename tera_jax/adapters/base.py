@@ -17,9 +17,11 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from tera_jax.adapters.stack import at_axes, take_entries
 from tera_jax.adapters.targets import ModelLayers
-from tera_jax.methods.base import Method, TargetLayer
+from tera_jax.methods.base import Method, NotByRowsError, TargetLayer
 
 Variables = Mapping[str, Any]
 
@@ -115,9 +117,14 @@ class Adapter(abc.ABC):
         variables: Variables,
         *args: Any,
         materialized: Any = None,
+        rows: Any = None,
         **kwargs: Any,
     ) -> Any:
         """``model.apply`` of the adapted model.
+
+        With ``rows`` every row of the batch uses another adapter: ``d`` is that of several
+        (:func:`tera_jax.adapters.bank.stack`). Decoding prepares them ahead, and calls
+        :meth:`apply_rows`.
 
         Args:
             model: the linen model that the adapter was made for.
@@ -125,6 +132,7 @@ class Adapter(abc.ABC):
             *args: of ``model.apply``, as are the keyword arguments; ``rngs={"dropout": key}``
                 turns the dropout of methods that have one on.
             materialized: kernels from :meth:`materialize`.
+            rows: (B,) int32, the adapter of each row.
             **kwargs: of ``model.apply``.
 
         Raises:
@@ -132,7 +140,66 @@ class Adapter(abc.ABC):
                 ``frozen`` from a targeted layer.
         """
         require_collections(variables)
-        return self._apply(model, variables, materialized or {}, *args, **kwargs)
+        if rows is None:
+            return self._apply(model, variables, materialized or {}, *args, **kwargs)
+        prepared = at_axes(
+            self.layers, take_entries(jnp.asarray(rows)), self.prepare_rows(variables)
+        )
+        return self.apply_rows(model, {**variables, "d": prepared}, *args, **kwargs)
+
+    def base_d(self, params: Variables, frozen: Variables) -> dict[str, Any]:
+        """A ``d`` with which the adapted model is the base exactly.
+
+        Raises:
+            NotByRowsError: for a method that trains all parameters.
+        """
+        del params, frozen
+        raise self._not_by_rows()
+
+    def prepare_rows(self, variables: Variables) -> dict[str, Any]:
+        """What :meth:`apply_rows` reads of several adapters, in the layout of their ``d``.
+
+        Args:
+            variables: ``params``, ``frozen``, and a ``d`` of several adapters
+                (:func:`tera_jax.adapters.bank.stack`).
+
+        Returns:
+            (stack..., A, ...) at each layer, differentiable in ``d``; nothing is shared.
+
+        Raises:
+            NotByRowsError: for a method that trains all parameters.
+        """
+        del variables
+        raise self._not_by_rows()
+
+    def apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """``model.apply`` with another adapter in every row of the batch.
+
+        Args:
+            model: the linen model that the adapter was made for.
+            variables: as of :meth:`apply`, but that ``d`` holds each row's own prepared arrays,
+                (stack..., B, ...) at each layer (:meth:`tera_jax.adapters.bank.Bank.gather`).
+            *args: of ``model.apply``, as are the keyword arguments. Their rows lead.
+            **kwargs: of ``model.apply``.
+
+        Raises:
+            NotByRowsError: for a method that trains all parameters, or a target layer that brings
+                its own matmul.
+            ValueError: when a collection is missing, or has another number of rows.
+        """
+        require_collections(variables)
+        return self._apply_rows(model, variables, *args, **kwargs)
+
+    def _apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """:meth:`apply_rows` with complete variables."""
+        del model, variables, args, kwargs
+        raise self._not_by_rows()
+
+    def _not_by_rows(self) -> NotByRowsError:
+        return NotByRowsError(
+            f"{self.name} trains a copy of every parameter, so that each row would have a base of "
+            "its own; serve each such model by itself, or choose another method"
+        )
 
     @abc.abstractmethod
     def _apply(

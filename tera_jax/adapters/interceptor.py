@@ -76,14 +76,14 @@ def kernels(
             not in every layer.
     """
     by_path = {layer.path: layer for layer in layers}
-    rounded = shared if dtype is None else jax.tree.map(lambda x: _narrowed(x, dtype), dict(shared))
+    rounded = narrowed(shared, dtype)
 
     def body(module: Linear, _: Callable[..., Array], x: Array) -> Array:
         layer = by_path[module.path]
         key = method.frozen_set(layer)
-        own_d: Any = _visible(module, "d", name, optional=bool(shared_d))
+        own_d: Any = visible(module, "d", name, optional=bool(shared_d))
         d = with_shared(own_d, shared_d)
-        own = _visible(module, "frozen", name, optional=True)
+        own = visible(module, "frozen", name, optional=True)
         frozen, near = (
             with_shared(own, shared_arrays(sets, key, name), "frozen") for sets in (shared, rounded)
         )
@@ -162,7 +162,7 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
     """An interceptor under which token ids from the vocabulary's size on are virtual tokens."""
 
     def body(module: nn.Embed, embed: Callable[..., Array], tokens_BL: Array) -> Array:
-        prompt_PD = method.prompt(_visible(module, "d", name))
+        prompt_PD = method.prompt(visible(module, "d", name))
         require_token_ids(tokens_BL, layer.kernel_shape[0] + len(prompt_PD))
         index_BL = tokens_BL - layer.kernel_shape[0]
         known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
@@ -170,6 +170,11 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
         return jnp.where(index_BL[..., None] < 0, known_BLD, virtual_BLD)
 
     return calls(lambda module: module.path == layer.path, body)
+
+
+def narrowed(shared: Mapping[str, Any], dtype: DTypeLike | None) -> Mapping[str, Any]:
+    """Frozen sets with their wider floating arrays rounded to a type; as they are with None."""
+    return shared if dtype is None else jax.tree.map(lambda x: _narrowed(x, dtype), dict(shared))
 
 
 def _narrowed(array: Array, dtype: DTypeLike) -> Array:
@@ -197,13 +202,13 @@ def multiply(
         apply: (kernel, x, how) -> x times the adapted kernel. The product with the kernel itself
             is ``how.matmul(x, kernel)``: by its e4m3 codes, where it is stored so.
         inputs: of the layer.
-        merge_bias: bias -> adapted bias.
+        merge_bias: bias (O,) -> adapted bias, (O,) or (B, O) of a batch's rows.
     """
     bias = module.get_variable("params", "bias") if module.use_bias else None
     stored: Any = module.get_variable("params", "kernel")
     kernel = quantize.dequantize(stored)
     if bias is not None:
-        bias = merge_bias(bias.reshape(-1)).reshape(bias.shape)
+        bias = merge_bias(bias.reshape(-1))
     # ΔW is added to the kernel as it is stored, and the sum is cast for the product.
     x, _, bias = promote_dtype(inputs, kernel, bias, dtype=module.dtype)
     features = kernel.shape[1:]
@@ -217,7 +222,10 @@ def multiply(
         contract = (((x.ndim - 1,), (0,)), ((), ()))
         y = dot_general(x, merge(matrix).astype(x.dtype), contract, precision=module.precision)
     y = y.reshape(*x.shape[:-1], *features)
-    return y if bias is None else y + bias.reshape((1,) * (x.ndim - 1) + features)
+    if bias is None:
+        return y
+    rows = bias.shape[:-1]
+    return y + bias.reshape(*rows, *[1] * (x.ndim - 1 - len(rows)), *features)
 
 
 def _product(stored: Array | quantize.Quantized, dropout: Any) -> Product:
@@ -243,7 +251,7 @@ def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:
     return jax.default_matmul_precision(precision)
 
 
-def _visible(module: nn.Module, collection: str, name: str, optional: bool = False) -> Any:
+def visible(module: nn.Module, collection: str, name: str, optional: bool = False) -> Any:
     """A layer's arrays in a collection; none of them where they are optional."""
     if optional and not module.has_variable(collection, name):
         return {}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from tera_jax import quantize
-from tera_jax.adapters import interceptor
+from tera_jax.adapters import interceptor, row_interceptor
 from tera_jax.adapters.base import Adapter, Variables, require_collections
 from tera_jax.adapters.stack import over_stack, stack_keys
 from tera_jax.adapters.targets import ModelLayers, choose, get, parameter, put, trainable
@@ -109,6 +109,72 @@ class LinearAdapter(Adapter):
         adapted = interceptor.kernels(self._method, layers, self.name, shared, shared_d, dtype)
         variables = {**variables, "params": params, "frozen": frozen, "d": d}
         # The first of the two sees a layer first, and the other the layers that it leaves alone.
+        with nn.intercept_methods(adapted), nn.intercept_methods(interceptor.dequantized):
+            return model.apply(variables, *args, **kwargs)
+
+    def base_d(self, params: Variables, frozen: Variables) -> dict[str, Any]:
+        """Of the method for each layer, and zeros for what all layers read."""
+        method = self._method
+        d: dict[str, Any] = {}
+        for layer in self.layers:
+            shared, own = self._frozen(frozen, layer)
+
+            def base(
+                kernel: Stored, own: Any, shared: Any = shared, layer: TargetLayer = layer
+            ) -> Any:
+                arrays = interceptor.with_shared(own, shared, "frozen")
+                return method.base_d(quantize.dequantize(kernel), arrays, layer)
+
+            each = over_stack(base, layer)(_matrices(params, layer), own)
+            if jax.tree.leaves(each):
+                put(d, (*layer.path, self.name), each)
+        if SHARED in (shapes := self.abstract_d(params)):
+            d[SHARED] = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes[SHARED])
+        return d
+
+    def prepare_rows(self, variables: Variables) -> dict[str, Any]:
+        """By the method, layer after layer of a stack."""
+        require_collections(variables)
+        method = self._method
+        if not method.prepares and SHARED not in variables["d"]:
+            return dict(variables["d"])
+
+        def make(frozen: Any, d_A: Any, kernel: Any, layer: TargetLayer) -> Any:
+            return jax.vmap(lambda d: method.prepare_row(frozen, d, kernel, layer))(d_A)
+
+        def plain(frozen: Any, d_A: Any, kernel: Stored, layer: TargetLayer) -> Any:
+            return make(frozen, d_A, quantize.dequantize(kernel), layer)
+
+        made: dict[str, Any] = {}
+        for layer in self.layers:
+            if method.prepare_reads_kernel:
+                each = self.over_layers(plain, variables, layer)
+            else:
+                each = self._at_once(make, variables, layer)
+            put(made, (*layer.path, self.name), each)
+        return made
+
+    def _at_once(self, make: Callable[..., Any], variables: Variables, layer: TargetLayer) -> Any:
+        """:meth:`over_layers` by ``jax.vmap``, with the shape and type of the kernel alone."""
+        shared, own = self._frozen(variables["frozen"], layer)
+        shared_d = variables["d"].get(SHARED, {}).get(self.name, {})
+        stored = parameter(variables["params"], layer, "kernel")
+        kernel = jax.ShapeDtypeStruct(layer.kernel_shape, stored.dtype)
+
+        def one(d: Any, own: Any) -> Any:
+            frozen = interceptor.with_shared(own, shared, "frozen")
+            return make(frozen, interceptor.with_shared(d, shared_d), kernel, layer)
+
+        for size in reversed(layer.stack):
+            one = jax.vmap(one, axis_size=size)
+        return one(_below(variables["d"], (*layer.path, self.name)), own)
+
+    def _apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        """Every row of a targeted layer's input is multiplied by its own W + ΔW."""
+        frozen = dict(variables["frozen"])
+        shared, dtype = frozen.pop(SHARED, {}), getattr(model, "dtype", None)
+        adapted = row_interceptor.kernels(self._method, self.layers, self.name, shared, dtype)
+        variables = {**variables, "frozen": frozen}
         with nn.intercept_methods(adapted), nn.intercept_methods(interceptor.dequantized):
             return model.apply(variables, *args, **kwargs)
 

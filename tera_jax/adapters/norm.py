@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 from jaxtyping import Array
 
-from tera_jax.adapters import interceptor
+from tera_jax.adapters import interceptor, row_interceptor
 from tera_jax.adapters.base import Adapter, Variables
 from tera_jax.adapters.stack import over_stack, stack_keys
 from tera_jax.adapters.targets import ModelLayers, choose, parameter, put, trainable
@@ -55,6 +55,28 @@ class NormAdapter(Adapter):
         rest = {k: v for k, v in variables.items() if k not in ("params", "frozen", "d")}
         with nn.intercept_methods(interceptor.dequantized):
             return model.apply({**rest, "params": self._scaled(variables)}, *args, **kwargs)
+
+    def base_d(self, params: Variables, frozen: Variables) -> dict[str, Any]:
+        """That of step 0."""
+        return self.init_d(params, frozen)
+
+    def prepare_rows(self, variables: Variables) -> dict[str, Any]:
+        """The adapted scales (stack..., A, D)."""
+        made: dict[str, Any] = {}
+        for layer in self.layers:
+
+            def merge(d_A: Any, scale_D: Array, layer: TargetLayer = layer) -> Array:
+                return jax.vmap(lambda each: self._method.merge(each, scale_D, layer))(d_A)
+
+            d = trainable(variables["d"], layer, self.name)
+            scale = parameter(variables["params"], layer, self.parameter)
+            put(made, (*layer.path, self.name), {"scale": over_stack(merge, layer)(d, scale)})
+        return made
+
+    def _apply_rows(self, model: nn.Module, variables: Variables, *args: Any, **kwargs: Any) -> Any:
+        scaled = row_interceptor.norms(self.layers, self.name)
+        with nn.intercept_methods(scaled), nn.intercept_methods(interceptor.dequantized):
+            return model.apply(variables, *args, **kwargs)
 
     def _merge(self, variables: Variables) -> Any:
         return dequantize(self._scaled(variables))

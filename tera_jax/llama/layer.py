@@ -51,6 +51,8 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, tuple[Slots, Slots] | None]:
         """Attends to ``x_BLD``, or to slots of ``(key, value)``, which it fills from ``start``.
 
+        ``start`` is one number, or one for each row.
+
         The cache is that of all layers: in a stack this one's number says which part is its own,
         and of a tuple the first is. ``asking_BLD`` are the tokens that attend: ``x_BLD``, or those
         at ``target_positions_BT`` where these are given, which see what ``mask`` shows them.
@@ -83,11 +85,34 @@ class Attention(nn.Module):
             values, value_BSKH = _write(cache[1], value_BSKH, layer, start)
             cache = (keys, values)
             key_BSKH, value_BSKH = (own.astype(self.dtype) for own in (key_BSKH, value_BSKH))
-            # A cached mask is complete: it knows which slot each query is in.
-            out_BLNH = _attention(query_BLNH, key_BSKH, value_BSKH, mask=mask, implementation="xla")
+            out_BLNH = self._attend_cached(query_BLNH, key_BSKH, value_BSKH, mask, start)
         out = out_BLNH.reshape((*asking_BLD.shape[:2], config.num_heads * config.head_dim))
         o_proj = nn.Dense(config.hidden_size, use_bias=False, name="o_proj", **types)
         return o_proj(out), cache
+
+    def _attend_cached(
+        self,
+        query_BLNH: jax.Array,
+        key_BSKH: jax.Array,
+        value_BSKH: jax.Array,
+        mask: jax.Array | None,
+        start: Any,
+    ) -> jax.Array:
+        """By a mask that knows which slot each query is in; with lengths a row, by cuDNN.
+
+        cuDNN reads the filled slots alone.
+        """
+        how: dict[str, Any] = {"mask": mask, "implementation": "xla"}
+        one = query_BLNH.shape[1] == 1 and self.config.sliding_window is None
+        if jnp.ndim(start) == 1 and one and self._takes_cudnn():
+            how = {"key_value_seq_lengths": start + 1, "implementation": "cudnn"}
+        return _attention(query_BLNH, key_BSKH, value_BSKH, **how)
+
+    def _takes_cudnn(self) -> bool:
+        """What its flash attention asks for on every GPU that has it."""
+        head_dim = self.config.head_dim
+        fits = head_dim <= 128 and head_dim % 8 == 0
+        return dispatch.on_gpu() and dispatch.is_half(self.dtype) and fits
 
     def _attend(
         self,
@@ -102,13 +127,7 @@ class Attention(nn.Module):
         # What is not causal has all of its rules in the mask.
         window = None if window is None or window >= length or not causal else window
         # No array holds the causal mask: cuDNN skips the masked half instead of computing it.
-        cudnn = (
-            dispatch.on_gpu()
-            and dispatch.is_half(self.dtype)
-            # What cuDNN's flash attention asks for on every GPU that has it.
-            and self.config.head_dim <= 128
-            and self.config.head_dim % 8 == 0
-        )
+        cudnn = self._takes_cudnn()
         if (
             cudnn
             and lengths_BM is not None
@@ -210,8 +229,11 @@ def _write(slots: Slots, new_BLKH: jax.Array, layer: Any, start: Any) -> tuple[S
     """All slots with the new tokens among this layer's, and this layer's ``(B, S, K, H)``.
 
     Slots in a tuple are taken from its front and put to its end: no layer has to know its number,
-    and after all of them the order is what it was.
+    and after all of them the order is what it was. With a ``start`` for each row, each has its
+    tokens where it ends.
     """
+    if jnp.ndim(start) == 1:
+        return _write_rows(slots, new_BLKH, layer, start)
     zero = jnp.zeros_like(layer)
     start_at = (zero, start, zero, zero)
     if isinstance(slots, tuple):
@@ -219,4 +241,18 @@ def _write(slots: Slots, new_BLKH: jax.Array, layer: Any, start: Any) -> tuple[S
         return (*slots[1:], own_BSKH), own_BSKH
     new_1BLKH = new_BLKH.astype(slots.dtype)[None]
     slots = lax.dynamic_update_slice(slots, new_1BLKH, (layer, *start_at))
+    return slots, lax.dynamic_index_in_dim(slots, layer, keepdims=False)
+
+
+def _write_rows(
+    slots: Slots, new_BLKH: jax.Array, layer: Any, start_B: jax.Array
+) -> tuple[Slots, jax.Array]:
+    batch, length = new_BLKH.shape[:2]
+    row_B1 = jnp.arange(batch, dtype=start_B.dtype)[:, None]
+    at = (row_B1, start_B[:, None] + jnp.arange(length, dtype=start_B.dtype)[None, :])
+    how: dict[str, Any] = {"mode": "promise_in_bounds", "unique_indices": True}
+    if isinstance(slots, tuple):
+        own_BSKH = slots[0].at[at].set(new_BLKH.astype(slots[0].dtype), **how)
+        return (*slots[1:], own_BSKH), own_BSKH
+    slots = slots.at[(layer, *at)].set(new_BLKH.astype(slots.dtype), **how)
     return slots, lax.dynamic_index_in_dim(slots, layer, keepdims=False)

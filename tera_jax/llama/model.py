@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from tera_jax.llama import rope
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.decode.cache import Cache
+from tera_jax.llama.decode.cache import Cache, RowCache
 from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_positions, split_rows
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
@@ -97,8 +97,8 @@ class Llama(nn.Module):
         tokens_BL: Ids,
         positions_BL: Ids | None = None,
         segment_ids_BL: Ids | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+        cache: Cache | RowCache | None = None,
+    ) -> tuple[jax.Array, Cache | RowCache | None]:
         """Scores the next token after every token: :meth:`hidden`, then :meth:`logits`.
 
         Returns:
@@ -112,11 +112,11 @@ class Llama(nn.Module):
         tokens_BL: Ids,
         positions_BL: Ids | None = None,
         segment_ids_BL: Ids | None = None,
-        cache: Cache | None = None,
+        cache: Cache | RowCache | None = None,
         mask_BLS: Ids | None = None,
         lengths_BM: Ids | None = None,
         target_positions_BT: Ids | None = None,
-    ) -> tuple[jax.Array, Cache | None]:
+    ) -> tuple[jax.Array, Cache | RowCache | None]:
         """The normed residual stream after the last layer.
 
         Rows padded on the right need no segment ids: no token sees what comes after it.
@@ -126,7 +126,8 @@ class Llama(nn.Module):
             positions_BL: int32. Without a cache it defaults to 0, 1, ... in each row, or in each
                 segment where ``segment_ids_BL`` is given; with a cache it must be given.
             segment_ids_BL: int32. A token attends to its own segment only; 0 is padding.
-            cache: its next L slots receive the tokens. They must be free: this is not checked.
+            cache: its next L slots receive the tokens. They must be free: this is not checked. The
+                rows of a :class:`RowCache` are one segment each, and their positions its lengths.
             mask_BLS: with a cache, the slots that each token attends to, in place of those up to
                 its own that are of its segment.
             lengths_BM: int32, without a cache and in place of ``segment_ids_BL``: the tokens of
@@ -153,6 +154,10 @@ class Llama(nn.Module):
             for given in (positions_BL, segment_ids_BL, mask_BLS, lengths_BM, target_positions_BT)
         )
         length = tokens_BL.shape[1]
+        if isinstance(cache, RowCache):
+            start_B1, index_1L = cache.length_B[:, None], jnp.arange(length, dtype=jnp.int32)[None]
+            slot_BL = start_B1 + index_1L
+            positions_BL = slot_BL if positions_BL is None else positions_BL
         if cache is not None and positions_BL is None:
             raise ValueError("with a cache, positions_BL must be given")
         if lengths_BM is not None:
@@ -160,7 +165,15 @@ class Llama(nn.Module):
         if positions_BL is None:
             positions_BL = _positions(tokens_BL, segment_ids_BL)
         start, slots, mask = None, None, None
-        if cache is not None:
+        after: Cache | RowCache | None = None
+        if isinstance(cache, RowCache):
+            start, slots = cache.length_B, (cache.key, cache.value)
+            ones_BL, ones_BS = (
+                jnp.ones((len(tokens_BL), count), jnp.int32) for count in (length, cache.size)
+            )
+            mask = self._mask(slot_BL, ones_BL, ones_BS)[:, None]
+            after = cache._replace(length_B=cache.length_B + length)
+        elif cache is not None:
             if segment_ids_BL is None:
                 segment_ids_BL = jnp.ones_like(tokens_BL)
             segment_ids_BS = lax.dynamic_update_slice_in_dim(
@@ -171,6 +184,7 @@ class Llama(nn.Module):
                 slot_1L = start + jnp.arange(length, dtype=jnp.int32)[None, :]
                 mask_BLS = self._mask(slot_1L, segment_ids_BL, segment_ids_BS)
             mask = mask_BLS[:, None]
+            after = cache._replace(segment_ids_BS=segment_ids_BS, length=cache.length + length)
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
@@ -190,9 +204,9 @@ class Llama(nn.Module):
             layers = _one_after_another(config.num_layers, self.unroll)
             (x, slots), _ = layers(self.layers, carry, number_N, *where, None)
             x = x if target_positions_BT is None else at_positions(x, target_positions_BT)
-        if cache is not None and slots is not None:
-            cache = Cache(slots[0], slots[1], segment_ids_BS, cache.length + length)
-        return self.norm(x)[1], cache
+        if after is not None and slots is not None:
+            after = after._replace(key=slots[0], value=slots[1])
+        return self.norm(x)[1], after
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
+from tera_jax.methods.by_rows import ByRows
 from tera_jax.methods.limits import check_number
 from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.methods.target_layer import TargetLayer
@@ -27,6 +28,10 @@ Outputs: TypeAlias = Float[Array, "*B O"]
 
 class NotMergeableError(ValueError):
     """The method changes the model by something that no weight holds; the message says what."""
+
+
+class NotByRowsError(ValueError):
+    """The method cannot have another adapter in each row; the message says what to do."""
 
 
 class FrozenOfAll(NamedTuple):
@@ -75,7 +80,7 @@ class Method(abc.ABC):  # noqa: B024 - each kind below has abstract functions of
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearMethod(Method):
+class LinearMethod(Method, ByRows):
     """A method that adds a ΔW to the kernel of linear layers.
 
     A subclass gives :meth:`init_d`, :meth:`delta` and :meth:`branch`; few need more.

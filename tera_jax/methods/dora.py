@@ -5,14 +5,22 @@ values as in PEFT 0.21.
 """
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
-from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
+from tera_jax.methods.low_rank import (
+    LowRank,
+    by_row,
+    init_factors,
+    through_factors,
+    through_rows,
+    update,
+)
 from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype
 
@@ -30,6 +38,8 @@ class DoRA(LowRank):
             includes (m / c - 1) x W, reads the dropped x, and only the base reads all of x.
         alpha: numerator of the scale s = alpha / rank.
     """
+
+    prepare_reads_kernel: ClassVar[bool] = True
 
     def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A random, B zero, and ``m`` (O,), the column norms of the kernel."""
@@ -70,6 +80,50 @@ class DoRA(LowRank):
         del frozen, layer
         dropped = drop(how.dropout, self.dropout, x)
         y, base = self._scaled(d, kernel, dropped, how)
+        if dropped is not x:
+            y = y - base + how.matmul(x, kernel).astype(y.dtype)
+        return y.astype(x.dtype)
+
+    def base_d(self, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
+        """A and B zero, ``m`` the kernel's own norms."""
+        d = super().base_d(kernel, frozen, layer)
+        return {**d, "m": column_norms(kernel.astype(acc_dtype(kernel.dtype))).astype(jnp.float32)}
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Arrays:
+        """A, B and ``ratio`` (O,), the quotient m / c.
+
+        |w + s A b|² of a column is |w|² + 2 s b·(Aᵀ w) + s² b·(Aᵀ A b), so that W + s A B is not
+        made. Columns that s A B nearly cancels lose digits.
+        """
+        del frozen, layer
+        dtype, scale = acc_dtype(kernel.dtype), self.scale
+        wide, a_IR, b_RO = (
+            jax.lax.stop_gradient(x.astype(dtype)) for x in (kernel, d["a"], d["b"])
+        )
+        times = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        mixed_RO = 2 * scale * times(a_IR.T, wide) + scale**2 * times(times(a_IR.T, a_IR), b_RO)
+        squares_O = jnp.square(column_norms(wide)) + jnp.sum(b_RO * mixed_RO, axis=0)
+        # Without A and B it is the norm itself, to the bit.
+        changed_O = jnp.any(b_RO != 0, axis=0)
+        norms_O = jnp.where(changed_O, jnp.sqrt(jnp.maximum(squares_O, 0)), column_norms(wide))
+        ratio_O = d["m"].astype(dtype) / jnp.where(norms_O == 0, 1, norms_O)
+        return {"a": d["a"], "b": d["b"], "ratio": ratio_O}
+
+    def apply_rows(
+        self,
+        frozen: Any,
+        row_B: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        how: Product = PLAIN,
+    ) -> Array:
+        """As :meth:`apply`, with the quotients of each row."""
+        del frozen, layer
+        dropped = drop(how.dropout, self.dropout, x)
+        base = how.matmul(dropped, kernel).astype(acc_dtype(x.dtype))
+        low_rank = through_rows(dropped, row_B["a"], row_B["b"], self.scale)
+        y = by_row(row_B["ratio"], base) * (base + low_rank.astype(base.dtype))
         if dropped is not x:
             y = y - base + how.matmul(x, kernel).astype(y.dtype)
         return y.astype(x.dtype)

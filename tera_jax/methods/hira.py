@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank
@@ -55,3 +56,16 @@ class HiRA(RankMethod):
             return linear(x, kernel_IO * linear(a_IR, b_RO))
         row = (1,) * (x.ndim - 1)
         return linear(x * a_IR.reshape(*row, -1), kernel_IO) * b_RO.reshape(*row, -1)
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The sum over k of ((x ⊙ a_k) W) ⊙ b_k: r products with W, which all rows share."""
+        del frozen, layer
+        x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
+        acc = acc_dtype(x.dtype)
+        a_BIR, b_BRO = row_B["a"].astype(acc), row_B["b"].astype(acc)
+        scaled_BTRI = x_BTI.astype(acc)[:, :, None] * jnp.swapaxes(a_BIR, 1, 2)[:, None]
+        y_BTRO = linear(scaled_BTRI.astype(x.dtype), kernel).astype(acc)
+        y_BTO = jnp.sum(y_BTRO * b_BRO[:, None], axis=2)
+        return y_BTO.astype(x.dtype).reshape(*x.shape[:-1], -1)

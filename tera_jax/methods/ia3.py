@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer
 from tera_jax.methods.product import PLAIN, Product
-from tera_jax.ops.numerics import acc_dtype
+from tera_jax.ops.numerics import acc_dtype, scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,12 @@ class IA3(LinearMethod):
 
     def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """Ones."""
-        return {"l": jnp.ones(kernel.shape[0 if self._scales_input(layer) else 1], jnp.float32)}
+        return self.base_d(kernel, frozen, layer)
 
     def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
         """The kernel, its rows or columns times l - 1."""
         wide, less = kernel.astype(acc_dtype(kernel.dtype)), d["l"] - 1
-        return _scaled(wide.T, less).T if self._scales_input(layer) else _scaled(wide, less)
+        return scaled(wide.T, less).T if self._scales_input(layer) else scaled(wide, less)
 
     def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
         """The layer with l - 1 in the place of l."""
@@ -43,18 +43,18 @@ class IA3(LinearMethod):
     ) -> Array:
         """One product, beside which the factors cost nothing."""
         if self._scales_input(layer):
-            return how.matmul(_scaled(x, d["l"]), kernel)
-        return _scaled(how.matmul(x, kernel), d["l"])
+            return how.matmul(scaled(x, d["l"]), kernel)
+        return scaled(how.matmul(x, kernel), d["l"])
+
+    apply_rows = apply  # type: ignore[assignment]  # l may lead with rows
+
+    def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> Arrays:
+        """Ones."""
+        return {"l": jnp.ones(kernel.shape[0 if self._scales_input(layer) else 1], jnp.float32)}
 
     def merge_bias(self, frozen: Any, d: Any, bias_O: Array, layer: TargetLayer) -> Array:
         """The bias times l, where that scales outputs."""
-        return bias_O if self._scales_input(layer) else _scaled(bias_O, d["l"])
+        return bias_O if self._scales_input(layer) else scaled(bias_O, d["l"])
 
     def _scales_input(self, layer: TargetLayer) -> bool:
         return any(map(layer.matches, self.feedforward))
-
-
-def _scaled(x: Array, l_X: Array) -> Array:
-    """The last axis times l, in float32 at least and rounded once."""
-    wide = acc_dtype(x.dtype)
-    return (x.astype(wide) * jnp.broadcast_to(l_X.astype(wide), x.shape)).astype(x.dtype)

@@ -5,12 +5,20 @@ initial values as in PEFT 0.21.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Array
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
-from tera_jax.methods.low_rank import LowRank, init_factors, through_factors, update
+from tera_jax.methods.low_rank import (
+    LowRank,
+    init_factors,
+    through_factors,
+    through_rows,
+    update,
+)
+from tera_jax.ops import dispatch, low_rank_rows
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -38,6 +46,31 @@ class LoRA(LowRank):
         """The product s (x A) B."""
         del frozen, kernel, layer
         return through_factors(x, d["a"], d["b"], self.scale)
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The same with A and B of each row."""
+        del kernel
+        found = self.branches(frozen, [row_B], x, [layer])
+        return found[0] if found else through_rows(x, row_B["a"], row_B["b"], self.scale)
+
+    def branches(
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, layers: Sequence[TargetLayer]
+    ) -> list[Array] | None:
+        """By one kernel for one token a row, on a GPU; it reads A and B once."""
+        del frozen
+        shapes = {layer.kernel_shape for layer in layers}
+        usual = dispatch.on_one_gpu() and dispatch.is_half(x.dtype)
+        sides = (*layers[0].kernel_shape, self.rank)
+        if len(shapes) > 1 or x.size != len(x) * x.shape[-1] or not low_rank_rows.fits(*sides):
+            return None
+        if not dispatch.takes_kernel(usual):
+            return None
+        factors = [(row_B["a"], row_B["b"]) for row_B in rows_B]
+        x_BI = x.reshape(len(x), -1)
+        found = low_rank_rows.through(x_BI, factors, self.scale, dispatch.interpret())
+        return [y_BO.reshape(*x.shape[:-1], -1) for y_BO in found]
 
     def max_rank(self, layer: TargetLayer) -> int:
         """That of A B."""

@@ -16,9 +16,9 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import KeyArray, TargetLayer
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.limits import check_at_least
-from tera_jax.methods.low_rank import LowRank, through_factors, update
+from tera_jax.methods.low_rank import LowRank, through_factors, through_rows, update
 from tera_jax.network.tensorization import balanced_factors
 from tera_jax.ops.numerics import acc_dtype
 
@@ -106,6 +106,18 @@ class LoRETTA(LowRank):
         """The product s (x A) B."""
         del frozen, kernel, layer
         return through_factors(x, *self._matrices(d, x.dtype, None), self.scale)
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+        """A and B, of which the trains are contracted."""
+        del frozen, layer
+        return dict(zip("ab", self._matrices(d, kernel.dtype, None), strict=True))
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The product with A and B of each row."""
+        del frozen, kernel, layer
+        return through_rows(x, row_B["a"], row_B["b"], self.scale)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """The least of the bounds of the two trains."""

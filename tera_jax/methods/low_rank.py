@@ -87,3 +87,21 @@ def through_factors(
     """The product s (x A) B in the type of x, A and B rounded to it as under autocast in PEFT."""
     hidden = jnp.einsum("...i,ir->...r", x, a_IR.astype(x.dtype))
     return jnp.einsum("...r,ro->...o", scale * hidden, b_RO.astype(x.dtype))
+
+
+def through_rows(
+    x: Float[Array, "B *T I"],
+    a_BIR: Float[Array, "B I R"],
+    b_BRO: Float[Array, "B R O"],
+    scale: float,
+) -> Float[Array, "B *T O"]:
+    """:func:`through_factors` with other factors in every row of a batch."""
+    x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
+    hidden_BTR = jnp.einsum("bti,bir->btr", x_BTI, a_BIR.astype(x.dtype))
+    y_BTO = jnp.einsum("btr,bro->bto", scale * hidden_BTR, b_BRO.astype(x.dtype))
+    return y_BTO.reshape(*x.shape[:-1], -1)
+
+
+def by_row(vector_BX: Float[Array, "B X"], like: Float[Array, "B *T _"]) -> Array:
+    """A vector a row, with as many axes as ``like`` and its type."""
+    return vector_BX.astype(like.dtype).reshape(len(vector_BX), *[1] * (like.ndim - 2), -1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
-from tera_jax.methods.low_rank import LowRank, through_factors, update
+from tera_jax.methods.low_rank import LowRank, through_factors, through_rows, update
 from tera_jax.methods.product import PLAIN, Product, drop
 from tera_jax.ops.numerics import acc_dtype
 
@@ -88,6 +88,39 @@ class PiSSA(LowRank):
         """The residual sees all of x, but A and B only what dropout left of it."""
         dropped = drop(how.dropout, self.dropout, x)
         y = how.matmul(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
+        if dropped is x:
+            return y
+        return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)
+
+    def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> Arrays:
+        """A0 and B0."""
+        del kernel, layer
+        return {name: frozen[name].astype(jnp.float32) for name in ("a", "b")}
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+        """``a`` (I, 2 R) and ``b`` (2 R, O), whose product is A B - A0 B0."""
+        del kernel, layer
+        return dict(zip("ab", _gained(frozen, d), strict=True))
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The product s x (A B - A0 B0) with A and B of each row."""
+        del frozen, kernel, layer
+        return through_rows(x, row_B["a"], row_B["b"], self.scale)
+
+    def apply_rows(
+        self,
+        frozen: Any,
+        row_B: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        how: Product = PLAIN,
+    ) -> Array:
+        """As :meth:`apply`."""
+        dropped = drop(how.dropout, self.dropout, x)
+        y = how.matmul(x, kernel) + self.branch_rows(frozen, row_B, kernel, dropped, layer)
         if dropped is x:
             return y
         return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)

@@ -74,6 +74,11 @@ class QuanTA(LinearMethod):
         del key, kernel, layer
         return [jnp.array(gate, jnp.float32, copy=True) for gate in frozen]
 
+    def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> list[Array]:
+        """The initial gates."""
+        del kernel, layer
+        return [gate.astype(jnp.float32) for gate in frozen]
+
     def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
         """What is added to the outputs of the unit vectors."""
         del layer

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
-from tera_jax.network import contraction, cost_model, projection, random_network
+from tera_jax.network import contraction, cost_model, projection, random_network, rows
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, propose, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
@@ -170,6 +170,33 @@ class TeRA(LinearMethod):
             y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
+        """The d of each group of modes, multiplied out."""
+        del layer
+        return rows.row(frozen["factors"], d, self.tensorization(kernel.shape).split)
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """Through the network, on the side of the activations."""
+        del kernel
+        return self._through_rows(frozen, [row_B], x, layer.kernel_shape)[0]
+
+    def branches(
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, layers: Sequence[TargetLayer]
+    ) -> list[Array] | None:
+        """Of layers of one shape; where there is a kernel for it, by one call."""
+        shapes = {layer.kernel_shape for layer in layers}
+        return None if len(shapes) > 1 else self._through_rows(frozen, rows_B, x, shapes.pop())
+
+    def _through_rows(
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, shape: tuple[int, ...]
+    ) -> list[Array]:
+        network, x_BTJ = _cast(frozen, x.dtype), x.reshape(x.shape[0], -1, x.shape[-1])
+        arrays, split = (network["core"], network["factors"]), self.tensorization(shape).split
+        found = rows.through(x_BTJ, *arrays, rows_B, split, full_precision(x.dtype))
+        return [y_BTO.reshape(*x.shape[:-1], -1) for y_BTO in found]
+
     def max_rank(self, layer: TargetLayer) -> int:
         """Theorem 1."""
         return self.tensorization(layer.kernel_shape).max_rank
@@ -193,8 +220,8 @@ class TeRA(LinearMethod):
 
     def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
         network = cost_model.Network(self.tensorization(layer.kernel_shape), self.structure)
-        # Layers of one shape in one module mostly read one input, such as q, k and v, or gate and
-        # up. Two is low for the former, and high for q beside o.
+        # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
+        # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
         return cost_model.route(network, tokens, cost_model.device(), readers)
 
@@ -230,18 +257,15 @@ def init_frozen(key: KeyArray, tensorization: Tensorization, config: TeRA) -> di
     Raises:
         ValueError: when ``config.structure`` does not fit the scheme.
     """
-    dtype = jnp.dtype(config.dtype)
-    return random_network.draw(
-        key, tensorization, config.init, config.gain, dtype, config.structure
-    )
+    settings = (config.init, config.gain, jnp.dtype(config.dtype), config.structure)
+    return random_network.draw(key, tensorization, *settings)
 
 
 def init_d(tensorization: Tensorization, config: TeRA) -> list[Float[Array, " _"]]:
     """d^(1)..d^(N), float32: all ones but the one of ``config.zero_init_mode``, which is zero."""
     ranks, zero = tensorization.ranks, config.zero_init_mode
     d = [jnp.ones(rank, jnp.float32) for rank in ranks]
-    if zero == "longest":
-        zero = ranks.index(max(ranks)) + 1
+    zero = ranks.index(max(ranks)) + 1 if zero == "longest" else zero
     index = zero - 1 if zero > 0 else zero
     d[index] = jnp.zeros_like(d[index])
     return d

@@ -72,6 +72,20 @@ class TopLoRA(LowRank):
         dropped = drop(how.dropout, self.dropout, x)
         return how.matmul(x, kernel) + self._gated(d, dropped, x)
 
+    def apply_rows(
+        self,
+        frozen: Any,
+        row_B: Any,
+        kernel: Array,
+        x: Array,
+        layer: TargetLayer,
+        how: Product = PLAIN,
+    ) -> Array:
+        """As :meth:`apply`, row by row but for W."""
+        del frozen, layer
+        dropped = drop(how.dropout, self.dropout, x)
+        return how.matmul(x, kernel) + jax.vmap(self._gated)(row_B, dropped, x)
+
     def max_rank(self, layer: TargetLayer) -> int:
         """For one token, that of A B."""
         del layer

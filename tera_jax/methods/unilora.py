@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32
 
 from tera_jax.methods.base import Arrays, FrozenOfAll, KeyArray, TargetLayer, check_rank
 from tera_jax.methods.limits import check_above_zero, check_at_least
-from tera_jax.methods.low_rank import RankMethod, through_factors, update
+from tera_jax.methods.low_rank import RankMethod, through_factors, through_rows, update
 from tera_jax.ops.numerics import acc_dtype
 
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -104,6 +104,18 @@ class UniLoRA(RankMethod):
         """The product (x A) B."""
         del kernel, layer
         return through_factors(x, *gather(frozen, d["theta"]), 1.0)
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+        """A and B, gathered."""
+        del kernel, layer
+        return dict(zip("ab", gather(frozen, d["theta"]), strict=True))
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The product with A and B of each row."""
+        del frozen, kernel, layer
+        return through_rows(x, row_B["a"], row_B["b"], 1.0)
 
     def max_rank(self, layer: TargetLayer) -> int:
         """That of A B."""

@@ -237,8 +237,20 @@ def through(
     Returns:
         (T, J_2) in the type of the core.
     """
+    return through_groups(
+        x_TJ, core, joined(factors, d, 0, split), joined(factors, d, split), precision
+    )
+
+
+def through_groups(
+    x_TJ: Float[Array, "T _"],
+    core: Core,
+    inward: Sequence[Factor],
+    outward: Sequence[Factor],
+    precision: Any = None,
+) -> Float[Array, "T _"]:
+    """:func:`through` with the modes of either side grouped."""
     tokens = x_TJ.shape[0]
-    inward, outward = joined(factors, d, 0, split), joined(factors, d, split)
     tensor = x_TJ.reshape(tokens, *(sizes(factor.matrix)[1] for factor in inward))
     for axis, factor in enumerate(inward, 1):
         if factor.is_wide:

@@ -38,14 +38,44 @@ def joined(
     stop: int | None = None,
 ) -> list[Factor]:
     """The groups among the modes from ``start`` to ``stop``."""
+    pairs = zip(matrices(factors, start, stop), vectors(factors, d, start, stop), strict=True)
+    return [Factor(matrix, d_R) for matrix, d_R in pairs]
+
+
+def matrices(
+    factors: Sequence[Float[Array, "..."]], start: int = 0, stop: int | None = None
+) -> list[Array]:
+    """Of the groups among the modes from ``start`` to ``stop``, without their d."""
+    factors = factors[start:stop]
+    return [_matrix(factors[i:j]) for i, j in _groups(factors)]
+
+
+def vectors(
+    factors: Sequence[Float[Array, "..."]],
+    d: Sequence[Float[Array, " _"]],
+    start: int = 0,
+    stop: int | None = None,
+) -> list[Array]:
+    """The d of the groups among the modes from ``start`` to ``stop``, multiplied out."""
     factors, d = factors[start:stop], d[start:stop]
+    return [_vector(factors[i], d[i:j]) for i, j in _groups(factors)]
+
+
+def _groups(factors: Sequence[Array]) -> list[tuple[int, int]]:
     ranks, modes = zip(*map(sizes, factors), strict=True)
-    return [_one(factors[i:j], d[i:j]) for i, j in groups(ranks, modes)]
+    return groups(ranks, modes)
 
 
-def _one(factors: Sequence[Array], d: Sequence[Array]) -> Factor:
+def _matrix(factors: Sequence[Array]) -> Array:
     if sizes(factors[0])[0] > NARROW:
-        return Factor(factors[0], d[0])
+        return factors[0]
     acc = acc_dtype(factors[0].dtype)
-    matrix = functools.reduce(jnp.kron, [factor.astype(acc) for factor in factors])
-    return Factor(matrix, functools.reduce(jnp.kron, [vector.astype(acc) for vector in d]))
+    return functools.reduce(jnp.kron, [factor.astype(acc) for factor in factors])
+
+
+def _vector(factor: Array, d: Sequence[Array]) -> Array:
+    """Of a group that begins with the factor."""
+    if sizes(factor)[0] > NARROW:
+        return d[0]
+    acc = acc_dtype(factor.dtype)
+    return functools.reduce(jnp.kron, [vector.astype(acc) for vector in d])

@@ -21,7 +21,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from tera_jax.network import hadamard
-from tera_jax.network.factors import joined
+from tera_jax.network.factors import matrices, vectors
 from tera_jax.ops import two_sided_matmul
 from tera_jax.ops.two_sided_matmul import block, from_both_sides, to_both_sides, whole
 
@@ -83,10 +83,14 @@ def parts(
         factors: N, of which the first are the signs of a transform.
         d: N vectors.
     """
-    wide, left, right = joined(factors, d)
-    trained = Vectors(wide.d_R, left.d_R, right.d_R)
+    return network(core, factors), Vectors(*vectors(factors, d))
+
+
+def network(core: Sequence[Float[Array, "..."]], factors: Sequence[Float[Array, "..."]]) -> Network:
+    """The frozen part of :func:`parts`."""
+    wide_J, left_AX, right_BY = matrices(factors)
     before_J, after_S = core
-    return Network(wide.matrix, before_J, after_S, left.matrix, right.matrix), trained
+    return Network(wide_J, before_J, after_S, left_AX, right_BY)
 
 
 def adapted(

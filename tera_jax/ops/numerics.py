@@ -12,6 +12,16 @@ def acc_dtype(dtype: jax.typing.DTypeLike) -> Any:
     return jnp.float64 if dtype == jnp.float64 else jnp.float32
 
 
+def scaled(x: Float[Array, "*B X"], by: Float[Array, "*R X"]) -> Float[Array, "*B X"]:
+    """The last axis times a vector, or times one for each row where ``by`` leads with rows.
+
+    Multiplied in float32 at least, and rounded once to the type of x.
+    """
+    acc = acc_dtype(x.dtype)
+    by = jnp.expand_dims(by.astype(acc), tuple(range(by.ndim - 1, x.ndim - 1)))
+    return (x.astype(acc) * jnp.broadcast_to(by, x.shape)).astype(x.dtype)
+
+
 def add_update(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
     """Summed in float32 and rounded once to the type of the kernel.
 

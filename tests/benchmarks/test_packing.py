@@ -20,7 +20,7 @@ def test_what_is_filled_are_tokens_of_the_places_of_all_steps():
 def test_the_table_has_more_filled_by_the_second_order():
     random = np.random.default_rng(0)
     lengths = 20 + random.gamma(2, 50, 4000).clip(0, 400)
-    examples = [Example([0] * (int(tokens) - 1), [0]) for tokens in lengths]
+    examples = [Example.of([0] * (int(tokens) - 1), [0]) for tokens in lengths]
     _, _, *rows = packing.table(examples, commonsense())
     assert len(rows) == len(packing.LENGTHS)
     for row in rows:

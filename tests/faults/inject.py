@@ -1,6 +1,7 @@
 r"""Faults, each at random moments of a small run, which is then started again and compared.
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m tests.faults.inject --times=20
+    export XLA_FLAGS=--xla_force_host_platform_device_count=8 TQDM_DISABLE=1
+    python -m tests.faults.inject
 
 A run counts as lost unless it ends with the bits of the run that nothing disturbed, or on another
 mesh with its numbers to rounding. Each fault must also stop the run as the docs say, and be named.
@@ -41,7 +42,7 @@ def inject(scene: Scene, name: str, times: int, seed: int = 0) -> int:
 def main() -> None:
     """Strike, and print how often, and how many runs were lost."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.inject", description=__doc__)
-    parser.add_argument("--times", type=int, default=20)
+    parser.add_argument("--times", type=int, help="of each; by default those of the table")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--child", type=Path, help="what the script starts itself with")
@@ -53,7 +54,6 @@ def main() -> None:
         else:
             child(Path(os.environ[SCENE]), args.child)
         return
-    os.environ["TQDM_DISABLE"] = "1"
     logging.set_verbosity(logging.ERROR)
     with TemporaryDirectory() as place:
         directory = Path(place)
@@ -65,10 +65,11 @@ def main() -> None:
         faults = losses = 0
         for name in args.only:
             start = time.monotonic()
-            lost = inject(scene, name, args.times, args.seed)
+            times = args.times or FAULTS[name].times
+            lost = inject(scene, name, times, args.seed)
             seconds = time.monotonic() - start
-            faults, losses = faults + args.times, losses + lost
-            print(f"{name:<36}{args.times:>4} times, lost {lost} ({seconds:.0f} s)", flush=True)
+            faults, losses = faults + times, losses + lost
+            print(f"{name:<36}{times:>4} times, lost {lost} ({seconds:.0f} s)", flush=True)
     print(f"{faults} faults, losses: {losses}")
     sys.exit(bool(losses))
 

@@ -5,14 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults import faults, outside
+from tests.faults import descriptions, faults, outside
 from tests.faults.scene import Scene
 
 
 class Fault(NamedTuple):
-    """``strike`` disturbs a run in a directory; ``exact`` says how the end is compared."""
+    """One kind.
+
+    Attributes:
+        strike: disturbs a run in a directory.
+        times: how often, unless told otherwise.
+        exact: whether the run must end with equal bits, or to rounding.
+    """
 
     strike: Callable[[Scene, Path, random.Random], None]
+    times: int = 5
     exact: bool = True
 
 
@@ -28,11 +35,12 @@ FAULTS = {
     "disk full": Fault(faults.disk_full),
     "loss that is no number": Fault(faults.not_finite),
     "another mesh": Fault(faults.another_mesh, exact=False),
-    "disk full at the start": Fault(outside.disk_full_at_the_start),
-    "no room for a file": Fault(outside.no_room_for_a_file),
-    "two runs at once": Fault(outside.two_runs_at_once),
-    "killed export": Fault(outside.killed_export),
-    "torn line of the log": Fault(outside.torn_line),
-    "changed data": Fault(outside.changed_data),
-    "base changed below bfloat16": Fault(outside.changed_base),
+    "disk full at the start": Fault(outside.disk_full_at_the_start, times=10),
+    "no room for a file": Fault(outside.no_room_for_a_file, times=10),
+    "two runs at once": Fault(outside.two_runs_at_once, times=10),
+    "killed export": Fault(outside.killed_export, times=10),
+    "torn line of the log": Fault(outside.torn_line, times=10),
+    "changed data": Fault(outside.changed_data, times=10),
+    "base changed below bfloat16": Fault(outside.changed_base, times=10),
+    "changed adapter.json": Fault(descriptions.changed_description, times=10),
 }

@@ -11,8 +11,6 @@ QUICK = (
     "SIGTERM",
     "kill -9",
     "damaged checkpoint",
-    "disk full",
-    "loss that is no number",
     "disk full at the start",
     "base changed below bfloat16",
 )

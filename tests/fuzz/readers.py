@@ -1,5 +1,6 @@
 """Every reader of files that others wrote, with a file that it reads, and what is damaged in it."""
 
+import csv
 import gzip
 import json
 import random
@@ -9,6 +10,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.io.adapter_files import save_peft
@@ -51,12 +54,20 @@ def make(directory: Path) -> list[Reader]:
     text = parts.records(directory / "records" / "records.json").read_bytes()
     lines = "\n".join(map(json.dumps, json.loads(text)[:20]))
     (directory / "records" / "records.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    rows = json.loads(text)[:20]
+    pq.write_table(pa.Table.from_pylist(rows), directory / "records" / "records.parquet")
+    with (directory / "records" / "records.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0].keys())
+        table.writeheader()
+        table.writerows(rows)
+    chats = [{"messages": _turns(row["instruction"], row["output"])} for row in rows]
+    (directory / "records" / "chats.json").write_text(json.dumps(chats))
 
     def adapted(path: Path) -> Any:
         return load_adapter(path, params)
 
-    def data(name: str) -> Callable[[Path], Any]:
-        return lambda path: records.load(str(path / name))
+    def data(name: str, prompt: str = "hira") -> Callable[[Path], Any]:
+        return lambda path: records.load(str(path / name), prompt)
 
     def gguf(path: Path) -> Any:
         return load_pretrained(path / "model.gguf")
@@ -108,4 +119,15 @@ def make(directory: Path) -> list[Reader]:
             data("records.jsonl.gz"),
             damaged,
         ),
+        Reader("CSV", directory / "records", "records.csv", data("records.csv"), damaged),
+        Reader(
+            "parquet", directory / "records", "records.parquet", data("records.parquet"), damaged
+        ),
+        Reader(
+            "chats", directory / "records", "chats.json", data("chats.json", "auto"), damaged_json
+        ),
     ]
+
+
+def _turns(asked: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]

@@ -19,6 +19,9 @@ NAMES = (
     "GGUF",
     "records",
     "gzipped records",
+    "CSV",
+    "parquet",
+    "chats",
 )
 
 

@@ -4,6 +4,8 @@
 """
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -22,6 +24,19 @@ def test_a_patch_applies_and_its_test_is_quick(patch):
     marks = [ast.unparse(mark) for mark in tests[name.partition("[")[0]].decorator_list]
     marks += [ast.unparse(node) for node in tree.body if "pytestmark" in ast.unparse(node)]
     assert not any("mark.long" in mark for mark in marks)
+
+
+@pytest.mark.long
+def test_every_case_that_a_patch_names_is_there_and_quick():
+    tests = sorted({patch.test for patch in PATCHES})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:xdist"]
+    found = subprocess.run(
+        [*command, "-m", "not long", *tests], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert {test.partition("[")[0] for test in tests} == {
+        line.partition("[")[0] for line in found.stdout.splitlines() if "::" in line
+    }
 
 
 def test_each_kind_has_two_patches_at_least_and_no_two_are_alike():

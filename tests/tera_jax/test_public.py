@@ -37,7 +37,12 @@ SIGNATURES = {
     tera_jax.Tensorization.parse: "text",
     tera_jax.Adapter.init_frozen: "self, params",
     tera_jax.Adapter.init_d: "self, params, frozen, seed=0",
-    tera_jax.Adapter.apply: "self, model, variables, *args, materialized=None, **kwargs",
+    tera_jax.Adapter.apply: (
+        "self, model, variables, *args, materialized=None, rows=None, **kwargs"
+    ),
+    tera_jax.Adapter.apply_rows: "self, model, variables, *args, **kwargs",
+    tera_jax.Adapter.prepare_rows: "self, variables",
+    tera_jax.Adapter.base_d: "self, params, frozen",
     tera_jax.Adapter.materialize: "self, variables, tokens",
     tera_jax.Adapter.merge: "self, variables",
     tera.init_frozen: "key, tensorization, config",
@@ -66,6 +71,7 @@ def test_a_public_function_is_called_as_documented(function):
 
 def test_the_names_are_listed():
     names = {"Adapter", "Tensorization", "adapt", "finetune", "fold", "generate", "load_adapter"}
+    names |= {"default_config", "published_config"}
     names |= {"save_adapter", "stream", "unfold", "__version__"}
     assert names == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)

@@ -112,7 +112,7 @@ def test_the_held_out_loss_is_kept_under_all_that_determines_it(finished, tmp_pa
     assert after(step=11) == 1
     assert after(d=jax.tree.map(lambda leaf: leaf * 2, d)) == 1
     assert after(valid=valid[:-1]) == 1
-    other = [valid[0]._replace(response=[5, *valid[0].response[1:]]), *valid[1:]]
+    other = [valid[0]._replace(ids=[*valid[0].ids[:-1], 5]), *valid[1:]]
     assert after(valid=other) == 1
     assert after(run=run._replace(meta=run.meta._replace(base_fingerprint="0" * 16))) == 1
     assert after(run=run._replace(meta=run.meta._replace(frozen_fingerprint="0" * 16))) == 1

@@ -1,7 +1,9 @@
 """The configuration of a run."""
 
+from .published import published
 from .schema import EXPORTS, Config, default, differences, parse, to_dict, to_json
 from .sections import (
+    ColumnsConfig,
     DataConfig,
     EvaluateConfig,
     LoopConfig,
@@ -13,6 +15,7 @@ from .sections import (
 
 __all__ = [
     "EXPORTS",
+    "ColumnsConfig",
     "Config",
     "DataConfig",
     "EvaluateConfig",
@@ -24,6 +27,7 @@ __all__ = [
     "default",
     "differences",
     "parse",
+    "published",
     "to_dict",
     "to_json",
 ]

@@ -18,14 +18,14 @@ from .schema import keys
 class _Parser(flags.ArgumentParser):
     """Runs the file, and checks the names of the other flags before ``ml_collections`` does."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, argv: list[str] | None) -> None:
+        self._name, self._argv = name, argv
 
     def parse(self, argument: str) -> Any:
         config = _config(self._name, argument)
         method = config.get("method", {}).get("name")
         if method in TABLE:
-            _check(self._name, keys(method))
+            _check(self._name, keys(method), sys.argv if self._argv is None else self._argv)
         return config.lock()
 
     def flag_type(self) -> str:
@@ -35,8 +35,13 @@ class _Parser(flags.ArgumentParser):
 def _config(name: str, argument: str) -> Any:
     """What ``get_config`` of a file gives, for what stands after a colon."""
     file, colon, variant = argument.partition(":")
+    if file in (known := recipes()):
+        file = str(known[file])
     if not Path(file).is_file():
-        raise flags.Error(f"--{name}={argument}: {file} does not exist; name a file of configs/")
+        raise flags.Error(
+            f"--{name}={argument}: {file} does not exist; name a file, or one of the recipes "
+            f"{', '.join(known)}"
+        )
     get_config = runpy.run_path(file)["get_config"]
     try:
         return get_config(variant) if colon else get_config()
@@ -46,9 +51,17 @@ def _config(name: str, argument: str) -> Any:
         raise RuntimeError(f"{file}: {error}") from error  # a TypeError would lose its traceback
 
 
-def _check(name: str, known: set[str]) -> None:
+def recipes() -> dict[str, Path]:
+    """The files of the recipes, by name: of the checkout, or inside the installed package."""
+    home = Path(__file__).parents[1]
+    places = (home / "recipes", home.parent / "configs")
+    place = next(path for path in places if path.is_dir())
+    return {file.stem: file for file in sorted(place.glob("[!_]*.py"))}
+
+
+def _check(name: str, known: set[str], argv: list[str]) -> None:
     """Raise ``flags.Error`` for a flag of a key that is not known."""
-    for argument in flags.FLAGS.read_flags_from_files(sys.argv, force_gnu=False):
+    for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):
         match = re.match(rf"--?(?:no)?{name}\.([\w.]+)(?:=|$)", argument)
         if match is None:
             continue
@@ -59,10 +72,17 @@ def _check(name: str, known: set[str]) -> None:
 
 
 def define(
-    name: str = "config", flag_values: flags.FlagValues = flags.FLAGS
+    name: str = "config",
+    flag_values: flags.FlagValues = flags.FLAGS,
+    argv: list[str] | None = None,
 ) -> flags.FlagHolder[Any]:
-    """Define the flag."""
-    help_ = "a file of configs/; --config.KEY=VALUE changes a field, --print-config lists them"
-    holder = config_flags.DEFINE_config_file(name, None, help_, flag_values=flag_values)
-    flag_values[name].parser = _Parser(name)
+    """Define the flag, of the command line ``argv``; by default the process's."""
+    help_ = (
+        "a file, or the name of a recipe; --config.KEY=VALUE changes a field, --print-config lists "
+        "them"
+    )
+    holder = config_flags.DEFINE_config_file(
+        name, None, help_, flag_values=flag_values, sys_argv=argv
+    )
+    flag_values[name].parser = _Parser(name, argv)
     return holder

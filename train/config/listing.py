@@ -46,6 +46,8 @@ def _entry(key: str, value: Any, default: str, doc: str) -> str:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
+    if field.default_factory is not dataclasses.MISSING:
+        return repr(dataclasses.asdict(field.default_factory()))
     return "none, give a value" if field.default is dataclasses.MISSING else repr(field.default)
 
 

@@ -106,7 +106,7 @@ def keys(method: str) -> set[str]:
     sections = classes(method)
     names = ["export", "method.name", "method.targets", *sections]
     for section, cls in sections.items():
-        names += [f"{section}.{field.name}" for field in dataclasses.fields(cls)]
+        names += [f"{section}.{name}" for name in typed.names(cls)]
     return {f"config.{name}" for name in names}
 
 

@@ -10,7 +10,19 @@ from tera_jax.methods import Method
 from tera_jax.quantize import BLOCK
 
 from .. import tasks
+from .data import ColumnsConfig, DataConfig
 from .limits import require_above_zero, require_at_least, require_below_one, require_seed
+
+__all__ = [
+    "ColumnsConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "LoopConfig",
+    "MeshConfig",
+    "MethodConfig",
+    "ModelConfig",
+    "OptimConfig",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,80 +61,14 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Records, and how they become tokens.
-
-    Attributes:
-        path: training records: a .json or .jsonl file, plain or gzipped, of ``instruction``,
-            ``output`` and perhaps ``input``, or dialogues in ParlAI's text format (.txt); a slice
-            such as ``dialogues.txt[:800]`` takes part of them.
-        validation_path: held-out records, or None to take the last ``validation_rows`` of the
-            shuffled training records.
-        validation_rows: see above.
-        split_seed: of the shuffle before that split.
-        prompt: the template: ``hira`` (the paper's setting) or ``llm-adapters`` for instructions,
-            which have Alpaca's template where a record has an ``input``; ``convai2`` (HiRA's) for
-            dialogues.
-        history: the last utterances of a dialogue that its prompt holds.
-        max_prompt: tokens of a prompt; longer ones lose their beginning.
-        max_response: tokens of a response; longer ones lose their end.
-        max_tokens: of a training row, prompt and response together; longer ones lose their end.
-            None sets no other limit.
-        allow_cut_responses: train also where more than 1 % of the training or of the held-out
-            responses lose their end. What is cut is counted before training in any case.
-        train_on_prompt: have the loss on the prompt too, not on the response alone.
-        bos: begin a row with the tokenizer's BOS token ``never``, at ``inference`` only (HiRA's
-            setting), or ``always``.
-        append_eos: end a response with the tokenizer's EOS token where it fits.
-        packed_length: of a row that holds several records, apart from one another: the loss is the
-            same and little is padding. Batch sizes then count rows, in training and for the
-            held-out loss. None gives each record a row.
-    """
-
-    path: str
-    validation_path: str | None = None
-    validation_rows: int = 120
-    split_seed: int = 58
-    prompt: Literal["hira", "llm-adapters", "convai2"] = "hira"
-    history: int = 3
-    max_prompt: int = 256
-    max_response: int = 16
-    max_tokens: int | None = None
-    allow_cut_responses: bool = False
-    train_on_prompt: bool = False
-    bos: Literal["never", "inference", "always"] = "never"
-    append_eos: bool = False
-    packed_length: int | None = None
-
-    def __post_init__(self) -> None:
-        require_at_least(
-            1,
-            validation_rows=self.validation_rows,
-            history=self.history,
-            max_prompt=self.max_prompt,
-            max_response=self.max_response,
-            packed_length=self.packed_length,
-        )
-        require_at_least(2, max_tokens=self.max_tokens)
-        require_seed(split_seed=self.split_seed)
-        longest = self.max_prompt + self.max_response
-        longest = min(longest, self.max_tokens or longest)
-        if self.packed_length is not None and self.packed_length < longest:
-            raise ValueError(
-                f"packed_length is {self.packed_length}, but a record may have {longest} tokens; "
-                "raise it, or lower max_prompt, max_response or max_tokens"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a linear warm-up, and a linear decay to zero or none.
+    """AdamW with a linear warm-up, and a decay to zero or none.
 
     Attributes:
         learning_rate: the highest, after the warm-up.
         warmup_steps: from zero.
-        schedule: after the warm-up: ``linear`` falls to zero at the last step; ``constant`` stays,
-            and a run can be made longer.
+        schedule: after the warm-up: ``linear`` and ``cosine`` fall to zero at the last step, in a
+            line or along half a cosine; ``constant`` stays, and a run can be made longer.
         weight_decay: decoupled.
         b1: decay of the first moment, at least 0 and below 1.
         b2: decay of the second moment, at least 0 and below 1.
@@ -132,7 +78,7 @@ class OptimConfig:
 
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: float = 0.0
     b1: float = 0.9
     b2: float = 0.999

@@ -17,10 +17,16 @@ from .names import require_known
 
 
 def fields(cls: Any) -> dict[str, Any]:
-    """Defaults of a dataclass. A field without one, or that may be None, is a placeholder."""
-    result = {}
+    """Defaults of a dataclass. A field without one, or that may be None, is a placeholder.
+
+    A field that is a dataclass itself is a dictionary of its own.
+    """
+    result: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         hint = typing.get_type_hints(cls)[field.name]
+        if dataclasses.is_dataclass(hint):
+            result[field.name] = fields(hint)
+            continue
         value = None if field.default is dataclasses.MISSING else field.default
         kinds = [kind for kind in _kinds(hint) if kind is not types.NoneType]
         if len(kinds) > 1:  # a number or a word
@@ -28,6 +34,16 @@ def fields(cls: Any) -> dict[str, Any]:
         elif value is None:
             value = placeholder(kinds[0])
         result[field.name] = value
+    return result
+
+
+def names(cls: Any) -> list[str]:
+    """Names of the fields of a dataclass, and ``field.inner`` for those of fields that are one."""
+    result = []
+    for field in dataclasses.fields(cls):
+        hint = typing.get_type_hints(cls)[field.name]
+        inner = names(hint) if dataclasses.is_dataclass(hint) else []
+        result += [field.name, *(f"{field.name}.{name}" for name in inner)]
     return result
 
 
@@ -49,7 +65,10 @@ def build(cls: Any, tree: Mapping[str, Any], where: str, **given: Any) -> Any:
         require_known(f"{where}.{key}", {f"{where}.{hint}" for hint in hints})
     values = {key: checked(hints[key], value, f"{where}.{key}") for key, value in tree.items()}
     for field in dataclasses.fields(cls):
-        if field.default is dataclasses.MISSING and field.name not in {**values, **given}:
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in {
+            **values,
+            **given,
+        }:
             raise ValueError(f"{where}.{field.name} is missing; give it a value")
     try:
         return cls(**values, **given)

@@ -1,9 +1,10 @@
 """Records to batches of tokens."""
 
 from .batches import Batch, collate, measure, num_tokens
-from .examples import Example, Examples, Tokenizer, digest, encode_prompts, tokenize
+from .examples import Example, Examples, Tokenizer, digest
 from .feed import DataIterator, held_out
-from .preparation import Prepared, prepare, require_targets
+from .preparation import Prepared, prepare, require_context, require_targets
+from .tokens import encode_prompts, tokenize
 
 __all__ = [
     "Batch",
@@ -19,6 +20,7 @@ __all__ = [
     "measure",
     "num_tokens",
     "prepare",
+    "require_context",
     "require_targets",
     "tokenize",
 ]

@@ -1,13 +1,15 @@
 """Examples of token ids to batches of one shape."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from ..config import DataConfig
-from . import packing
-from .examples import Example, num_targets, row_length
+from . import packing, tokens
+from .examples import Example, num_targets
 
 
 class Batch(NamedTuple):
@@ -25,18 +27,33 @@ class Batch(NamedTuple):
     lengths_BM: np.ndarray | None = None
 
 
-def collate(examples: Sequence[Example], config: DataConfig, virtual: int = 0) -> Batch:
-    """One batch of the shapes that ``config`` fixes, so that a step is traced once.
-
-    L is ``virtual + max_prompt + max_response``, or ``virtual + max_tokens`` if that is less; T is
-    ``max_response``, or all but the virtual tokens and the first when the loss is on the prompt
-    too.
-    """
-    length = row_length(config, virtual)
-    targets = length - max(1, virtual) if config.train_on_prompt else config.max_response
-    row = packing.Row(length, targets, records=1)
+def collate(
+    examples: Sequence[Example],
+    config: DataConfig,
+    virtual: int = 0,
+    row: packing.Row | None = None,
+) -> Batch:
+    """One batch with an example in each row, of the shapes of ``row``: see :func:`single_row`."""
+    row = single_row(examples, config, virtual) if row is None else row
     batch = fill([[example] for example in examples], row, config, virtual)
     return batch._replace(lengths_BM=None)
+
+
+def single_row(examples: Sequence[Example], config: DataConfig, virtual: int) -> packing.Row:
+    """The shape of rows with one example each, so that a step is traced once for all examples.
+
+    Under a named template L is ``virtual + max_prompt + max_response``, or ``virtual + max_tokens``
+    if that is less; T is ``max_response``, or all but the virtual tokens and the first when the
+    loss is on all. Under ``auto`` and ``plain`` the longest example gives both, rounded up to
+    multiples of 8.
+    """
+    if not config.whole_rows:
+        length = tokens.row_length(config, virtual)
+        all_but_first = length - max(1, virtual)
+        targets = all_but_first if config.loss_on_all else config.max_response
+        return packing.Row(length, targets, records=1)
+    most, most_targets = _most(examples, config, virtual)
+    return packing.Row(_rounded(most), _rounded(most_targets), records=1)
 
 
 def fill(
@@ -52,36 +69,62 @@ def fill(
         weight_BT=np.zeros(shape_BT, np.float32),
         lengths_BM=lengths_BM,
     )
-    sizes = iter(_sizes([example for row_ in rows for example in row_], config, virtual))
     for number, examples in enumerate(rows):
-        token, target = 0, 0
+        start, target = 0, 0
         for place, example in enumerate(examples):
-            size = next(sizes)
-            tokens = slice(token, token := token + size.tokens)
-            targets = slice(target, target := target + size.targets)
-            ids = [*example.prompt, *example.response]
-            batch.tokens_BL[number, tokens] = ids
-            lengths_BM[number, place] = size.tokens
-            batch.target_positions_BT[number, targets] = np.arange(token - size.targets, token) - 1
-            batch.target_BT[number, targets] = ids[size.tokens - size.targets :]
+            ids = np.asarray(example.ids, np.int32)
+            found = target_indices(example, config, virtual)
+            batch.tokens_BL[number, start : start + len(ids)] = ids
+            lengths_BM[number, place] = len(ids)
+            targets = slice(target, target := target + len(found))
+            batch.target_positions_BT[number, targets] = start + found - 1
+            batch.target_BT[number, targets] = ids[found]
             batch.weight_BT[number, targets] = 1
+            start += len(ids)
     return batch
+
+
+def target_indices(
+    example: Example, config: DataConfig, virtual: int
+) -> Int[np.ndarray, "targets"]:
+    """Where the tokens of an example are that the loss is on; :func:`num_targets` counts them."""
+    if config.loss_on_all:
+        return np.arange(max(1, virtual), max(1, virtual, len(example.ids)))
+    return np.flatnonzero(np.asarray(example.mask, np.uint8)[1:]) + 1
 
 
 def _sizes(examples: Sequence[Example], config: DataConfig, virtual: int) -> list[packing.Size]:
     """The tokens of each, and those of them that the loss is on."""
-    tokens, targets = num_targets(examples, config, virtual)
-    return list(map(packing.Size, tokens.tolist(), targets.tolist()))
+    tokens_, targets = num_targets(examples, config, virtual)
+    return list(map(packing.Size, tokens_.tolist(), targets.tolist()))
+
+
+def _most(examples: Sequence[Example], config: DataConfig, virtual: int) -> packing.Size:
+    """The most tokens and the most targets of any example."""
+    counts = num_targets(examples, config, virtual)
+    return packing.Size(*(int(count.max(initial=1)) for count in counts))
+
+
+def _rounded(count: int) -> int:
+    return 8 * math.ceil(count / 8)
 
 
 def measure(
     examples: Sequence[Example], config: DataConfig, virtual: int
 ) -> tuple[list[packing.Size], packing.Row]:
-    """The size of each example, and the limits of a packed row."""
+    """The size of each example, and the limits of a packed row.
+
+    Under ``auto`` and ``plain`` a row is as long as the longest example, where that is longer than
+    ``packed_length``.
+    """
     sizes = _sizes(examples, config, virtual)
-    length = config.packed_length or row_length(config, virtual)
-    targets = length if config.train_on_prompt else config.max_response
-    return sizes, packing.limits(sizes, length, targets)
+    if config.whole_rows:
+        most, least = _most(examples, config, virtual)
+        length = max(config.packed_length or 0, _rounded(most))
+    else:
+        length = config.packed_length or tokens.row_length(config, virtual)
+        least = config.max_response
+    return sizes, packing.limits(sizes, length, length if config.loss_on_all else least)
 
 
 def by_row(examples: Iterable[Example], places: Sequence[int], rows: int) -> list[list[Example]]:
@@ -93,7 +136,7 @@ def by_row(examples: Iterable[Example], places: Sequence[int], rows: int) -> lis
 
 
 def num_tokens(batch: Batch) -> int:
-    """Tokens of a batch without its padding: the last target of a row is its last token."""
+    """Tokens of a batch without its padding; of rows with one record, up to its last target."""
     if batch.lengths_BM is not None:
         return int(batch.lengths_BM.sum())
     return int((batch.target_positions_BT.max(axis=1) + 2).sum())

@@ -1,23 +1,17 @@
-"""Records to examples of token ids, which stand in one flat array, and what of them is cut."""
+"""Examples: token ids and the mask of those that the loss is on, in flat arrays."""
 
-import array
 import copy
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, TypeGuard, overload, runtime_checkable
 
-import datasets
 import numpy as np
-from jaxtyping import Int, Int32
+from jaxtyping import Int, Int32, UInt8
 from transformers import PreTrainedTokenizerFast
 
 from ..config import DataConfig
-from . import formats
 
-_CHUNK = 4096
-"""Records that are tokenised at once, by as many threads as there are cores."""
-
+_CHUNK = 2**16
 _Integers = Int[np.ndarray, "examples"]
 
 
@@ -33,10 +27,36 @@ class Tokenizer(Protocol):
 
 
 class Example(NamedTuple):
-    """A record as token ids."""
+    """A record as token ids.
 
-    prompt: Sequence[int]
-    response: Sequence[int]
+    Attributes:
+        ids: of the whole record.
+        mask: for each id 1 where the loss is on it, and 0 elsewhere. ``config.data.loss='all'``
+            puts the loss on every id.
+    """
+
+    ids: Sequence[int]
+    mask: Sequence[int]
+
+    @classmethod
+    def of(cls, prompt: Sequence[int], response: Sequence[int]) -> "Example":
+        """A prompt, and a response that the loss is on."""
+        return cls([*prompt, *response], [0] * len(prompt) + [1] * len(response))
+
+    @property
+    def prompt(self) -> list[int]:
+        """The ids before the first with a loss."""
+        return [*self.ids[: self._first]]
+
+    @property
+    def response(self) -> list[int]:
+        """The ids from the first with a loss."""
+        return [*self.ids[self._first :]]
+
+    @property
+    def _first(self) -> int:
+        mask = [*self.mask]
+        return mask.index(1) if 1 in mask else len(mask)
 
 
 class Cuts(NamedTuple):
@@ -48,6 +68,7 @@ class Cuts(NamedTuple):
         responses: those whose response, with its EOS token, is cut.
         longest_response: tokens of the longest response before the cut.
         longest_row: of the longest prompt and response together, the response before the cut.
+        dropped: records that were left out, for they could not be rendered.
     """
 
     records: int = 0
@@ -55,38 +76,40 @@ class Cuts(NamedTuple):
     responses: int = 0
     longest_response: int = 0
     longest_row: int = 0
+    dropped: int = 0
 
 
 class Examples(Sequence[Example]):
     """Examples whose token ids stand one after the other in one array.
 
     Args:
-        tokens: of each example its prompt and its response.
-        prompts: tokens of each prompt.
-        responses: tokens of each response.
+        tokens: ids of all examples.
+        mask: for each of them 1 where the loss is on it.
+        lengths: tokens of each example.
         cuts: what the limits took from them.
     """
 
     def __init__(
         self,
         tokens: Int32[np.ndarray, "tokens"],
-        prompts: _Integers,
-        responses: _Integers,
+        mask: UInt8[np.ndarray, "tokens"],
+        lengths: _Integers,
         cuts: Cuts = Cuts(),  # noqa: B008 - of numbers
     ) -> None:
         self.cuts = cuts
-        self._tokens, self._prompts, self._responses = tokens, prompts, responses
-        self._starts = np.concatenate([[0], np.cumsum(prompts + responses)])
+        self._tokens, self._mask = tokens, mask
+        self._starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        self._counts = _sums(mask, self._starts)
         self._virtual: tuple[int, ...] = ()
 
     def after(self, virtual: Sequence[int]) -> "Examples":
-        """The same examples, with ``virtual`` token ids before each prompt."""
+        """The same examples, with ``virtual`` token ids before each."""
         result = copy.copy(self)
         result._virtual = tuple(virtual)
         return result
 
     def __len__(self) -> int:
-        return len(self._prompts)
+        return len(self._counts)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -97,21 +120,48 @@ class Examples(Sequence[Example]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]
         start, stop = self._starts[index : index + 2]
-        ids = self._tokens[start:stop].tolist()
-        prompt = int(self._prompts[index])
-        return Example([*self._virtual, *ids[:prompt]], ids[prompt:])
+        virtual = len(self._virtual)
+        return Example(
+            [*self._virtual, *self._tokens[start:stop].tolist()],
+            [0] * virtual + self._mask[start:stop].tolist(),
+        )
 
     def lengths(self) -> tuple[_Integers, _Integers]:
-        """Tokens of each prompt, with its virtual tokens, and of each response."""
-        return self._prompts + len(self._virtual), self._responses
+        """Tokens of each example, its virtual ones too, and those with a loss."""
+        return np.diff(self._starts) + len(self._virtual), self._counts
+
+    def first_masks(self) -> _Integers:
+        """Of each example the mask of its first token; 0 where it has none."""
+        if self._virtual or not len(self._mask):
+            return np.zeros(len(self), np.int64)
+        starts = np.minimum(self._starts[:-1], len(self._mask) - 1)
+        return np.where(self._counts > 0, self._mask[starts], 0).astype(np.int64)
+
+    def end_in_targets(self) -> bool:
+        """Whether the tokens with a loss are the last of each example."""
+        falls = np.flatnonzero(self._mask[:-1] > self._mask[1:]) + 1
+        return bool(np.isin(falls, self._starts).all())
+
+
+def _sums(mask: UInt8[np.ndarray, "tokens"], starts: Int[np.ndarray, "bounds"]) -> _Integers:
+    """The sum of each part of a mask, of some at a time: numpy widens what it sums."""
+    result = np.zeros(len(starts) - 1, np.int64)
+    for first in range(0, len(result), _CHUNK):
+        bounds = starts[first : first + _CHUNK + 1]
+        filled = np.diff(bounds) > 0
+        if filled.any():
+            part, begins = mask[bounds[0] : bounds[-1]], (bounds[:-1] - bounds[0])[filled]
+            sums = np.add.reduceat(part, begins, dtype=np.int64)
+            result[first : first + _CHUNK][filled] = sums
+    return result
 
 
 def lengths(examples: Sequence[Example]) -> tuple[_Integers, _Integers]:
-    """Tokens of each prompt and of each response."""
+    """Tokens of each example, and those with a loss."""
     if isinstance(examples, Examples):
         return examples.lengths()
-    prompts = np.array([len(prompt) for prompt, _ in examples], np.int64)
-    return prompts, np.array([len(response) for _, response in examples], np.int64)
+    tokens = np.array([len(example.ids) for example in examples], np.int64)
+    return tokens, np.array([sum(example.mask) for example in examples], np.int64)
 
 
 def num_targets(
@@ -121,112 +171,37 @@ def num_targets(
 
     The first is never one of these, for nothing predicts it, nor is a virtual one.
     """
-    prompts, responses = lengths(examples)
-    tokens = prompts + responses
-    first = np.maximum(1, virtual if config.train_on_prompt else prompts)
-    return tokens, np.maximum(0, tokens - first)
+    tokens, masked = lengths(examples)
+    if config.loss_on_all:
+        return tokens, np.maximum(0, tokens - max(1, virtual))
+    if isinstance(examples, Examples):
+        return tokens, masked - examples.first_masks()
+    first = np.array([sum(example.mask[:1]) for example in examples], np.int64)
+    return tokens, masked - first
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """16 hexadecimal digits that change with any token id of any example."""
+    """16 hexadecimal digits that change with any token id of any example, and with its mask."""
+    tokens, masked = lengths(examples)
     result = hashlib.sha256()
-    for part in lengths(examples):
+    for part in (tokens - masked, masked):
         result.update(np.asarray(part, np.int64).tobytes())
-    for prompt, response in examples:
-        result.update(np.array([*prompt, *response], np.int32).tobytes())
+    for example in examples:
+        result.update(np.array(example.ids, np.int32).tobytes())
+    if not _end_in_targets(examples):  # else the counts are the mask
+        for example in examples:
+            result.update(np.array(example.mask, np.uint8).tobytes())
     return result.hexdigest()[:16]
 
 
-def tokenize(
-    records: Iterable[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    virtual: Sequence[int] = (),
-) -> Examples:
-    """Prompts and responses as token ids, cut to their greatest lengths.
-
-    The two are tokenised apart, so that the prompt's tokens are those seen at inference.
-    ``virtual`` ids stand before each prompt and do not count towards its length.
-    """
-    kind = formats.of_template(config.prompt)
-    eos = [_special(tokenizer.eos_token_id, "EOS")] if config.append_eos else []
-    most = row_length(config, 0)
-    tokens, prompts, responses = array.array("i"), array.array("i"), array.array("i")
-    cuts = Cuts()
-    for rows in _chunks(records):
-        given = _prompts(rows, tokenizer, config, inference=False)
-        texts = [kind.response(row, config) for row in rows]
-        answers = _ids(texts, tokenizer)
-        for whole, answer in zip(given, answers, strict=True):
-            longest = _last(whole, config)
-            prompt, response = longest[:most], [*answer, *eos]
-            kept = response[: config.max_response][: most - len(prompt)]
-            tokens.extend(prompt)
-            tokens.extend(kept)
-            prompts.append(len(prompt))
-            responses.append(len(kept))
-            cuts = Cuts(
-                cuts.records + 1,
-                cuts.prompts + (len(prompt) < len(whole.first) + len(whole.ids)),
-                cuts.responses + (len(kept) < len(response)),
-                max(cuts.longest_response, len(response)),
-                max(cuts.longest_row, len(longest) + len(response)),
-            )
-    flat, first, last = (np.frombuffer(part, np.int32) for part in (tokens, prompts, responses))
-    return Examples(flat, first, last, cuts).after(virtual)
+def _end_in_targets(examples: Sequence[Example]) -> bool:
+    if isinstance(examples, Examples):
+        return examples.end_in_targets()
+    return all([*example.mask] == sorted(example.mask) for example in examples)
 
 
-def encode_prompts(
-    records: Iterable[Mapping[str, Any]],
-    tokenizer: Tokenizer,
-    config: DataConfig,
-    virtual: Sequence[int] = (),
-    inference: bool = False,
-) -> list[list[int]]:
-    """The prompts of records as token ids, the last ``max_prompt`` of each.
-
-    ``inference`` prompts are those for a response; their authors may train on others.
-    """
-    result: list[list[int]] = []
-    for rows in _chunks(records):
-        for whole in _prompts(rows, tokenizer, config, inference):
-            result.append([*virtual, *_last(whole, config)])
-    return result
-
-
-def row_length(config: DataConfig, virtual: int) -> int:
-    """The most tokens of an example."""
-    longest = config.max_prompt + config.max_response
-    return virtual + min(longest, config.max_tokens or longest)
-
-
-class _Prompt(NamedTuple):
-    """What it begins with, and the ids of its text."""
-
-    first: list[int]
-    ids: list[int]
-
-
-def _prompts(
-    records: Sequence[Mapping[str, Any]], tokenizer: Tokenizer, config: DataConfig, inference: bool
-) -> list[_Prompt]:
-    """Prompts before any cut."""
-    kind = formats.of_template(config.prompt)
-    bos = config.bos == "always" or (config.bos == "inference" and inference)
-    first = [_special(tokenizer.bos_token_id, "BOS")] if bos else []
-    texts = [kind.prompt(record, config, inference) for record in records]
-    return [_Prompt(first, ids) for ids in _ids(texts, tokenizer)]
-
-
-def _last(prompt: _Prompt, config: DataConfig) -> list[int]:
-    """The last ``max_prompt`` tokens of a prompt, what it begins with among them."""
-    first, ids = prompt
-    room = config.max_prompt - len(first)
-    return [*first, *ids[len(ids) - min(len(ids), room) :]]
-
-
-def _ids(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of each text, without special tokens."""
+def ids_of(texts: list[str], tokenizer: Tokenizer) -> list[list[int]]:
+    """Token ids of each text, without special tokens, by as many threads as there are cores."""
     if not _is_plain(tokenizer):
         return tokenizer(texts, add_special_tokens=False)["input_ids"]
     tokenizer([""], add_special_tokens=False)  # sets the backend: no padding, no truncation
@@ -243,19 +218,12 @@ def _is_plain(tokenizer: Any) -> TypeGuard[PreTrainedTokenizerFast]:
     )
 
 
-def _special(token: int | None, name: str) -> int:
+def special_id(token: int | None, name: str) -> int:
+    """A special token of a tokenizer, which may have none.
+
+    Raises:
+        ValueError: when it has none.
+    """
     if token is None:
         raise ValueError(f"the tokenizer has no {name} token; set config.data.bos and append_eos")
     return token
-
-
-def _chunks(records: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
-    if isinstance(records, datasets.Dataset):  # a row at a time it takes ten times as long
-        for columns in records.iter(_CHUNK):
-            yield [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ]
-        return
-    rows = iter(records)
-    while chunk := list(itertools.islice(rows, _CHUNK)):
-        yield chunk

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import DataConfig
 from . import packing
-from .batches import Batch, by_row, collate, fill, measure
+from .batches import Batch, by_row, collate, fill, measure, single_row
 from .examples import Example
 
 
@@ -39,7 +39,7 @@ class DataIterator:
 
     def __next__(self) -> Batch:
         if not self.config.packed_length:
-            return collate(self._take(self.batch_size), self.config, self.virtual)
+            return collate(self._take(self.batch_size), self.config, self.virtual, self._single)
         sizes, row = self._sizes
         upcoming = (sizes[index] for index in self._indices(self.position))
         places = next(packing.batches(upcoming, self.batch_size, row))
@@ -58,6 +58,10 @@ class DataIterator:
         count = math.ceil(len(self.examples) * epochs)
         fed = (sizes[index] for index in itertools.islice(self._indices(0), count))
         return sum(1 for _ in packing.batches(fed, self.batch_size, row))
+
+    @functools.cached_property
+    def _single(self) -> packing.Row:
+        return single_row(self.examples, self.config, self.virtual)
 
     @functools.cached_property
     def _sizes(self) -> tuple[list[packing.Size], packing.Row]:
@@ -104,8 +108,9 @@ def held_out(
             rows = by_row(itertools.islice(left, len(places)), places, batch_size)
             yield fill(rows, row, config, virtual)
         return
+    row = single_row(examples, config, virtual)
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
-        batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config, virtual)
+        batch = collate([*chunk, *[chunk[0]] * (batch_size - len(chunk))], config, virtual, row)
         batch.weight_BT[len(chunk) :] = 0
         yield batch

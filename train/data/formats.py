@@ -1,131 +1,28 @@
-"""Kinds of records: the fields that each uses, those that it refuses, and what they become.
+"""Kinds of records, as a table, and how a record is known by its fields.
 
 A new kind is a row of :data:`TABLE`.
 """
 
-import dataclasses
-import functools
+import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import tasks
 from ..config import DataConfig
+from . import messages
+from .kinds import TEXT, TEXTS, TURNS, Format, Record, is_empty
+from .messages import Message, Turns
 
-Record = Mapping[str, Any]
-
-TEXT, TEXTS = "text", "list"
-"""Kinds of fields: a text, and a list of texts."""
-
-_TASK = (
-    "instruction input output system history persona context passage question query response "
-    "completion messages conversations chosen rejected image images audio audios video videos tools"
-)
-"""Fields that hold a part of the task in one kind of records or another."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """One kind of records.
-
-    Attributes:
-        name: for messages.
-        templates: values of ``config.data.prompt`` that read it.
-        fields: that are used, and their kinds. A text has more than white space.
-        optional: fields that may be absent or empty.
-        answer: the field that the response is made of.
-        prompt: the text of a record that the model completes; it gets the record, the
-            configuration, and whether the prompt is for inference.
-        response: the text that follows at once.
-    """
-
-    name: str
-    templates: tuple[str, ...]
-    fields: Mapping[str, str]
-    optional: tuple[str, ...]
-    answer: str
-    prompt: Callable[[Record, DataConfig, bool], str]
-    response: Callable[[Record, DataConfig], str]
-
-    @functools.cached_property
-    def refused(self) -> frozenset[str]:
-        """Fields of other kinds, which would be lost: a record may have them, but empty."""
-        return frozenset(_TASK.split()).difference(self.fields)
-
-    def used(self, record: Any, template: str, answered: bool = True) -> dict[str, Any]:
-        """The fields of a record that are used.
-
-        Args:
-            record: of a file.
-            template: of ``config.data.prompt``, for the messages.
-            answered: whether the response must be there.
-
-        Raises:
-            ValueError: beginning with a verb, for the record to be named before it.
-        """
-        if not isinstance(record, Mapping):
-            what = json.dumps(record)
-            raise ValueError(f"is {what[:40]}, but must be an object with fields")
-        found = {}
-        for field, kind in self.fields.items():
-            value = record.get(field)
-            if field == self.answer and not answered and not _is(kind, value):
-                continue
-            if field in self.optional and _is_empty(value):
-                if field in record:
-                    found[field] = value if isinstance(value, str) else None
-                continue
-            if not _is(kind, value):
-                raise ValueError(self._lacks(field, kind, value, template))
-            _require_whole(field, value)
-            found[field] = value
-        for field in sorted(self.refused & record.keys()):
-            if not _is_empty(record[field]):
-                raise ValueError(
-                    f"has something in field {field!r}, which config.data.prompt={template} does "
-                    f"not use; write it into {', '.join(self.fields)}, or take it out"
-                )
-        return found
-
-    def unused(self, fields: Iterable[str]) -> set[str]:
-        """Those of the fields of a record that are not read."""
-        return set(fields) - self.fields.keys()
-
-    def identity(self, record: Record) -> bytes:
-        """What says whether two records are the same: all fields that are used, as JSON."""
-        values = [None if _is_empty(record.get(field)) else record[field] for field in self.fields]
-        return json.dumps(values).encode() + b"\n"
-
-    def _lacks(self, field: str, kind: str, value: Any, template: str) -> str:
-        if field in self.optional:
-            return f"has a value of type {type(value).__name__} in field {field!r}; it must be text"
-        needed = sorted(self.fields.keys() - set(self.optional))
-        return (
-            f"has no {kind} in field {field!r}; with config.data.prompt={template} each record "
-            f"needs {needed}"
-        )
-
-
-def _is_empty(value: Any) -> bool:
-    return value is None or value in ("", [], {}) or (isinstance(value, str) and not value.strip())
-
-
-def _is(kind: str, value: Any) -> bool:
-    if kind == TEXT:
-        return isinstance(value, str) and bool(value.strip())
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _require_whole(field: str, value: Any) -> None:
-    """Refuse what no UTF-8 can hold, and so no tokenizer reads."""
-    try:
-        ("".join(value)).encode()
-    except UnicodeEncodeError as error:
-        code = ord(error.object[error.start])
-        raise ValueError(
-            f"has half a character, the lone surrogate U+{code:04X}, in field {field!r}; write the "
-            "character in full"
-        ) from None
+_NAMED = 20
+_OTHER_KINDS = {
+    "chosen": "a preference pair",
+    "rejected": "a preference pair",
+    **dict.fromkeys(("image", "images"), "a record with images"),
+    **dict.fromkeys(("audio", "audios"), "a record with audio"),
+    **dict.fromkeys(("video", "videos"), "a record with video"),
+}
+"""What a field that is not empty says a record is."""
 
 
 def _prompt(record: Record, config: DataConfig, inference: bool) -> str:
@@ -134,6 +31,86 @@ def _prompt(record: Record, config: DataConfig, inference: bool) -> str:
 
 def _response(record: Record, config: DataConfig) -> str:
     return tasks.response(record, config.prompt)
+
+
+def _dialogue(record: Record, config: DataConfig, inference: bool) -> str:
+    return tasks.prompt(record, "convai2", config.history, inference)
+
+
+def _utterance(record: Record, config: DataConfig) -> str:
+    return tasks.response(record, "convai2")
+
+
+def _shown(record: Record, config: DataConfig, inference: bool) -> str:
+    """The turns before the answer, for files of answers; the model sees the chat template."""
+    convert = of_record(config.prompt, record).messages
+    assert convert is not None
+    turns = asked(convert(record).messages)
+    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def _answer(record: Record, config: DataConfig) -> str:
+    convert = of_record(config.prompt, record).messages
+    assert convert is not None
+    turns = convert(record).messages
+    return turns[-1]["content"] if len(asked(turns)) < len(turns) else ""
+
+
+def asked(turns: Sequence[Message]) -> list[Message]:
+    """The turns that an answer is asked for: all, but for a last one of the assistant."""
+    ends = bool(turns) and turns[-1]["role"] == "assistant"
+    return [*turns[: len(turns) - ends]]
+
+
+def _system(record: Record) -> list[Message]:
+    given = record.get("system")
+    return [] if is_empty(given) else [{"role": "system", "content": str(given)}]
+
+
+def _turn(role: str, content: Any) -> list[Message]:
+    return [] if is_empty(content) else [{"role": role, "content": content}]
+
+
+def _from_alpaca(record: Record) -> Turns:
+    asked_ = record["instruction"]
+    if not is_empty(record.get("input")):
+        asked_ = f"{asked_}\n\n{record['input']}"
+    earlier = [] if is_empty(record.get("history")) else json.loads(record["history"])
+    turns = [
+        turn
+        for question, answer in earlier
+        for turn in _turn("user", question) + _turn("assistant", answer)
+    ]
+    last = _turn("user", asked_) + _turn("assistant", record.get("output"))
+    return Turns([*_system(record), *turns, *last])
+
+
+def _from_texts(record: Record) -> Turns:
+    last = _turn("user", record["prompt"]) + _turn("assistant", record.get("completion"))
+    return Turns([*_system(record), *last])
+
+
+def _from_parts(record: Record) -> Turns:
+    first = [*_system(record), *messages.stored(record["prompt"], "prompt")]
+    if is_empty(record.get("completion")):
+        return Turns(first, len(first))
+    return Turns([*first, *messages.stored(record["completion"], "completion")], len(first))
+
+
+def _from_messages(field: str) -> Callable[[Record], Turns]:
+    def convert(record: Record) -> Turns:
+        turns = messages.stored(record[field], field)
+        begins = turns[0]["role"] in ("system", "developer")
+        return Turns(turns if begins else [*_system(record), *turns])
+
+    return convert
+
+
+def _conversation(
+    name: str, convert: Callable[[Record], Turns], answer: str, *optional: str, **fields: str
+) -> Format:
+    """A row for what becomes a conversation."""
+    return Format(name, ("auto",), fields, optional, answer, _shown, _answer, convert)
 
 
 TABLE = (
@@ -146,27 +123,181 @@ TABLE = (
         prompt=_prompt,
         response=_response,
     ),
+    *(
+        _conversation(field, _from_messages(field), "", "system", **{field: TURNS, "system": TEXT})
+        for field in ("messages", "conversations")
+    ),
+    _conversation(
+        "alpaca",
+        _from_alpaca,
+        "output",
+        *("input", "system", "history"),
+        instruction=TEXT,
+        input=TEXT,
+        system=TEXT,
+        history=TURNS,
+        output=TEXT,
+    ),
+    _conversation(
+        "prompt/completion", _from_texts, "completion", "system",
+        prompt=TEXT, system=TEXT, completion=TEXT,
+    ),
+    _conversation(
+        "prompt/completion of messages", _from_parts, "completion", "system",
+        prompt=TURNS, system=TEXT, completion=TURNS,
+    ),
     Format(
         name="convai2",
-        templates=("convai2",),
+        templates=("convai2", "auto"),
         fields={"persona": TEXTS, "history": TEXTS, "output": TEXT},
         optional=(),
         answer="output",
-        prompt=_prompt,
-        response=_response,
+        prompt=_dialogue,
+        response=_utterance,
     ),
-)
-"""All kinds of records."""
+    Format(
+        name="prompt/completion",
+        templates=("plain",),
+        fields={"prompt": TEXT, "completion": TEXT},
+        optional=(),
+        answer="completion",
+        prompt=lambda record, config, inference: record["prompt"],
+        response=lambda record, config: record["completion"],
+    ),
+    Format(
+        name="text",
+        templates=("auto", "plain"),
+        fields={"text": TEXT},
+        optional=(),
+        answer="",
+        prompt=lambda record, config, inference: record["text"] if inference else "",
+        response=lambda record, config: record["text"],
+        refuses=("prompt", "answer"),
+    ),
+)  # fmt: skip
+"""All kinds of records. Of two that a record fits, ``auto`` takes the first."""
 
 
 def of_template(template: str) -> Format:
-    """The row of :data:`TABLE` for a value of ``config.data.prompt``.
+    """The row of :data:`TABLE` for a named template of ``config.data.prompt``.
 
     Raises:
         ValueError: when there is none.
     """
     for row in TABLE:
-        if template in row.templates:
+        if template in row.templates and template not in ("auto", "plain"):
             return row
-    known = [name for row in TABLE for name in row.templates]
+    known = [name for row in TABLE for name in row.templates if name not in ("auto", "plain")]
     raise ValueError(f"config.data.prompt is {template!r}; choose one of {', '.join(known)}")
+
+
+def of_record(template: str, record: Record) -> Format:
+    """The row of a record that was read: of its template, or by its fields.
+
+    Raises:
+        ValueError: beginning with a verb, when no row of the template has its fields.
+    """
+    if template not in ("auto", "plain"):
+        return of_template(template)
+    found = recognised(template, record, answered=False)
+    if found is None:
+        raise ValueError(_of_no_kind(template, record))
+    return found
+
+
+def recognised(template: str, record: Record, answered: bool = True) -> Format | None:
+    """The row of ``auto`` or ``plain`` whose fields a record has, best with something in each.
+
+    Args:
+        template: one of the two.
+        record: that was read, or is to be.
+        answered: whether the response must be there.
+    """
+    rows = [row for row in TABLE if template in row.templates]
+    tests: tuple[Callable[[Format], bool], ...] = (
+        lambda row: row.is_full(record),
+        lambda row: row.fits(record),
+        lambda row: not answered and bool(row.answer) and row.fits(record, answered=False),
+    )
+    return next((row for test in tests for row in rows if test(row)), None)
+
+
+def require_known(
+    template: str, record: Any, answered: bool = True, mapped: bool = False
+) -> Format:
+    """As :func:`of_record` for a record of a file, which may be anything.
+
+    Args:
+        template: ``auto`` or ``plain``.
+        record: of a file.
+        answered: whether the response must be there.
+        mapped: whether the columns were named.
+
+    Raises:
+        ValueError: beginning with a verb: for preference pairs, images, audio and video by name,
+            unless the columns are named, and for what is of no kind.
+    """
+    if not isinstance(record, Mapping):
+        raise ValueError(f"is {json.dumps(record)[:40]}, but must be an object with fields")
+    for field, what in {} if mapped else _OTHER_KINDS.items():
+        if not is_empty(record.get(field)):
+            raise ValueError(
+                f"is {what} (field {field!r}), which is not trained on here; name the columns to "
+                "use with config.data.columns.prompt and config.data.columns.completion"
+            )
+    found = recognised(template, record, answered)
+    if found is None:
+        raise ValueError(_of_no_kind(template, record))
+    return found
+
+
+def require_same(kind: Format, template: str, record: Any) -> None:
+    """Raise ``ValueError``, beginning with a verb, for a record of another kind than ``kind``."""
+    if isinstance(record, Mapping) and not kind.is_full(record):
+        other = recognised(template, record)
+        if other is not None and other is not kind and other.is_full(record):
+            raise ValueError(
+                f"is of kind {other.name}, but those before it are of kind {kind.name}; give each "
+                "kind a file of its own"
+            )
+
+
+def mapped(record: Any, columns: Mapping[str, str]) -> Any:
+    """A record of the named columns alone, by the names of fields.
+
+    Raises:
+        ValueError: beginning with a verb, for a column that it lacks, with the nearest names.
+    """
+    if not isinstance(record, Mapping) or not columns:
+        return record
+    for field, column in columns.items():
+        if column not in record:
+            names = [*map(str, record)]
+            near = difflib.get_close_matches(column.lower(), [name.lower() for name in names])
+            near = [name for name in names if name.lower() in near]
+            hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+            raise ValueError(
+                f"has no column {column!r}, which config.data.columns.{field} names; {hint}"
+                f"Its columns are {', '.join(names[:_NAMED])}"
+            )
+    return {field: record[column] for field, column in columns.items()}
+
+
+def prompt_text(record: Record, config: DataConfig, inference: bool = False) -> str:
+    """The prompt of a record as text; a conversation as its turns, a paragraph each."""
+    return of_record(config.prompt, record).prompt(record, config, inference)
+
+
+def kinds(template: str) -> str:
+    """The kinds of ``auto`` or ``plain`` and the fields that each needs."""
+    rows = [row for row in TABLE if template in row.templates]
+    return "; ".join(dict.fromkeys(f"{row.name}: {', '.join(row.needed)}" for row in rows))
+
+
+def _of_no_kind(template: str, record: Iterable[str]) -> str:
+    fields = ", ".join(map(str, [*record][:_NAMED]))
+    return (
+        f"has the fields {fields or 'none'}, which are of no kind that config.data.prompt="
+        f"{template} reads ({kinds(template)}); name them, as with "
+        "--config.data.columns.prompt=question --config.data.columns.completion=answer"
+    )

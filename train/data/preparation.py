@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ..config import DataConfig
-from . import records
-from .examples import Cuts, Example, Examples, Tokenizer, num_targets, tokenize
+from . import records, summary
+from .bad_rows import BadRows
+from .examples import Cuts, Example, Examples, Tokenizer, num_targets
+from .records import Source
+from .tokens import tokenize
 
 _MOST_CUT = 0.01
 """The share of responses that may be cut unless the configuration allows more."""
@@ -17,7 +20,7 @@ class Prepared(NamedTuple):
     Attributes:
         train: training examples, without virtual tokens.
         held_out: held-out examples, likewise.
-        lines: what was read and what of it is cut, for the log.
+        lines: what was read, what of it is cut, and the first record, for the log.
     """
 
     train: Examples
@@ -26,7 +29,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: DataConfig, tokenizer: Tokenizer, given: Mapping[str, records.Source] | None = None
+    config: DataConfig, tokenizer: Tokenizer, given: Mapping[str, Source] | None = None
 ) -> Prepared:
     """Read and tokenise what a configuration names.
 
@@ -37,17 +40,30 @@ def prepare(
 
     Raises:
         FileNotFoundError: as :func:`train.data.records.sources`.
-        ValueError: likewise, and as :func:`require_targets` and :func:`require_whole`.
+        ValueError: likewise, as :func:`train.data.tokenize`, and as :func:`require_targets` and
+            :func:`require_whole`.
     """
     sources = records.sources(config) if given is None else given
     lines = [source.describe() for source in sources.values()]
-    train, held_out = (tokenize(part, tokenizer, config) for part in records.split(config, sources))
-    parts = {"training": train, "held-out": held_out}
+    lines += [source.skipped for source in sources.values() if source.skipped]
+    first, *others = sources.values()
+    of_parts = {"training": first, "held-out": others[0] if others else first}
+    tables = dict(zip(of_parts, records.split(config, sources), strict=True))
+    parts = {}
+    for name, source in of_parts.items():
+        bad = BadRows(config.skip_bad_rows)
+        parts[name] = tokenize(tables[name], tokenizer, config, (), bad, source.place)
+        bad.require_none()
+        if bad.count:
+            lines.append(bad.line(f"{name} records"))
+    read = {"training": first.dropped, "held-out": others[0].dropped if others else 0}
+    dropped = {name: read[name] + part.cuts.dropped for name, part in parts.items()}
+    lines.append(summary.table(parts, dropped, config))
     for name, part in parts.items():
-        lines.append(f"{name} records: {_counts(part, config)}")
         require_targets(part, config, name)
     require_whole({name: part.cuts for name, part in parts.items()}, config)
-    return Prepared(train, held_out, tuple(lines))
+    lines += summary.first_record(parts["training"], tokenizer, config)
+    return Prepared(parts["training"], parts["held-out"], tuple(lines))
 
 
 def require_targets(
@@ -70,6 +86,25 @@ def require_targets(
         raise ValueError(
             f"none of the {len(examples):,} {name} records has a token for the loss; raise "
             "config.data.max_tokens or lower config.data.max_prompt, so that responses have room"
+        )
+
+
+def require_context(examples: Examples, config: DataConfig, limit: int) -> None:
+    """Check that whole rows fit into a model, where nothing else limits them.
+
+    Args:
+        examples: with their virtual tokens.
+        config: of the data.
+        limit: tokens of the model's context.
+
+    Raises:
+        ValueError: when a record is longer.
+    """
+    longest = int(examples.lengths()[0].max(initial=0))
+    if config.whole_rows and longest > limit:
+        raise ValueError(
+            f"the longest record has {longest:,} tokens, but the model's context has {limit:,}; "
+            f"shorten it, or cut such records with config.data.max_tokens={limit}"
         )
 
 
@@ -96,22 +131,10 @@ def _smallest(parts: dict[str, Cuts], config: DataConfig) -> str:
     response = max(cuts.longest_response for cuts in parts.values())
     row = max(cuts.longest_row for cuts in parts.values())
     limits = []
+    if config.whole_rows:
+        return f"config.data.max_tokens={row}"
     if response > config.max_response:
         limits.append(f"config.data.max_response={response}")
     if config.max_tokens is not None and row > config.max_tokens:
         limits.append(f"config.data.max_tokens={row}")
     return " and ".join(limits)
-
-
-def _counts(examples: Examples, config: DataConfig) -> str:
-    tokens, targets = num_targets(examples, config)
-    cuts = examples.cuts
-    return (
-        f"{cuts.records:,} with {int(tokens.sum()):,} tokens; {_share(cuts.prompts, cuts)} prompts "
-        f"and {_share(cuts.responses, cuts)} responses are cut, "
-        f"{_share(int((targets == 0).sum()), cuts)} are without a target"
-    )
-
-
-def _share(count: int, cuts: Cuts) -> str:
-    return f"{count:,} ({count / cuts.records:.1%})" if count else "0"

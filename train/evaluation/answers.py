@@ -12,6 +12,7 @@ from tera_jax.llama.pieces import until
 
 from .. import data, tasks
 from ..config import EvaluateConfig, differences
+from ..data import formats
 from ..generation import requests
 from ..generation.style import style_of
 from ..training import distributed, kept
@@ -114,7 +115,7 @@ def judged(row: int, question: Question, output: str, task: str, run: Run) -> An
         return _judged_by_metrics(row, question, output, run)
     config, judge = run.config.data, tasks.task(task)
     text = tasks.cut(output, config.prompt)
-    prompt = tasks.prompt(question.record, config.prompt, config.history, inference=True)
+    prompt = formats.prompt_text(question.record, config, inference=True)
     if judge.answer is None:
         return Answer(row, prompt, output, text, list(question.golds), text in question.golds)
     (gold,) = question.golds

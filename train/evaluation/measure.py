@@ -1,5 +1,6 @@
 """Held-out loss and test sets of a run: each measured once, kept on disk, and shown in a table."""
 
+import contextlib
 import functools
 import json
 import math
@@ -10,11 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax import atomic, quantize
+from tera_jax import atomic, locks, quantize
 from tera_jax.fingerprint import fingerprint
 
 from .. import data, tasks
 from ..config import EvaluateConfig, to_json
+from ..data.chat import load_template
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run
@@ -28,8 +30,12 @@ HELD_OUT = "held-out"
 _COUNTS = ("accuracy", "parsed", "accuracy_by_length", "exact", "contains", "number", "choice")
 """Metrics that count questions."""
 SCORES = ("generate", "labels", "texts")
-_NOT_OF_LOSS = ("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses")
-"""Fields of ``config.data`` that say which records there are: ``data.digest`` stands for them."""
+_NOT_OF_LOSS = (
+    *("path", "validation_path", "validation_rows", "split_seed", "allow_cut_responses"),
+    *("columns", "chat_template", "loss", "skip_bad_rows"),
+)
+"""Fields of ``config.data`` that say which records there are, or which of their tokens have a loss:
+``data.digest`` stands for them."""
 
 
 class Score(NamedTuple):
@@ -75,10 +81,26 @@ def measure(
         earlier: where an evaluation under other settings is moved to; None refuses it.
 
     Raises:
-        FileExistsError: when ``directory`` holds an evaluation under other settings.
+        FileExistsError: when ``directory`` holds an evaluation under other settings, or another
+            process writes to it.
         FloatingPointError: when the held-out loss is not finite.
         ValueError: when a prompt is longer than the model's context.
     """
+    with contextlib.ExitStack() as stack:
+        distributed.on_main_process(lambda: stack.enter_context(locks.held(directory)))
+        return _measure(run, step, d, directory, valid, tests, score, earlier)
+
+
+def _measure(
+    run: Run,
+    step: int,
+    d: Any,
+    directory: Path,
+    valid: Sequence[data.Example],
+    tests: Tests,
+    score: str,
+    earlier: Path | None,
+) -> dict[str, Score]:
     ids, summaries = {}, {}
     for task, asked in tests.items():
         place = directory / _name(task, score)
@@ -174,7 +196,8 @@ def _kept_loss(file: Path, settings: Mapping[str, Any]) -> float | None:
 def _loss_settings(run: Run, step: int, d: Any, valid: Sequence[data.Example]) -> dict[str, Any]:
     """What the held-out loss depends on, as JSON has it."""
     config = to_json(run.config)
-    return {
+    on_all = {"loss": "all"} if run.config.data.loss == "all" else {}
+    return on_all | {
         "step": step,
         "d": fingerprint(d),
         "base": run.meta.base_fingerprint,
@@ -233,7 +256,9 @@ def _settings(
         shared |= {"decoding": config["decoding"], "seed": run.config.evaluate.seed}
     if task == tasks.own.NAME:
         shared |= {"metrics": config["evaluate"]["metrics"]}
-    keys = ("prompt", "history", "max_prompt", "bos")
+    keys = ["prompt", "history", "max_prompt", "bos"]
+    if run.config.data.chat_template is not None:
+        shared["template"] = load_template(run.config.data.chat_template)
     return shared | {key: config["data"][key] for key in keys}
 
 

@@ -1,12 +1,12 @@
 """Test sets: what is asked, and what a right answer is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import tasks
 from ..config import DataConfig
-from ..data import records
+from ..data import formats, records
 from ..generation import requests
 
 
@@ -51,7 +51,7 @@ def load(
     if judge.answer is None:
         return _dialogues(path, config)[:limit]
     questions = []
-    for row, record in enumerate(records.load(path, config.prompt, answered=False)):
+    for row, record in enumerate(_read(path, config, answered=False)):
         gold = record.get("answer")
         if not isinstance(gold, str):
             raise ValueError(f"record {row} of {path} has no text in field 'answer'")
@@ -61,6 +61,10 @@ def load(
             raise ValueError(f"record {row} of {path} is no question of {task}: {error}") from None
         questions.append(Question(record, (gold,)))
     return questions[:limit]
+
+
+def _read(path: str, config: DataConfig, answered: bool = True) -> Iterable[Mapping[str, Any]]:
+    return records.load(path, config.prompt, answered, config.columns)
 
 
 def _own(path: str, metrics: Sequence[str]) -> list[Question]:
@@ -79,8 +83,8 @@ def _own(path: str, metrics: Sequence[str]) -> list[Question]:
 def _dialogues(path: str, config: DataConfig) -> list[Question]:
     questions: list[Question] = []
     last = None
-    for record in records.load(path, config.prompt):
-        prompt = tasks.prompt(record, config.prompt, config.history)
+    for record in _read(path, config):
+        prompt = formats.prompt_text(record, config)
         if prompt == last:
             asked, golds = questions.pop()
             questions.append(Question(asked, (*golds, record["output"])))

@@ -1,10 +1,14 @@
 """What evaluations left on disk, and the tables of the TeRA paper that it goes into."""
 
 import itertools
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from tera_jax import json_files
+from tera_jax.json_files import Key
+
+from .. import command
 
 
 class Column(NamedTuple):
@@ -66,13 +70,28 @@ class Summary(NamedTuple):
     step: int
 
 
+_REMEDY = f"run {command.named('evaluate')} again"
+_COUNT = Key(int, least=0)
+_KEYS = {
+    "task": Key(str),
+    "metrics": Key(dict[str, float]),
+    "examples": _COUNT,
+    "method": Key(str),
+    "model": Key(str),
+    "seed": Key(int),
+    "trained": _COUNT,
+    "percent": Key(float, least=0),
+    "step": _COUNT,
+}
+
+
 def read(runs: Iterable[Path]) -> list[Summary]:
     """The summaries of all runs, in their order.
 
     Raises:
         FileNotFoundError: when a run has not been evaluated.
-        ValueError: when a summary is no JSON or lacks a key, or when two have the same model,
-            method, trained count, seed and task.
+        ValueError: when a summary is no JSON, lacks a key or has another type in one, or when two
+            have the same model, method, trained count, seed and task.
     """
     summaries: dict[tuple[Any, ...], Summary] = {}
     for run in runs:
@@ -80,7 +99,7 @@ def read(runs: Iterable[Path]) -> list[Summary]:
         if not paths:
             raise FileNotFoundError(
                 f"run {run} has no evaluation/<task>/summary.json; run "
-                f"python -m train.evaluate --workdir={run} --tasks NAME=FILE, without --tasks "
+                f"{command.named('evaluate')} --workdir={run} --tasks NAME=FILE, without --tasks "
                 "where its config.evaluate.path names a test set"
             )
         for path in paths:
@@ -97,18 +116,12 @@ def read(runs: Iterable[Path]) -> list[Summary]:
 
 
 def _summary(path: Path) -> Summary:
-    again = "run python -m train.evaluate again"
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); {again}") from None
-    for key in Summary._fields[1:]:
-        if not isinstance(tree, dict) or key not in tree:
-            raise ValueError(f"{path} lacks the key {key!r}; {again}")
-    for metric in metrics_of(tree["task"]):
-        if metric not in tree["metrics"]:
-            raise ValueError(f"{path} lacks the key 'metrics.{metric}'; {again}")
-    return Summary(path, *(tree[key] for key in Summary._fields[1:]))
+    found = json_files.typed(
+        path, json_files.read(path, remedy=_REMEDY), _KEYS, others="ignore", remedy=_REMEDY
+    )
+    metrics = {name: Key(float) for name in metrics_of(found["task"])}
+    json_files.typed(path, found["metrics"], metrics, "ignore", "metrics.", _REMEDY)
+    return Summary(path, **found)
 
 
 def metrics_of(task: str) -> list[str]:

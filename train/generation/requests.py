@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data import files
+from ..data.containers import files
 from .style import Request, Style
 
 _SUFFIXES = (".txt", ".json", ".jsonl", ".json.gz", ".jsonl.gz")

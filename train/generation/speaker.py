@@ -8,7 +8,7 @@ from typing import Any
 from tera_jax.llama.decode.config import GenerationConfig
 from tera_jax.llama.pieces import until
 from tera_jax.llama.prompts import Message
-from tera_jax.llama.text import TextGenerator
+from tera_jax.llama.text_generator import TextGenerator
 
 from .style import Style
 

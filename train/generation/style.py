@@ -10,13 +10,13 @@ from tera_jax.llama.prompts import Message, encode
 
 from .. import data, tasks
 from ..config import DataConfig
-from ..data import formats
+from ..data import chat, formats
 
 Request = Mapping[str, Any]
 """``prompt``, a text; or ``messages``; or the fields of the run's own kind of records."""
 
-NAMED = ("hira", "llm-adapters", "convai2")
-"""Values of ``config.data.prompt`` with a template of their own."""
+NAMED = ("hira", "llm-adapters", "convai2", "plain")
+"""Values of ``config.data.prompt`` that do not go through a chat template."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +94,36 @@ class Raw(Style):
         return encode(self.tokenizer, messages[-1]["content"])
 
 
+@dataclasses.dataclass(frozen=True)
 class Chat(Style):
-    """The tokenizer's chat template."""
+    """A chat template.
+
+    Attributes:
+        config: of the records of the run, where a run answers.
+        template: a Jinja text; None for that of the tokenizer.
+    """
+
+    config: DataConfig | None = None
+    template: str | None = None
 
     @property
     def name(self) -> str:
         """With a part of the template's hash."""
-        digest = hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
-        return f"chat template {digest[:8]}"
+        text = chat.template_of(self.tokenizer, self.template)
+        return f"chat template {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def ids(self, request: Request) -> list[int]:
+        """As the base class, and of a record of any kind that a run reads."""
+        named = "messages" in request or "prompt" in request
+        if named or self.config is None or formats.recognised("auto", request) is None:
+            return super().ids(request)
+        (ids,) = data.encode_prompts([request], self.tokenizer, self.config, inference=True)
+        return ids
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
         """All turns, and the beginning of the answer's."""
-        return encode(self.tokenizer, messages)
+        turns = [dict(message) for message in messages]
+        return chat.prompt_ids(self.tokenizer, turns, self.template)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +153,8 @@ class Named(Style):
 
     def ids(self, request: Request) -> list[int]:
         """As the base class, and of a record of the run's own kind."""
+        if self.config.prompt == "plain":
+            return super().ids(request)
         kind = formats.of_template(self.config.prompt)
         if "messages" in request or "prompt" in request or not kind.fields.keys() & request.keys():
             return super().ids(request)
@@ -142,6 +162,8 @@ class Named(Style):
 
     def remedy(self) -> str:
         """What a request should have."""
+        if self.config.prompt == "plain":
+            return super().remedy()
         kind = formats.of_template(self.config.prompt)
         asked = [field for field in kind.fields if field != kind.answer]
         return f"write its text into 'prompt', or give {', '.join(asked)}"
@@ -153,7 +175,8 @@ class Named(Style):
             said = [each["content"] for each in messages if each["role"] != "system"]
             return self._encode({"persona": persona, "history": said})
         _require_one(messages, f"the run's template {self.config.prompt}")
-        return self._encode({"instruction": messages[-1]["content"]})
+        field = "prompt" if self.config.prompt == "plain" else "instruction"
+        return self._encode({field: messages[-1]["content"]})
 
     def clean(self, pieces: Iterator[str]) -> Iterator[str]:
         """Without the space around it, as answers are read in the evaluation."""
@@ -183,13 +206,20 @@ def style_of(tokenizer: Any, config: DataConfig | None = None, raw: bool = False
 
     Returns:
         the run's own template where it was trained with a named one; else the chat template of the
-        tokenizer; texts as they are where it has none.
+        run or of the tokenizer; texts as they are where there is none.
+
+    Raises:
+        FileNotFoundError: when the run's template file is gone.
+        ValueError: when it cannot be read.
     """
     if raw:
         return Raw(tokenizer)
     if config is not None and config.prompt in NAMED:
         return Named(tokenizer, config)
-    return Chat(tokenizer) if tokenizer.chat_template else Raw(tokenizer)
+    template = None if config is None else chat.load_template(config.chat_template)
+    if template is None and not tokenizer.chat_template:
+        return Raw(tokenizer)
+    return Chat(tokenizer, config, template)
 
 
 def require_messages(messages: Any) -> Sequence[Message]:

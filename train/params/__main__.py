@@ -1,7 +1,6 @@
 """``python -m train.params``."""
 
-from .. import command
-from .count import main
+from .count import cli
 
 if __name__ == "__main__":
-    command.run(main)
+    cli()

@@ -196,5 +196,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(counted._asdict(), indent=2) if args.json else table(counted))
 
 
-if __name__ == "__main__":
+def cli() -> None:
+    """The command, on the arguments of the process."""
     command.run(main)
+
+
+if __name__ == "__main__":
+    cli()

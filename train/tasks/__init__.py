@@ -87,12 +87,15 @@ def response(record: Mapping[str, Any], style: str) -> str:
 
 
 def stops(style: str) -> tuple[str, ...]:
-    """Where in a generated text the next prompt would begin."""
-    return _STOPS[style]
+    """Where in a generated text the next prompt would begin; nowhere after a chat template."""
+    return _STOPS.get(style, ())
 
 
 def cut(output: str, style: str) -> str:
-    """A generated text up to where the next prompt would begin, without space around it."""
-    for stop in _STOPS[style]:
+    """A generated text up to where the next prompt would begin, without space around it.
+
+    A chat template ends an answer by a token; then the text is whole.
+    """
+    for stop in stops(style):
         output = output.partition(stop)[0]
     return output.strip()

@@ -72,8 +72,10 @@ def log(text: str) -> None:
 
 
 def bar(shown: bool = True, **options: Any) -> tqdm:
-    """A progress bar, on the first process."""
-    return tqdm(**options, dynamic_ncols=True, disable=not (shown and is_main_process()))
+    """A progress bar, on the first process; ``TQDM_DISABLE=1`` in the environment hides it."""
+    if not (shown and is_main_process()):
+        options["disable"] = True
+    return tqdm(**options, dynamic_ncols=True)
 
 
 def on_main_process(work: Callable[[], _T]) -> _T:

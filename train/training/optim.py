@@ -1,4 +1,4 @@
-"""The optimizer: AdamW under a linear warm-up, and a linear decay or none."""
+"""The optimizer: AdamW under a linear warm-up, and a linear or cosine decay or none."""
 
 import optax
 
@@ -8,18 +8,18 @@ from ..config import OptimConfig
 def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     """From 0 to the learning rate in ``warmup_steps``, then to 0 at ``steps``; the first is 0.
 
-    A constant schedule stays at the learning rate, and does not depend on ``steps``.
+    The decay is a line, or half a cosine. A constant schedule stays at the learning rate, and does
+    not depend on ``steps``.
     """
     if config.schedule == "constant":
         return optax.schedules.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     warmup = min(config.warmup_steps, steps)
-    return optax.schedules.join_schedules(
-        [
-            optax.schedules.linear_schedule(0.0, config.learning_rate, warmup),
-            optax.schedules.linear_schedule(config.learning_rate, 0.0, steps - warmup),
-        ],
-        [warmup],
-    )
+    rise = optax.schedules.linear_schedule(0.0, config.learning_rate, warmup)
+    if config.schedule == "cosine":
+        fall = optax.schedules.cosine_decay_schedule(config.learning_rate, max(1, steps - warmup))
+    else:
+        fall = optax.schedules.linear_schedule(config.learning_rate, 0.0, steps - warmup)
+    return optax.schedules.join_schedules([rise, fall], [warmup])
 
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:

@@ -1,13 +1,13 @@
 """What a directory belongs to: one run, whose configuration it holds as ``config.json``."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from tera_jax import atomic
+from tera_jax import atomic, json_files
 from tera_jax.disk import require_empty
 
+from .. import command
 from ..config import Config, differences, parse, to_json
 from . import lock
 from .checkpoint import last_sealed
@@ -57,7 +57,7 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     if rows:
         raise FileExistsError(
             f"{workdir} holds a run that was trained under other values: {'; '.join(rows)}. Give "
-            f"these again, or choose another --workdir{_to_go_on(workdir, rows)}"
+            f"these again, or choose another --workdir{_to_go_on(workdir, rows, saved)}"
         )
     done, steps = last_sealed(directory), config.loop.steps
     if done is not None and steps is not None and steps < done:
@@ -67,14 +67,15 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
         )
 
 
-def _to_go_on(workdir: str | os.PathLike[str], rows: list[str]) -> str:
+def _to_go_on(workdir: str | os.PathLike[str], rows: list[str], saved: dict[str, Any]) -> str:
     """What to do where the decay has the steps of a run locked."""
     locked = tuple(f"config.loop.{name}:" for name in _LENGTH)
     if not any(row.startswith(locked) for row in rows):
         return ""
     return (
-        ". The rates of past steps follow from the number of all (config.optim.schedule 'linear'): "
-        f"to train on, start a new run from what python -m train.export --workdir={workdir} "
+        ". The rates of past steps follow from the number of all (config.optim.schedule "
+        f"{saved['optim']['schedule']!r}): "
+        f"to train on, start a new run from what {command.named('export')} --workdir={workdir} "
         "--format=hf --output=MERGED writes, with --config.model.path=MERGED"
     )
 
@@ -122,10 +123,7 @@ def saved_config(workdir: str | os.PathLike[str], mesh: str | None = None) -> di
     path = Path(workdir) / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; name the --workdir of a run")
-    try:
-        saved = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); choose another --workdir") from None
+    saved = json_files.read(path, remedy="choose another --workdir")
     version = saved.pop("version", 1)
     if version != VERSION:
         raise ValueError(
@@ -160,4 +158,6 @@ def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
         free["loop"] |= set(_LENGTH)
     for part, names in free.items():
         kept[part] = {key: value for key, value in kept[part].items() if key not in names}
+    if kept["data"]["validation_path"] is not None:
+        del kept["data"]["validation_rows"]  # which is not used
     return kept

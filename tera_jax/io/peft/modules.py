@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import regex
+
 from tera_jax import json_files
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import make
@@ -20,6 +22,8 @@ DEFAULT = ("q_proj", "v_proj")
 """PEFT's targets for every family that this library has."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_SECONDS = 1.0
+"""The most that a regular expression may take for one module."""
 _PARTIAL = (
     "an adapter here covers all layers of a stack, and with zeros for the others these would be "
     "trained too; merge it in PEFT, and load the merged weights"
@@ -100,7 +104,7 @@ def pattern_value(
     found = {
         pattern: value
         for pattern, value in (config[key] or {}).items()
-        if _search(file, key, rf"(.*\.)?({pattern})$", module, re.match)
+        if _search(file, key, rf"(.*\.)?({pattern})$", module, regex.match)
     }
     if len(set(found.values())) > 1:
         first, *others = found
@@ -139,7 +143,7 @@ def _chosen(file: Path, config: Mapping[str, Any], module: str) -> bool:
     number = None
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         expression = rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\."
-        match = _search(file, "layers_pattern", expression, module, re.match)
+        match = _search(file, "layers_pattern", expression, module, regex.match)
         if match:
             number = int(match["number"])
             break
@@ -149,18 +153,20 @@ def _chosen(file: Path, config: Mapping[str, Any], module: str) -> bool:
 def _named(file: Path, key: str, patterns: str | Sequence[str], module: str) -> bool:
     """A text is a regular expression; a list has names, or ends of names."""
     if isinstance(patterns, str):
-        return bool(_search(file, key, patterns, module, re.fullmatch))
+        return bool(_search(file, key, patterns, module, regex.fullmatch))
     return any(f".{module}".endswith(f".{name}") for name in patterns)
 
 
-def _search(file: Path, key: str, pattern: str, module: str, match: Any) -> re.Match[str] | None:
+def _search(file: Path, key: str, pattern: str, module: str, match: Any) -> Any:
+    """A match of ``regex``, which has a limit of time, where Python's own ``re`` takes it too."""
     try:
-        return match(pattern, module)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(
-            f"{file} has in {key} {pattern[:80]!r}, which is no regular expression ({error}); "
-            "save the adapter again"
-        ) from None
+        re.compile(pattern)
+        return match(pattern, module, timeout=_SECONDS)
+    except TimeoutError:
+        reason = f"which takes more than {_SECONDS:g} s to compare with {module!r}"
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
+        reason = f"which is no regular expression ({error})"
+    raise ValueError(f"{file} has in {key} {pattern[:80]!r}, {reason}; save the adapter again")
 
 
 def _numbers(modules: Sequence[str]) -> list[int]:

@@ -29,6 +29,27 @@ class Cache(NamedTuple):
     length: jax.Array
 
 
+class RowCache(NamedTuple):
+    """Slots of rows that are filled from the left, each as far as it is.
+
+    What lies behind a row's length is never read, and is written over.
+
+    Attributes:
+        key: as in :class:`Cache`, with S slots for each row.
+        value: like ``key``.
+        length_B: int32, the next free slot of each row.
+    """
+
+    key: Slots
+    value: Slots
+    length_B: jax.Array
+
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.key[0].shape[1] if isinstance(self.key, tuple) else self.key.shape[2]
+
+
 def init_cache(
     config: LlamaConfig,
     batch: int,
@@ -40,16 +61,29 @@ def init_cache(
 
     It takes ``2 * num_layers * batch * slots * num_kv_heads * head_dim`` elements of ``dtype``.
     """
-    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
-
-    def zeros() -> Slots:
-        if not split:
-            return jnp.zeros(shape, dtype)
-        return tuple(jnp.zeros(shape[1:], dtype) for _ in range(config.num_layers))
-
+    key, value = (_zeros(config, batch, slots, dtype, split) for _ in range(2))
     return Cache(
-        key=zeros(),
-        value=zeros(),
+        key=key,
+        value=value,
         segment_ids_BS=jnp.zeros((batch, slots), jnp.int32),
         length=jnp.zeros((), jnp.int32),
     )
+
+
+def init_row_cache(
+    config: LlamaConfig,
+    batch: int,
+    slots: int,
+    dtype: DTypeLike = jnp.float32,
+    split: bool = False,
+) -> RowCache:
+    """Empty slots; arguments and size are those of :func:`init_cache`."""
+    key, value = (_zeros(config, batch, slots, dtype, split) for _ in range(2))
+    return RowCache(key, value, jnp.zeros(batch, jnp.int32))
+
+
+def _zeros(config: LlamaConfig, batch: int, slots: int, dtype: DTypeLike, split: bool) -> Slots:
+    shape = (config.num_layers, batch, slots, config.num_kv_heads, config.head_dim)
+    if not split:
+        return jnp.zeros(shape, dtype)
+    return tuple(jnp.zeros(shape[1:], dtype) for _ in range(config.num_layers))

@@ -14,27 +14,8 @@ from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.sharding import make_mesh, replicated, rows
 from tests.marks import quick_only
-from tests.parts import SMALL, perturbed, value_and_grad
+from tests.parts import SMALL, SMALL_METHODS, perturbed, value_and_grad
 
-SETTINGS = {
-    "dora": {"rank": 4},
-    "full": {},
-    "hira": {"rank": 4},
-    "ia3": {},
-    "lora": {"rank": 4},
-    "loretta": {"rank": 4, "dropout": 0.0},
-    "mora": {"rank": 2},
-    "p_tuning": {"num_virtual_tokens": 4, "hidden_size": 16},
-    "pissa": {"rank": 4},
-    "prompt": {"num_virtual_tokens": 4},
-    "quanta": {"axes": (4, 4, 2)},
-    "tera": {"num_modes": 2},
-    "tera_iden": {"num_modes": 2},
-    "tera_unique": {"num_modes": 2},
-    "toplora": {"rank": 4, "dropout": 0.0},
-    "unilora": {"rank": 4, "length": 200},
-    "vera": {"rank": 8},
-}
 NOT_MERGEABLE = {"prompt", "p_tuning", "toplora"}
 ONE_OF_A_KIND = ("tera", "lora", "dora", "ia3", "unilora", "prompt", "full")
 CONFIG = LlamaConfig.from_hf(SMALL | {"tie_word_embeddings": True})
@@ -49,7 +30,7 @@ def made(name, remat="none"):
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
     )
-    config = TABLE[name](**SETTINGS[name])
+    config = TABLE[name](**SMALL_METHODS[name])
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
     variables, tokens_BL = perturbed(adapter, params, random)
     return adapter, model, variables, tokens_BL
@@ -155,7 +136,7 @@ def test_an_adapter_survives_the_round_trip(name, tmp_path):
 )
 def test_dropout_needs_a_key_and_changes_with_it(name):
     adapter, model, v, tokens_BL = made(name)
-    config = TABLE[name](**{**SETTINGS[name], "dropout": 0.5})
+    config = TABLE[name](**{**SMALL_METHODS[name], "dropout": 0.5})
     dropping = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=config)
 
     @jax.jit

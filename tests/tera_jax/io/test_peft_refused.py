@@ -76,6 +76,7 @@ def test_a_copy_of_the_head_is_compared_with_the_base(head, tmp_path):
         ({}, {"target_modules": ["embed_tokens"]}, "adapts model.embed_tokens, and adapters of"),
         ({}, {"target_modules": ["other"]}, r"sets target_modules to \['other'\], which this base"),
         ({}, {"target_modules": "(q_proj"}, "has in target_modules .* no regular expression"),
+        ({}, {"target_modules": "(.|..|...)+(?<!j)"}, "target_modules .* takes more than 1 s"),
         ({}, {"rank_pattern": {"[": 2}}, "has in rank_pattern .* no regular expression"),
         ({}, {"r": 40}, r"describes no adapter of this base: rank 40, but the kernel"),
         ({}, {"r": 4}, r"has shape \(8, 32\), but the rank 4 .* make it \(4, 32\)"),

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import tera_jax
-from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer, text
+from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer, text_generator
 from tera_jax.llama.decode.steps import Steps
 from tera_jax.llama.prompts import encode
 
@@ -102,7 +102,7 @@ def test_a_merged_adapter_answers_as_one_that_is_applied(base, adapted, monkeypa
     model, _, tokenizer = base
     given = (model, variables, tokenizer, PROMPTS)
     merged = tera_jax.generate(*given, adapter=adapter, max_new_tokens=NEW)
-    monkeypatch.setattr(text.quantize, "any_quantized", lambda _: True)
+    monkeypatch.setattr(text_generator.quantize, "any_quantized", lambda _: True)
     assert tera_jax.generate(*given, adapter=adapter, max_new_tokens=NEW) == merged
 
 
@@ -123,9 +123,9 @@ def test_the_first_token_is_out_before_the_last_is_made(base, monkeypatch):
     """No more than one step is under way beyond the token that is out."""
     model, variables, tokenizer = base
     made = []
-    step = text._step
-    monkeypatch.setattr(text, "_step", lambda *args: made.append(1) or step(*args))
-    generator = text.TextGenerator(model, variables, tokenizer)
+    step = text_generator._step
+    monkeypatch.setattr(text_generator, "_step", lambda *args: made.append(1) or step(*args))
+    generator = text_generator.TextGenerator(model, variables, tokenizer)
     config = GenerationConfig(max_new_tokens=NEW)
     ids = generator.encode(PROMPTS[1])
     out = generator.stream(ids, config)
@@ -161,7 +161,7 @@ def test_a_prompt_of_another_length_compiles_nothing_within_a_bucket(base, monke
 
 def test_an_answer_ends_where_the_context_ends(base):
     model, variables, tokenizer = base
-    generator = text.TextGenerator(model, variables, tokenizer)
+    generator = text_generator.TextGenerator(model, variables, tokenizer)
     context = model.config.max_position_embeddings
     ids = ([5, 9, 23] * context)[: context - 4]
     config = GenerationConfig(max_new_tokens=NEW)

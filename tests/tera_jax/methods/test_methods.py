@@ -1,6 +1,7 @@
 """The claims that every method of the table must hold, on one layer."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -14,6 +15,7 @@ from tera_jax.methods import TABLE, NotMergeableError, TargetLayer
 from tera_jax.methods.base import LinearMethod
 from tera_jax.random import seed_key
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.methods.one_layer import on_layer
 
 SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
@@ -41,6 +43,9 @@ ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded o
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
 KERNEL_METHODS += ["tera fast", "ia3 feedforward"]
+LAYERS = list(itertools.product(KERNEL_METHODS, SHAPES))
+QUICK_LAYERS = [(name, shape) for name, shape in LAYERS if shape == "gqa" or name == "tera"]
+DTYPES = [jnp.float32, jnp.bfloat16]
 
 
 def site_of(name, shape):
@@ -80,9 +85,8 @@ def product(x, kernel):
     return jnp.einsum("...i,io->...o", x, kernel)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", KERNEL_METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "shape"), quick_only(QUICK_LAYERS, LAYERS, names=2))
 def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
     method, frozen, _, moved, kernel, x = made(name, shape, dtype)
     y = jax.jit(method.apply)(frozen, moved, kernel, x, None)
@@ -98,9 +102,8 @@ def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
     within(relative(y, product(x, merged)), bound)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", KERNEL_METHODS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("name", "shape"), quick_only(QUICK_LAYERS, LAYERS, names=2))
 def test_at_step_0_the_model_is_the_base(name, shape, dtype):
     method, frozen, d, _, kernel, x = made(name, shape, dtype)
     y = jax.jit(method.apply)(frozen, d, kernel, x, None)
@@ -126,8 +129,14 @@ def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
         assert not jnp.allclose(method.apply(frozen, other, kernel, x, None), y, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", sorted(set(KERNEL_METHODS) - NOT_MERGEABLE))
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    quick_only(
+        [case for case in QUICK_LAYERS if case[0] not in NOT_MERGEABLE],
+        [case for case in LAYERS if case[0] not in NOT_MERGEABLE],
+        names=2,
+    ),
+)
 def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name, shape):
     method, frozen, d, moved, kernel, _ = made(name, shape)
     with jax.enable_x64(True):

@@ -14,6 +14,7 @@ from tera_jax.network import hadamard
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
 from tests.margins import close, within
+from tests.marks import quick_only
 from tests.tera_jax.network.networks import dense_core
 
 SCHEMES = [
@@ -65,20 +66,24 @@ def random_d(scheme, dtype=jnp.float32):
     return [jnp.asarray(1 + 0.5 * random.standard_normal(rank), dtype) for rank in scheme.ranks]
 
 
-@pytest.mark.parametrize(
-    ("text", "fields"),
-    [
-        *itertools.product(SCHEMES, [{}, {"init": "uniform"}, {"init": "identity"}]),
-        *itertools.product(
-            FAST,
-            [{"structure": "hadamard_factor"}, {"structure": "hadamard_factor", "init": "uniform"}],
-        ),
-        *itertools.product(
-            [*FAST, *SCHEMES[:4]],
-            [{"structure": "hadamard"}, {"structure": "hadamard", "gain": 3.0}],
-        ),
-    ],
-)
+DRAWS = [{}, {"init": "uniform"}, {"init": "identity"}]
+FAST_DRAWS = [
+    {"structure": "hadamard_factor"},
+    {"structure": "hadamard_factor", "init": "uniform"},
+]
+FAST_CORES = [{"structure": "hadamard"}, {"structure": "hadamard", "gain": 3.0}]
+ELEMENTS = [(SCHEMES, DRAWS), (FAST, FAST_DRAWS), ([*FAST, *SCHEMES[:4]], FAST_CORES)]
+ALL = [case for pair in ELEMENTS for case in itertools.product(*pair)]
+QUICK = [
+    (text, fields)
+    for texts, settings in ELEMENTS
+    for i, text in enumerate(texts)
+    for fields in settings[i % 2 :: 2]
+]
+"""Each scheme and each of the settings."""
+
+
+@pytest.mark.parametrize(("text", "fields"), quick_only(QUICK, ALL, names=2))
 def test_delta_w_equals_eq_11_element_by_element(text, fields):
     scheme = Tensorization.parse(text)
     frozen = init_frozen(KEY, scheme, TeRA(**fields))

@@ -37,7 +37,7 @@ def test_a_row_loses_its_end_where_prompt_and_response_are_too_long_together():
 
 
 def test_the_loss_reads_the_state_before_each_response_token():
-    batch = data.collate([Example([5, 6, 7], [8, 9]), Example([4], [3, 2, 1])], CONFIG)
+    batch = data.collate([Example.of([5, 6, 7], [8, 9]), Example.of([4], [3, 2, 1])], CONFIG)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 0, 0, 0, 0], [4, 3, 2, 1, 0, 0, 0, 0, 0]]
     assert batch.target_positions_BT.tolist() == [[2, 3, 0], [0, 1, 2]]
     assert batch.target_BT.tolist() == [[8, 9, 0], [3, 2, 1]]
@@ -47,14 +47,14 @@ def test_the_loss_reads_the_state_before_each_response_token():
 
 def test_the_loss_may_be_on_the_prompt_too():
     config = DataConfig(path="x", max_prompt=3, max_response=2, train_on_prompt=True)
-    batch = data.collate([Example([5, 6, 7], [8])], config)
+    batch = data.collate([Example.of([5, 6, 7], [8])], config)
     assert batch.target_positions_BT.tolist() == [[0, 1, 2, 0]]
     assert batch.target_BT.tolist() == [[6, 7, 8, 0]]
     assert batch.weight_BT.tolist() == [[1, 1, 1, 0]]
 
 
 def stream(seed=0, position=0, examples=10):
-    rows = [Example([i + 1], [i + 1]) for i in range(examples)]
+    rows = [Example.of([i + 1], [i + 1]) for i in range(examples)]
     return data.DataIterator(rows, 4, seed, CONFIG, position)
 
 
@@ -85,7 +85,7 @@ def test_steps_cover_the_epochs():
 
 
 def test_the_last_held_out_batch_is_filled_with_rows_of_no_weight():
-    rows = [Example([i + 1], [i + 1]) for i in range(6)]
+    rows = [Example.of([i + 1], [i + 1]) for i in range(6)]
     batches = list(data.held_out(rows, 4, CONFIG))
     assert [batch.tokens_BL.shape for batch in batches] == [(4, 9), (4, 9)]
     assert np.sum([batch.weight_BT.sum() for batch in batches]) == 6

@@ -1,8 +1,11 @@
 """Kinds of records: what of a record is used, and what is refused."""
 
+import typing
+
 import pytest
 
 from train import tasks
+from train.config import DataConfig
 from train.data import formats
 
 ALPACA = formats.of_template("hira")
@@ -13,7 +16,10 @@ TURN = {"persona": ["i ski."], "history": ["hi !"], "output": "hello ."}
 
 def test_every_template_of_the_configuration_has_one_kind():
     templates = [name for row in formats.TABLE for name in row.templates]
-    assert sorted(templates) == ["convai2", "hira", "llm-adapters"]
+    assert {*templates} == {"auto", "plain", "convai2", "hira", "llm-adapters"}
+    assert {*templates} == {*typing.get_args(typing.get_type_hints(DataConfig)["prompt"])}
+    for name in ("convai2", "hira", "llm-adapters"):
+        assert templates.count(name) == 1
     assert formats.of_template("llm-adapters") is ALPACA
     with pytest.raises(ValueError, match=r"config.data.prompt is 'x'; choose one of hira, llm-"):
         formats.of_template("x")

@@ -20,7 +20,7 @@ def examples(count=60, virtual=0):
     """Of unlike lengths; the tokens of number i are all i."""
     rng = np.random.default_rng(0)
     sizes = zip(rng.integers(2, 15, count), rng.integers(0, 7, count), strict=True)
-    return [Example([i] * int(p + virtual), [i] * int(r)) for i, (p, r) in enumerate(sizes, 1)]
+    return [Example.of([i] * int(p + virtual), [i] * int(r)) for i, (p, r) in enumerate(sizes, 1)]
 
 
 def stream(position=0, config=CONFIG, seed=0):
@@ -99,7 +99,11 @@ def test_a_record_that_no_row_holds_is_refused():
 
 
 def test_a_row_holds_records_one_after_the_other():
-    rows = [Example([5, 6, 7], [8, 9]), Example([4, 4], [3]), Example([2], [1, 1])]
+    rows = [
+        Example.of([5, 6, 7], [8, 9]),
+        Example.of([4, 4], [3]),
+        Example.of([2], [1, 1]),
+    ]
     config = dataclasses.replace(CONFIG, max_prompt=6, max_response=3, packed_length=9)
     (batch,) = data.held_out(rows, 2, config)
     assert batch.tokens_BL.tolist() == [[5, 6, 7, 8, 9, 4, 4, 3, 0], [2, 1, 1, 0, 0, 0, 0, 0, 0]]
@@ -125,8 +129,8 @@ def test_no_token_is_predicted_from_another_record(train_on_prompt, virtual):
             assert batch.tokens_BL[row, position + 1] == batch.target_BT[row, place]
             count += 1
     first = max(1, virtual)
-    on_response = sum(len(response) for _, response in rows)
-    on_both = sum(len(prompt) + len(response) - first for prompt, response in rows)
+    on_response = sum(sum(example.mask) for example in rows)
+    on_both = sum(len(example.ids) - first for example in rows)
     assert count == (on_both if train_on_prompt else on_response)
 
 
@@ -155,9 +159,9 @@ def test_no_row_holds_more_than_its_tokens_and_targets(train_on_prompt):
         for place in range(ROWS):
             row = jax.tree.map(lambda array, place=place: array[[place]], batch)
             held = [examples()[number - 1] for number in fed(row)]
-            tokens = sum(len(prompt) + len(response) for prompt, response in held)
+            tokens = sum(len(example.ids) for example in held)
             assert tokens == row.lengths_BM.sum() <= shape_BL[1]
-            targets = sum(len(response) for _, response in held)
+            targets = sum(sum(example.mask) for example in held)
             targets = tokens - len(held) if train_on_prompt else targets
             assert targets == row.weight_BT.sum() <= shape_BT[1]
 
@@ -166,10 +170,10 @@ def test_tokens_are_counted_without_padding():
     batches = list(itertools.islice(stream(), 8))
     for batch in batches:
         held = [examples()[number - 1] for number in fed(batch)]
-        assert data.num_tokens(batch) == sum(len(p) + len(r) for p, r in held)
+        assert data.num_tokens(batch) == sum(len(example.ids) for example in held)
         held = [example for example in held if example.response]
         padded = data.collate(held, CONFIG)
-        assert data.num_tokens(padded) == sum(len(p) + len(r) for p, r in held)
+        assert data.num_tokens(padded) == sum(len(example.ids) for example in held)
     assert any(data.num_tokens(batch) < batch.tokens_BL.size for batch in batches)
 
 

@@ -17,6 +17,9 @@ class Words:
     def __call__(self, text, *, add_special_tokens):
         return {"input_ids": [[len(word) for word in line.split()] for line in text]}
 
+    def decode(self, ids):
+        return " ".join(map(str, ids))
+
 
 @pytest.fixture
 def write(tmp_path):
@@ -37,13 +40,19 @@ def config(path, held_out, **fields):
 def test_what_was_read_and_cut_is_said(write):
     paths = write("t.json", 1, 199), write("v.json", 0, 5)
     found = data.prepare(config(*paths, max_prompt=3), Words())
-    assert found.lines == (
+    assert found.lines[:2] == (
         f"{paths[0]}: 200 records of kind alpaca (instruction, output)",
         f"{paths[1]}: 5 records of kind alpaca (instruction, output)",
-        "training records: 200 with 1,002 tokens; 200 (100.0%) prompts and 1 (0.5%) responses are "
-        "cut, 0 are without a target",
-        "held-out records: 5 with 25 tokens; 5 (100.0%) prompts and 0 responses are cut, 0 are "
-        "without a target",
+    )
+    table = [line.split() for line in found.lines[2].splitlines()]
+    names = "records tokens longest prompts cut responses cut without loss dropped loss tokens"
+    assert table[0] == names.split()
+    assert table[1] == ["training", "200", "1,002", "7", "200", "1", "0", "0", "40.1%"]
+    assert table[2] == ["held-out", "5", "25", "5", "5", "0", "0", "0", "40.0%"]
+    # The ids of words are their lengths, and so are what the first record shows.
+    assert found.lines[3:] == (
+        "the first training record, the loss on ⟦...⟧:",
+        "1 3 9⟦1 1 1 1⟧",
     )
     assert len(found.train) == 200
     assert len(found.held_out) == 5
@@ -88,14 +97,15 @@ def test_the_limits_of_the_message_cut_none_and_one_less_does(write, append_eos,
 def test_records_without_a_target_are_counted_and_refused_if_all_are(write):
     path = write("t.json", 0, 10)
     length = len(
-        data.tokenize([{"instruction": "a", "output": "b"}], Words(), DataConfig("x"))[0][0]
+        data.tokenize([{"instruction": "a", "output": "b"}], Words(), DataConfig("x"))[0].prompt
     )
     with pytest.raises(
         ValueError, match="none of the 10 training records has a token for the loss"
     ):
         data.prepare(config(path, path, max_tokens=length, allow_cut_responses=True), Words())
     fits = config(path, path, max_tokens=length + 1, allow_cut_responses=True)
-    assert "0 are without a target" in data.prepare(fits, Words()).lines[-1]
+    without = [line.split()[6] for line in data.prepare(fits, Words()).lines[2].splitlines()[1:]]
+    assert without == ["0", "0"]
 
 
 def test_an_empty_set_is_one_error():

@@ -33,9 +33,9 @@ def test_records_are_read_from_every_format(tmp_path, name):
 def test_bad_files_are_refused_by_name(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none.json does not exist"):
         records.load(str(tmp_path / "none.json"))
-    (tmp_path / "r.csv").write_text("a,b")
-    with pytest.raises(ValueError, match=r"r.csv ends in none of"):
-        records.load(str(tmp_path / "r.csv"))
+    (tmp_path / "r.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=r"r.pkl is of no kind that is read: .json, .jsonl, .csv"):
+        records.load(str(tmp_path / "r.pkl"))
     (tmp_path / "bad.json").write_text("{not json")
     with pytest.raises(ValueError, match=r"bad.json holds no list of JSON records"):
         records.load(str(tmp_path / "bad.json"))

@@ -1,5 +1,6 @@
 import pytest
 
+from tera_jax import locks
 from train.config import EvaluateConfig
 from train.evaluation import answers, measure
 from train.evaluation.measure import HELD_OUT, Score
@@ -10,6 +11,16 @@ def test_dialogues_need_a_dictionary_and_an_encoder(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         answers.require(["boolq", "convai2"], config)
     answers.require(["boolq", "SVAMP"], config)
+
+
+def test_one_process_writes_an_evaluation(finished, tmp_path):
+    """The other is refused before it reads a run; the lock goes with its holder."""
+    run, directory = finished[0], tmp_path / "new" / "evaluation"
+    with locks.held(directory):
+        with pytest.raises(FileExistsError, match=r"another process writes to .*evaluation; wait"):
+            measure.measure(run, 0, None, directory, (), {})
+        assert not [*directory.iterdir()]
+    assert measure.measure(run, 0, None, directory, (), {}) == {}
 
 
 def test_the_table_stands_side_by_side():

@@ -51,6 +51,40 @@ def test_a_dialogue_has_its_turns(tokenizer):
     assert not style_of(tokenizer, DataConfig(path="-")).remembers
 
 
+def test_a_run_of_chats_is_asked_by_its_own_template(tokenizer, tmp_path):
+    (tmp_path / "mine.jinja").write_text(
+        "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    config = DataConfig(
+        path="-", prompt="auto", bos="tokenizer", chat_template=str(tmp_path / "mine.jinja")
+    )
+    style = style_of(tokenizer, config)
+
+    def ids(text):
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    assert style.ids({"messages": CHAT[:1]}) == ids("[user]hi[assistant]")
+    assert style.ids({"prompt": "hi"}) == ids("[user]hi[assistant]")
+    assert style.ids({"instruction": "hi", "input": "b"}) == ids("[user]hi\n\nb[assistant]")
+    assert style_of(tokenizer).ids({"prompt": "hi"}) != style.ids({"prompt": "hi"})
+    with pytest.raises(ValueError, match="has neither 'prompt' nor 'messages', but question"):
+        style.ids({"question": "hi"})
+    (tmp_path / "mine.jinja").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        style_of(tokenizer, config)
+
+
+def test_a_run_of_plain_prompts_is_asked_as_they_stand(tokenizer):
+    config = DataConfig(path="-", prompt="plain", bos="always")
+    style = style_of(tokenizer, config)
+    assert not style.remembers
+    assert style.ids({"prompt": "red? the"}) == [
+        tokenizer.bos_token_id,
+        *tokenizer("red? the", add_special_tokens=False)["input_ids"],
+    ]
+
+
 def test_other_models_are_asked_by_their_chat_template(tokenizer):
     style = style_of(tokenizer)
     expected = tokenizer.apply_chat_template(CHAT, add_generation_prompt=True)["input_ids"]

@@ -1,5 +1,6 @@
 """What a device holds, against arrays that lie on devices, and against sums by hand."""
 
+import itertools
 import json
 import math
 
@@ -10,6 +11,7 @@ import pytest
 from tera_jax import sharding
 from tera_jax.llama import Llama
 from tera_jax.llama.sharding import parameter_shardings
+from tests.marks import quick_only
 from train.config import OptimConfig
 from train.params import count, plan
 from train.params.shapes import MODELS, parts
@@ -43,8 +45,14 @@ def held(tree):
     return sum(shard.data.nbytes for shard in shards if shard.device == first)
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "data=2,fsdp=2,tensor=2", "fsdp=8"])
-@pytest.mark.parametrize("method", ["tera", "lora", "full"])
+MIXED = "data=2,fsdp=2,tensor=2"
+PLANS = list(itertools.product(["tera", "lora", "full"], ["data=8", MIXED, "fsdp=8"]))
+
+
+@pytest.mark.parametrize(
+    ("method", "mesh"),
+    quick_only([("tera", "fsdp=8"), ("lora", MIXED), ("full", "data=8")], PLANS, names=2),
+)
 def test_the_plan_is_what_a_device_then_holds(tiny, method, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "REPLICATED_BYTES", 2000)
     given = parts(tiny, method, {"num_modes": 2} if method == "tera" else {}, ["q_proj", "v_proj"])

@@ -21,10 +21,10 @@ from train.training.optim import optimizer
 
 MODEL = Llama(LlamaConfig.from_hf(parts.SMALL))
 EXAMPLES = [  # 11 targets in rows of unlike lengths
-    Example([5, 9, 3], [7, 21, 2]),
-    Example([8, 17, 30], [11]),
-    Example([1], [60, 61, 62, 63, 2]),
-    Example([33, 12], [40, 2]),
+    Example.of([5, 9, 3], [7, 21, 2]),
+    Example.of([8, 17, 30], [11]),
+    Example.of([1], [60, 61, 62, 63, 2]),
+    Example.of([33, 12], [40, 2]),
 ]
 BATCH = data.collate(EXAMPLES, DataConfig("-", max_prompt=4, max_response=5))
 MESH = sharding.make_mesh()
@@ -53,7 +53,7 @@ def mean_nll(d, examples=EXAMPLES):
     """Of the responses' tokens, each record alone and without padding."""
     _, variables = made()
     total, count = jnp.float32(0), 0
-    for prompt, response in examples:
+    for prompt, response in ((example.prompt, example.response) for example in examples):
         tokens_BL = jnp.asarray([[*prompt, *response]], jnp.int32)
         logp_BLV = log_likelihoods(d, variables["params"], variables["frozen"], tokens_BL)
         for number, token in enumerate(response, len(prompt)):

@@ -1,4 +1,6 @@
-"""The optimizer against torch's AdamW under the schedule of transformers."""
+"""The optimizer against torch's AdamW under the schedules of transformers."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import torch
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from tests.margins import close, roundings
 from train.config import OptimConfig
@@ -23,12 +25,17 @@ def test_the_rate_is_zero_then_the_highest_then_zero():
     assert 0 < rate(1) < rate(9) < rate(10) > rate(11) > rate(STEPS - 1) > 0
 
 
+THEIRS = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}
+
+
+@pytest.mark.parametrize("name", THEIRS)
 @pytest.mark.parametrize("warmup", [0, 1, 10, STEPS])
-def test_every_rate_is_that_of_transformers(warmup):
+def test_every_rate_is_that_of_transformers(warmup, name):
     parameter = torch.nn.Parameter(torch.zeros(1))
     sgd = torch.optim.SGD([parameter], lr=0.4)
-    theirs = get_linear_schedule_with_warmup(sgd, warmup, STEPS)
-    rate = schedule(OptimConfig(learning_rate=0.4, warmup_steps=warmup), STEPS)
+    theirs = THEIRS[name](sgd, warmup, STEPS)
+    config = OptimConfig(0.4, warmup, schedule=name)
+    rate = schedule(config, STEPS)
     expected, found = [], []
     for count in range(STEPS):
         expected.append(theirs.get_last_lr()[0])
@@ -36,7 +43,8 @@ def test_every_rate_is_that_of_transformers(warmup):
         sgd.step()
         theirs.step()
     close(found, expected, rtol=0, atol=0.4 * roundings(jnp.float32, 4))
-    late = [float(schedule(OptimConfig(0.4, warmup + 2), STEPS + 2)(i)) for i in range(STEPS)]
+    late = schedule(dataclasses.replace(config, warmup_steps=warmup + 2), STEPS + 2)
+    late = [float(late(i)) for i in range(STEPS)]
     assert not np.allclose(late, expected, rtol=0, atol=1e-3)
 
 

@@ -103,9 +103,9 @@ def test_the_loss_is_the_mean_over_target_tokens_of_all_rows(parts):
     logits_BLV, _ = run.adapter.apply(run.model, variables, batch.tokens_BL)
     logp_BLV = np.asarray(jax.nn.log_softmax(logits_BLV))
     expected, count = 0.0, 0
-    for row, (prompt, response) in enumerate(examples[:8]):
-        for offset, token in enumerate(response):
-            expected -= logp_BLV[row, len(prompt) + offset - 1, token]
+    for row, example in enumerate(examples[:8]):
+        for offset, token in enumerate(example.response):
+            expected -= logp_BLV[row, len(example.prompt) + offset - 1, token]
             count += 1
     assert int(tokens) == count
     np.testing.assert_allclose(nll, expected, rtol=1e-5)
@@ -142,7 +142,7 @@ def test_held_out_loss_does_not_depend_on_the_batch_size(parts, tiny_config):
 def test_a_held_out_set_of_nothing_is_one_error(parts, tmp_path):
     run, state, _, examples, _ = parts()
     eval_step = steps.make_eval_step(run.model, run.adapter, run.mesh, run.params)
-    without = [example._replace(response=[]) for example in examples[:3]]
+    without = [data.Example.of(example.prompt, []) for example in examples[:3]]
     for valid, message in (
         ([], "there are no held-out records"),
         (without, "none of the 3 held-out records has a token for the loss"),

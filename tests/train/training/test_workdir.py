@@ -56,7 +56,7 @@ def test_a_run_of_another_version_is_refused(tmp_path, tiny_config, version, nam
 @pytest.mark.parametrize("text", ["", "{", "7"])
 def test_a_damaged_configuration_is_refused(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+    with pytest.raises(ValueError, match=r"config\.json is not JSON .*choose another --workdir"):
         saved_config(tmp_path)
 
 

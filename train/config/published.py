@@ -1,8 +1,8 @@
-"""What the recipes share: each method with the rank of the paper's tables."""
+"""Each method with the rank of the paper's tables, for recipes."""
 
 import ml_collections
 
-from train.config import default
+from .schema import default
 
 _RANKS = {
     "lora": 32,
@@ -21,6 +21,7 @@ _LEARNING_RATES = {"lora": 3e-4, "quanta": 5e-5, "toplora": 1e-4}
 def published(method: str) -> ml_collections.ConfigDict:
     """A method as published, on AdamW with batches of 32, 100 warm-up steps and linear decay."""
     config = default(method)
+    config.data.validation_rows = 120
     config.optim.learning_rate = _LEARNING_RATES.get(method, 1e-3)
     if method in _RANKS:
         config.method.rank = _RANKS[method]

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from train.data import files
+from train.data.containers import files
 
 ROWS = [{"a": "x\ny"}, {"a": "é \U0001f600", "b": [1, {"c": None}]}, {"a": "]"}]
 

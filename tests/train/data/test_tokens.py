@@ -1,4 +1,4 @@
-"""Examples in flat arrays, their token ids, and what is cut."""
+"""Records as token ids in flat arrays, and what is cut."""
 
 import copy
 
@@ -10,7 +10,7 @@ from tera_jax.llama import load_tokenizer
 from tests.train.data.words import Words
 from train import data, tasks
 from train.config import DataConfig
-from train.data import Example, examples
+from train.data import Example, examples, tokens
 from train.data.examples import Cuts
 
 RECORDS = [
@@ -28,12 +28,12 @@ def tokenizer(smollm2_path):
 @pytest.mark.parametrize("style", ["hira", "llm-adapters"])
 def test_ids_are_those_of_each_text_alone_whatever_the_chunk(tokenizer, monkeypatch, style):
     config = DataConfig(path="x", prompt=style, append_eos=True, max_response=32)
-    monkeypatch.setattr(examples, "_CHUNK", 2)
+    monkeypatch.setattr(tokens, "_CHUNK", 2)
     found = data.tokenize(RECORDS, tokenizer, config)
     for record, example in zip(RECORDS, found, strict=True):
         prompt = tokenizer(tasks.prompt(record, style), add_special_tokens=False)["input_ids"]
         response = tokenizer(record["output"], add_special_tokens=False)["input_ids"]
-        assert example == Example(prompt, [*response, tokenizer.eos_token_id])
+        assert example == Example.of(prompt, [*response, tokenizer.eos_token_id])
     asked = data.encode_prompts(RECORDS, tokenizer, config)
     assert asked == [example.prompt for example in found]
     columns = datasets.Dataset.from_list(RECORDS)
@@ -117,13 +117,15 @@ def test_virtual_tokens_are_put_before_prompts_and_count():
 
 
 def test_a_digest_changes_with_any_id():
-    rows = [Example([1, 2], [3]), Example([4], [5, 6])]
+    rows = [Example.of([1, 2], [3]), Example.of([4], [5, 6])]
     first = data.digest(rows)
     assert data.digest(copy.deepcopy(rows)) == first
     others = [
         rows[::-1],
         rows[:1],
-        [Example([1, 2, 3], []), rows[1]],
-        [Example([1, 2], [7]), rows[1]],
+        [Example.of([1, 2, 3], []), rows[1]],
+        [Example.of([1, 2], [7]), rows[1]],
+        [Example([1, 2, 3], [0, 1, 0]), rows[1]],
+        [Example([1, 2, 3], [1, 0, 0]), rows[1]],
     ]
-    assert len({first, *map(data.digest, others)}) == 5
+    assert len({first, *map(data.digest, others)}) == 7

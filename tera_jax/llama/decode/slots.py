@@ -1,0 +1,294 @@
+"""Decoding in slots: rows that begin and end by themselves, each with an adapter of its own.
+
+A slot holds one request: its part of the cache, its adapter's prepared arrays
+(:mod:`tera_jax.adapters.bank`) and its settings. All of them are filled when the request comes in,
+so that a step gathers nothing. Requests come and go without another trace::
+
+    programs = make_programs(model, adapter)
+    row = bank.row(entry)
+    state = init_slots(model, adapter, row, batch=64, slots=512)
+    begun = programs.prefill(base, row, tokens_1L, length)
+    state, token = programs.insert(state, slot, row, begun, settings)
+    state, new = programs.step(base, state)                # again and again
+    state = programs.evict(state, slot)
+
+``base`` holds ``params`` and ``frozen``; where the model unrolls its layers those of ``params`` may
+be a list (:mod:`tera_jax.llama.stacking`), of which nothing is then copied.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.stack import at_axes
+from tera_jax.llama import stacking
+from tera_jax.llama.decode.cache import RowCache, Slots, init_cache, init_row_cache
+from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
+from tera_jax.llama.model import Llama
+
+NO_TOKEN = -1
+"""In the place of a new token, for a slot that has none."""
+
+
+class SlotState(NamedTuple):
+    """All slots of a batch.
+
+    Attributes:
+        cache: their keys and values. An empty slot has length 0, and attention reads one token.
+        rows: their adapters' prepared arrays, (stack..., B, ...) at each layer; where the model
+            unrolls its layers a list of them under ``layers``. None for the base alone.
+        token_B: int32, the last token of each.
+        count_B: int32, the new tokens that each has.
+        active_B: bool, which are to have another token.
+        settings: of each.
+    """
+
+    cache: RowCache
+    rows: Any
+    token_B: jax.Array
+    count_B: jax.Array
+    active_B: jax.Array
+    settings: Settings
+
+
+class Prefill(NamedTuple):
+    """What a prompt leaves: ``key`` and ``value`` of one row, its length and the next logits."""
+
+    key: Slots
+    value: Slots
+    length: jax.Array
+    logits_V: jax.Array
+
+
+class Programs(NamedTuple):
+    """The jitted functions, of which :func:`step`, :func:`insert` and :func:`evict` take the state.
+
+    ``prefill`` has one program for each length of padded prompts, ``step`` one with sampling and
+    one without, the others one.
+    """
+
+    prefill: Callable[..., Prefill]
+    insert: Callable[..., tuple[SlotState, jax.Array]]
+    step: Callable[..., tuple[SlotState, jax.Array]]
+    evict: Callable[..., SlotState]
+
+
+def make_programs(model: Llama, adapter: Adapter | None) -> Programs:
+    """Those of a model and an adapter; the base alone with None."""
+    return Programs(
+        prefill=jax.jit(functools.partial(prefill, model, adapter)),
+        insert=jax.jit(functools.partial(insert, adapter), donate_argnums=0),
+        step=jax.jit(
+            functools.partial(step, model, adapter), donate_argnums=1, static_argnames="sampling"
+        ),
+        evict=jax.jit(evict, donate_argnums=0),
+    )
+
+
+def init_slots(
+    model: Llama,
+    adapter: Adapter | None,
+    row: Any,
+    batch: int,
+    slots: int,
+    stops: int = 4,
+) -> SlotState:
+    """Empty slots.
+
+    Args:
+        model: gives the sizes and the type of the cache, and says whether it is split into layers.
+        adapter: of the rows; None for the base alone.
+        row: the prepared arrays of one adapter, real or abstract, without an axis for the rows.
+        batch: B.
+        slots: S, the tokens of a slot, those of prompt and answer together but the last.
+        stops: the most tokens that end a row.
+    """
+    rows = None
+    if adapter is not None:
+
+        def empty(axis: int, leaf: Any) -> jax.Array:
+            return jnp.zeros((*leaf.shape[:axis], batch, *leaf.shape[axis:]), leaf.dtype)
+
+        rows = _by_layer(model, at_axes(adapter.layers, empty, row))
+    token_B, count_B = (jnp.zeros(batch, jnp.int32) for _ in range(2))  # each is donated
+    cache = init_row_cache(model.config, batch, slots, model.dtype, model.unroll)
+    settings = init_settings(batch, stops)
+    return SlotState(cache, rows, token_B, count_B, jnp.zeros(batch, bool), settings)
+
+
+def prefill(
+    model: Llama,
+    adapter: Adapter | None,
+    base: Mapping[str, Any],
+    row: Any,
+    tokens_1L: jax.Array,
+    length: jax.Array,
+) -> Prefill:
+    """The keys and values of a prompt, and the scores of its first new token.
+
+    Args:
+        model: the base's.
+        adapter: of the row; None for the base alone.
+        base: ``params`` and ``frozen``.
+        row: the prepared arrays of its adapter, without an axis for the rows.
+        tokens_1L: int32, the prompt, filled up on the right.
+        length: int32, its tokens.
+    """
+    if adapter is not None:
+        row = at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
+    apply = _apply(model, adapter, base, row)
+    positions_1L = jnp.arange(tokens_1L.shape[1], dtype=jnp.int32)[None]
+    segment_ids_1L = (positions_1L < length).astype(jnp.int32)
+    cache = init_cache(model.config, 1, tokens_1L.shape[1], model.dtype, model.unroll)
+    hidden_1LD, cache = apply(tokens_1L, positions_1L, segment_ids_1L, cache, method="hidden")
+    last_1D = lax.dynamic_index_in_dim(hidden_1LD, length - 1, axis=1, keepdims=False)
+    return Prefill(cache.key, cache.value, length, apply(last_1D, method="logits")[0])
+
+
+def insert(
+    adapter: Adapter | None,
+    state: SlotState,
+    slot: jax.Array,
+    row: Any,
+    begun: Prefill,
+    settings: Settings,
+) -> tuple[SlotState, jax.Array]:
+    """A request into a slot, with its first new token.
+
+    Args:
+        adapter: as in :func:`prefill`.
+        state: of all slots.
+        slot: int32, which is empty. What was there is written over.
+        row: as in :func:`prefill`.
+        begun: of its prompt, at most as long as a slot.
+        settings: of the request. Its limit becomes that of the slot's room.
+
+    Returns:
+        The state, and the token.
+    """
+    room = state.cache.size - begun.length + 1
+    settings = settings._replace(limit=jnp.minimum(settings.limit, room))
+    one = jax.tree.map(lambda leaf: leaf[None], settings)
+    first = jnp.zeros(1, jnp.int32)
+    token = next_tokens(begun.logits_V[None], one, first, sampling=True)[0]
+    more = (settings.limit > 1) & ~jnp.any(settings.stop == token)
+
+    def write(slots_BSKH: jax.Array, new_1LKH: jax.Array) -> jax.Array:
+        """Slots of one layer or, with another axis in front, of a stack."""
+        start = (*[jnp.zeros_like(slot)] * (new_1LKH.ndim - 4), slot, *[jnp.zeros_like(slot)] * 3)
+        return lax.dynamic_update_slice(slots_BSKH, new_1LKH.astype(slots_BSKH.dtype), start)
+
+    def put(rows_B: jax.Array, value: Any) -> jax.Array:
+        return rows_B.at[slot].set(value)
+
+    cache = RowCache(
+        jax.tree.map(write, state.cache.key, begun.key),
+        jax.tree.map(write, state.cache.value, begun.value),
+        put(state.cache.length_B, jnp.where(more, begun.length, 0)),
+    )
+    state = SlotState(
+        cache,
+        None if adapter is None else _put_row(adapter, state.rows, slot, row),
+        put(state.token_B, token),
+        put(state.count_B, 1),
+        put(state.active_B, more),
+        jax.tree.map(put, state.settings, settings),
+    )
+    return state, token
+
+
+def step(
+    model: Llama,
+    adapter: Adapter | None,
+    base: Mapping[str, Any],
+    state: SlotState,
+    sampling: bool = False,
+) -> tuple[SlotState, jax.Array]:
+    """One more token for every active slot.
+
+    Args:
+        model: as in :func:`prefill`.
+        adapter: likewise.
+        base: likewise.
+        state: of all slots.
+        sampling: whether any slot samples. Without, no logits are sorted.
+
+    Returns:
+        The state, and int32 (B,) the new tokens; :data:`NO_TOKEN` where there is none.
+    """
+    rows = state.rows
+    apply = _apply(model, adapter, base, rows if adapter is None else _stacked(rows))
+    hidden_B1D, cache = apply(state.token_B[:, None], cache=state.cache, method="hidden")
+    logits_BV = apply(hidden_B1D[:, 0], method="logits")
+    token_B = next_tokens(logits_BV, state.settings, state.count_B, sampling)
+    active_B = state.active_B
+    count_B = state.count_B + active_B.astype(jnp.int32)
+    ended_B = jnp.any(token_B[:, None] == state.settings.stop, axis=1)
+    ended_B |= count_B >= state.settings.limit
+    more_B = active_B & ~ended_B
+    found = state._replace(
+        cache=cache._replace(length_B=jnp.where(more_B, cache.length_B, 0)),
+        token_B=jnp.where(active_B, token_B, state.token_B),
+        count_B=count_B,
+        active_B=more_B,
+    )
+    return found, jnp.where(active_B, token_B, NO_TOKEN)
+
+
+def evict(state: SlotState, slot: jax.Array) -> SlotState:
+    """A slot emptied before its end. One that has ended is empty by itself."""
+    return state._replace(
+        cache=state.cache._replace(length_B=state.cache.length_B.at[slot].set(0)),
+        active_B=state.active_B.at[slot].set(False),
+    )
+
+
+def _apply(
+    model: Llama, adapter: Adapter | None, base: Mapping[str, Any], rows: Any
+) -> Callable[..., Any]:
+    params = stacking.stacked(base["params"])
+    if adapter is None:
+        return functools.partial(model.apply, {"params": params})
+    variables = {"params": params, "frozen": base["frozen"], "d": rows}
+    return functools.partial(adapter.apply_rows, model, variables)
+
+
+def _by_layer(model: Llama, rows: Mapping[str, Any]) -> dict[str, Any]:
+    """The layers of prepared arrays as a list, where the model unrolls them."""
+    if not model.unroll or stacking.LAYERS not in rows:
+        return dict(rows)
+    stack = rows[stacking.LAYERS]
+    count = model.config.num_layers
+    layers = [jax.tree.map(lambda leaf, n=n: leaf[n], stack) for n in range(count)]
+    return {**rows, stacking.LAYERS: layers}
+
+
+def _stacked(rows: Mapping[str, Any]) -> dict[str, Any]:
+    return stacking.stacked(rows) if stacking.LAYERS in rows else dict(rows)
+
+
+def _put_row(adapter: Adapter, rows: Any, slot: jax.Array, row: Any) -> Any:
+    """The arrays of one adapter at a slot."""
+    layers = rows.get(stacking.LAYERS)
+    if not isinstance(layers, list):
+
+        def put(axis: int, leaf: jax.Array, value: jax.Array) -> jax.Array:
+            return leaf.at[(*[slice(None)] * axis, slot)].set(value)
+
+        return at_axes(adapter.layers, put, rows, row)
+
+    def put_first(leaf: jax.Array, value: jax.Array) -> jax.Array:
+        return leaf.at[slot].set(value)
+
+    split = [
+        jax.tree.map(lambda own, stack, n=n: put_first(own, stack[n]), own, row[stacking.LAYERS])
+        for n, own in enumerate(layers)
+    ]
+    others = {k: v for k, v in rows.items() if k != stacking.LAYERS}
+    rest = {k: v for k, v in row.items() if k != stacking.LAYERS}
+    return {**jax.tree.map(put_first, others, rest), stacking.LAYERS: split}

@@ -1,0 +1,300 @@
+"""Conversations to token ids and masks, by the chat template of a tokenizer.
+
+Templates are rendered by ``transformers``, in Jinja's immutable sandbox. Where a template marks
+what the assistant says with ``{% generation %}``, the mask is that of transformers. Elsewhere a
+turn of the assistant is what the conversation up to it has more than the prompt for it.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import TemplateSyntaxError
+from jinja2.sandbox import SecurityError
+
+from .examples import Example, ids_of
+from .messages import Message, Turns
+
+Loss = Literal["assistant", "last", "all"]
+_Ids = list[int] | ValueError
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
+    "{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
+    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
+    "{{ '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""The template of ``config.data.chat_template=chatml``."""
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_LIMIT = 2**20  # bytes of a template file
+
+
+def load_template(name: str | None) -> str | None:
+    """The text of ``config.data.chat_template``; None for that of the tokenizer.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for a file that is too large for a template, or is not UTF-8.
+    """
+    if name is None:
+        return None
+    if name == "chatml":
+        return CHATML
+    file = Path(name)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"config.data.chat_template={name}: there is no such file; give a Jinja file, chatml, "
+            "or leave it out for the template of the tokenizer"
+        )
+    if file.stat().st_size > _LIMIT:
+        raise ValueError(f"{name} has more than {_LIMIT} bytes, too many for a chat template")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is not UTF-8; save the chat template as UTF-8") from None
+
+
+def template_of(tokenizer: Any, template: str | None = None) -> str:
+    """The template that is rendered.
+
+    Raises:
+        ValueError: when none is given and the tokenizer has none.
+    """
+    if template is not None:
+        return template
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            "the tokenizer has no chat template; set config.data.chat_template to a Jinja file or "
+            "to chatml, or config.data.prompt=plain for prompts and completions as they stand"
+        )
+    try:
+        return str(tokenizer.get_chat_template())
+    except ValueError as error:  # it has several, and none of them is the default
+        raise ValueError(f"{error} Set config.data.chat_template to a Jinja file") from None
+
+
+def prompt_ids(
+    tokenizer: Any, messages: Sequence[Message], template: str | None = None
+) -> list[int]:
+    """The token ids of a conversation, up to where the assistant's next turn begins.
+
+    Args:
+        tokenizer: of ``transformers``.
+        messages: each with ``role`` and ``content``.
+        template: a Jinja text; None for that of the tokenizer.
+
+    Raises:
+        ValueError: beginning with a verb, when the template refuses the messages; and as
+            :func:`render`.
+    """
+    template_of(tokenizer, template)
+    (text,) = _texts(tokenizer, [messages], template, True)
+    if isinstance(text, ValueError):
+        raise text
+    (ids,) = ids_of([text], tokenizer)
+    return ids
+
+
+def render(
+    tokenizer: Any,
+    conversations: Sequence[Turns],
+    template: str | None = None,
+    loss: Loss = "assistant",
+) -> list[Example | ValueError]:
+    """Conversations as token ids, and the mask of what the assistant says.
+
+    The ids are those of ``tokenizer.apply_chat_template(messages)``.
+
+    Args:
+        tokenizer: of ``transformers``.
+        conversations: each with a turn of the assistant.
+        template: a Jinja text; None for that of the tokenizer.
+        loss: on all turns of the ``assistant``, on the ``last`` of them, or on ``all`` tokens.
+
+    Returns:
+        For each conversation an example; or an error, beginning with a verb, where the template
+        refuses it or its turns cannot be told from the rest.
+
+    Raises:
+        ValueError: when there is no template, or it has an error of syntax or tries to leave the
+            sandbox.
+    """
+    text = template_of(tokenizer, template)
+    if loss != "all" and _GENERATION.search(text):
+        return _marked(tokenizer, conversations, template, loss)
+    wholes = _texts(tokenizer, [turns.messages for turns in conversations], template, False)
+    spans = [
+        [] if loss == "all" or isinstance(whole, ValueError) else _learned(turns, loss)
+        for turns, whole in zip(conversations, wholes, strict=True)
+    ]
+    # Up to each turn, and with it; of a last turn that is the whole.
+    befores = [
+        turns.messages[:index]
+        for turns, indices in zip(conversations, spans, strict=True)
+        for index in indices
+        if index
+    ]
+    afters = [
+        turns.messages[: index + 1]
+        for turns, indices in zip(conversations, spans, strict=True)
+        for index in indices
+        if index + 1 < len(turns.messages)
+    ]
+    texts = [
+        *wholes,
+        *_texts(tokenizer, befores, template, True),
+        *_texts(tokenizer, afters, template, False),
+    ]
+    encoded = iter(ids_of([one for one in texts if isinstance(one, str)], tokenizer))
+    found = [next(encoded) if isinstance(one, str) else one for one in texts]
+    before = iter(found[len(wholes) : len(wholes) + len(befores)])
+    after = iter(found[len(wholes) + len(befores) :])
+    result: list[Example | ValueError] = []
+    for turns, whole, indices in zip(conversations, found, spans, strict=False):
+        ends = [
+            (
+                index,
+                next(before) if index else _NO_START,
+                next(after) if index + 1 < len(turns.messages) else whole,
+            )
+            for index in indices
+        ]
+        if isinstance(whole, ValueError):
+            result.append(whole)
+        elif loss == "all":
+            result.append(Example(whole, [1] * len(whole)))
+        else:
+            result.append(_by_difference(whole, ends))
+    return result
+
+
+_NO_START = ValueError(
+    "begins with a turn of the assistant, whose first token the chat template does not tell: put a "
+    "turn of the user before it, or mark turns with {% generation %} in a template of your own "
+    "(config.data.chat_template)"
+)
+
+
+def _by_difference(
+    whole: list[int], ends: Sequence[tuple[int, _Ids, _Ids]]
+) -> Example | ValueError:
+    """The mask of turns, each from the end of the prompt for it to the end of the turn."""
+    mask = [0] * len(whole)
+    for index, before, after in ends:
+        if isinstance(before, ValueError):
+            return before
+        if isinstance(after, ValueError):
+            return after
+        for name, part in (("prompt for", before), ("conversation up to", after)):
+            if whole[: len(part)] != part:
+                return ValueError(
+                    f"has a turn of the assistant (message {index}) that cannot be told from the "
+                    f"rest: the tokens of the {name} it are not the first of the whole "
+                    "conversation. Mark turns with {% generation %} in a template of your own "
+                    "(config.data.chat_template), or set config.data.loss=last or all"
+                )
+        mask[len(before) : len(after)] = [1] * (len(after) - len(before))
+    return Example(whole, mask)
+
+
+def _learned(turns: Turns, loss: Loss) -> list[int]:
+    """The indices of the turns with a loss."""
+    found = [
+        index
+        for index, message in enumerate(turns.messages)
+        if message["role"] == "assistant" and index >= turns.first
+    ]
+    return found[-1:] if loss == "last" else found
+
+
+def _marked(
+    tokenizer: Any, conversations: Sequence[Turns], template: str | None, loss: Loss
+) -> list[Example | ValueError]:
+    """By the marks of the template."""
+    given = [turns.messages for turns in conversations]
+    result = _each(
+        given,
+        lambda part: _examples(
+            tokenizer.apply_chat_template(
+                part,
+                chat_template=template,
+                tokenize=True,
+                return_dict=True,
+                return_assistant_tokens_mask=True,
+            )
+        ),
+    )
+    return [
+        _within(tokenizer, turns, one, template, loss) if isinstance(one, Example) else one
+        for turns, one in zip(conversations, result, strict=True)
+    ]
+
+
+def _within(
+    tokenizer: Any, turns: Turns, example: Example, template: str | None, loss: Loss
+) -> Example | ValueError:
+    """An example whose mask leaves out what is not learned of it."""
+    ids, mask = example
+    if turns.first:
+        (text,) = _texts(tokenizer, [turns.messages[: turns.first]], template, False)
+        if isinstance(text, ValueError):
+            return text
+        (before,) = ids_of([text], tokenizer)
+        if ids[: len(before)] != before:
+            return ValueError("has a prompt whose tokens are not the first of the conversation")
+        mask = [0] * len(before) + [*mask[len(before) :]]
+    if 1 not in mask:
+        return ValueError("has no turn that the chat template marks with {% generation %}")
+    if loss == "last":
+        end = len(mask) - mask[::-1].index(1)
+        start = end - [*mask[:end][::-1], 0].index(0)
+        mask = [int(start <= place < end) for place in range(len(mask))]
+    return Example(ids, mask)
+
+
+def _examples(encoded: Any) -> list[Example]:
+    return [*map(Example, encoded["input_ids"], encoded["assistant_masks"])]
+
+
+def _texts(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Message]],
+    template: str | None,
+    add_generation_prompt: bool,
+) -> list[str | ValueError]:
+    def texts(part: Sequence[Sequence[Message]]) -> list[str]:
+        found: list[str] = tokenizer.apply_chat_template(
+            part,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+        return found
+
+    return _each(conversations, texts)
+
+
+def _each(conversations: Sequence[Any], apply: Any) -> list[Any]:
+    """What ``apply`` makes of all at once, or of each apart where one is refused."""
+    if not conversations:
+        return []
+    try:
+        return [*apply([*conversations])]
+    except (SecurityError, TemplateSyntaxError) as error:
+        what = "tries to leave its sandbox" if isinstance(error, SecurityError) else "is no Jinja"
+        raise ValueError(
+            f"the chat template {what}: {error}; check the template of the tokenizer or "
+            "config.data.chat_template"
+        ) from None
+    except ImportError:
+        raise
+    except Exception as error:  # of any kind: a template runs what its author wrote
+        if len(conversations) == 1:
+            name = "" if type(error).__name__ == "TemplateError" else f"{type(error).__name__}: "
+            return [ValueError(f"is refused by the chat template: {name}{error}")]
+        return [one for each in conversations for one in _each([each], apply)]
