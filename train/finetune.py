@@ -3,7 +3,6 @@
 ``tera_jax.finetune`` calls :func:`finetune`.
 """
 
-import dataclasses
 import difflib
 import json
 import os
@@ -14,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from tera_jax import atomic
-from tera_jax.llama import load_tokenizer
 from tera_jax.ops import dispatch
 
-from . import data, pipeline
-from .config import Config, default, parse
+from . import pipeline
+from .config import flag, parse
 from .curve import LiveCurve, in_notebook
-from .data import records as record_files
 from .finetuned import Finetuned
 from .training import stops
 from .training.workdir import RECORDS
@@ -51,7 +48,7 @@ def finetune(
     tree["model"]["path"] = str(model)
     tree["data"]["path"] = path
     tree["data"]["validation_path"] = None if validation is None else str(validation)
-    config = _fitted(tree, settings)
+    config = parse(tree)
     drawn = (in_notebook() if live is None else live) and LiveCurve()
     given = [*callbacks, *([drawn] if drawn else [])]
     try:
@@ -64,17 +61,13 @@ def finetune(
 
 
 def _tree(method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration's fields, the settings among them.
+    """The fields of the recipe sft, the settings among them.
 
     Raises:
         ValueError: for an unknown setting, with the nearest ones.
     """
-    tree = default(method).to_dict()
+    tree = flag.recipe("sft", method).to_dict()
     tree["model"]["dtype"] = "bfloat16" if dispatch.on_gpu() else "float32"
-    tree["data"]["append_eos"] = True
-    tree["optim"]["warmup_steps"] = 10
-    tree["loop"]["batch_size"] = 8
-    tree["loop"]["eval_every"] = 50
     for name, value in settings.items():
         if name in _SECTIONS and isinstance(value, Mapping):
             tree[name].update(value)  # unknown names are refused with the rest
@@ -132,30 +125,3 @@ def _file(records: Any, workdir: Path) -> str:
         workdir.mkdir(parents=True, exist_ok=True)
         atomic.write_text(file, text)
     return str(file)
-
-
-def _fitted(tree: dict[str, Any], settings: Mapping[str, Any]) -> Config:
-    """The configuration, with limits that cut no record where none are given.
-
-    Raises:
-        FileNotFoundError: when there are no such records.
-        ValueError: for settings or records that do not fit.
-    """
-    given = {*settings, *settings.get("data", {})}
-    config = parse(tree)
-    sources = record_files.sources(config.data)
-    first = next(iter(sources.values()))
-    if "validation_rows" not in given and config.data.validation_path is None:
-        tree["data"]["validation_rows"] = max(1, min(120, len(first.records) // 10))
-    if not given & {"max_prompt", "max_response", "max_tokens"}:
-        tokenizer = load_tokenizer(config.model.path)
-        whole = dataclasses.replace(config.data, max_prompt=2**20, max_response=2**20)
-        sizes = [
-            data.tokenize(source.records, tokenizer, whole).lengths() for source in sources.values()
-        ]
-        for name, column in zip(
-            ("max_prompt", "max_response"), zip(*sizes, strict=True), strict=True
-        ):
-            longest = max(int(lengths.max()) for lengths in column)
-            tree["data"][name] = -(-longest // 16) * 16  # few shapes for runs alike
-    return parse(tree)
