@@ -115,7 +115,11 @@ class Chat(Style):
     def ids(self, request: Request) -> list[int]:
         """As the base class, and of a record of any kind that a run reads."""
         named = "messages" in request or "prompt" in request
-        if named or self.config is None or formats.recognised("auto", request) is None:
+        if (
+            named
+            or self.config is None
+            or formats.recognised("auto", request, answered=False) is None
+        ):
             return super().ids(request)
         (ids,) = data.encode_prompts([request], self.tokenizer, self.config, inference=True)
         return ids
