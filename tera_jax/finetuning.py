@@ -40,7 +40,7 @@ def finetune(
             --print-config`` lists them.
 
     Returns:
-        :class:`train.finetune.Finetuned`: ``d``, ``history``, ``generate(prompts)``, ``chat()``,
+        :class:`train.finetuned.Finetuned`: ``d``, ``history``, ``generate(prompts)``, ``chat()``,
         ``evaluate(file)``, ``save(path)``, ``merge()`` and ``plot()``.
 
     Raises:

@@ -3,14 +3,17 @@
 import json
 import shutil
 
+import jax
 import pytest
 
-from train import evaluate
+from train import data, evaluate
 from train.training import run as runs
+from train.training.loop import held_out_loss
+from train.training.step import make_eval_step
 
 
 def test_a_file_of_ones_own_is_compared_with_the_base(finished, tmp_path, capsys, monkeypatch):
-    _, workdir = finished
+    run, workdir = finished
     own = tmp_path / "run"
     shutil.copytree(workdir, own)
     file = tmp_path / "mine.jsonl"
@@ -21,11 +24,27 @@ def test_a_file_of_ones_own_is_compared_with_the_base(finished, tmp_path, capsys
     )
     monkeypatch.syspath_prepend(tmp_path)
     given = [f"--workdir={own}", f"--file={file}", "--metrics", "contains", "my_metric:of_id"]
+    given.append("loss")
     evaluate.main([*given, "--compare"])
     said = capsys.readouterr().out
     assert f"the metric my_metric:of_id is the code in {tmp_path / 'my_metric.py'}" in said
     (line,) = (line for line in said.splitlines() if "my_metric:of_id  " in line)
     assert line.split()[-2:] == ["33.33%", "33.33%"]
+    # The loss of the first answers is that of such records.
+    (line,) = (line for line in said.splitlines() if line.startswith("own loss"))
+    examples = data.tokenize(
+        [{"instruction": row["prompt"], "output": "true"} for row in rows],
+        run.tokenizer,
+        run.config.data,
+    )
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    with jax.set_mesh(run.mesh):
+        losses = [
+            held_out_loss(run, eval_step, d, examples)
+            for d in (runs.init_d(run), runs.restore_best(run, workdir)[1])
+        ]
+    assert line.split()[-2:] == [f"{loss:.4f}" for loss in losses]
+    assert losses[0] > losses[1]
     (head,) = (line for line in said.splitlines() if line.split() == ["base", "step", "12"])
     assert head.endswith("step 12")
     compared = own / "evaluation" / "own" / "compared.jsonl"

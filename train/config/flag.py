@@ -59,6 +59,15 @@ def recipes() -> dict[str, Path]:
     return {file.stem: file for file in sorted(place.glob("[!_]*.py"))}
 
 
+def recipe(name: str, method: str) -> Any:
+    """The configuration of a recipe, for a method.
+
+    Raises:
+        ValueError: for an unknown method.
+    """
+    return runpy.run_path(str(recipes()[name]))["get_config"](method)
+
+
 def _check(name: str, known: set[str], argv: list[str]) -> None:
     """Raise ``flags.Error`` for a flag of a key that is not known."""
     for argument in flags.FLAGS.read_flags_from_files(argv, force_gnu=False):

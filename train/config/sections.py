@@ -150,7 +150,8 @@ class EvaluateConfig:
         task: which they are; it says how answers are judged: a row of ``train.tasks.TASKS``;
             ``own`` for any file of prompts and answers.
         metrics: of the task ``own``: ``exact``, ``contains``, ``number``, ``choice``, ``rouge_l``,
-            or a function of the user as ``module:function``. docs/evaluation.md says what each is.
+            ``loss``, or a function of the user as ``module:function``. docs/evaluation.md says what
+            each is.
         limit: at most so many of them, or None for all.
         batch_size: prompts decoded at once, and rows of a batch of the held-out loss.
         unroll: decode with the layers one after the other in place of a loop, which on a GPU is

@@ -128,7 +128,7 @@ def _judged_by_metrics(row: int, question: Question, output: str, run: Run) -> A
     style = style_of(run.tokenizer, run.config.data)
     text = "".join(style.clean(until([output], style.stop))).strip()
     record, golds = question.record, [*question.golds]
-    names = run.config.evaluate.metrics
+    names = tasks.own.scored(run.config.evaluate.metrics)
     scores = {name: tasks.own.load(name)(text, golds, record) for name in names}
     asked = record.get("prompt") or json.dumps(record.get("messages", record), ensure_ascii=False)
     return Answer(row, asked, output, text, golds, scores[names[0]] == 1, scores)
@@ -141,7 +141,8 @@ def metrics(answers: Sequence[Answer], task: str, run: Run) -> dict[str, float]:
     """
     if task == tasks.own.NAME:
         rows = [answer.scores or {} for answer in answers]
-        return {name: fmean(row[name] for row in rows) for name in run.config.evaluate.metrics}
+        names = tasks.own.scored(run.config.evaluate.metrics)
+        return {name: fmean(row[name] for row in rows) for name in names}
     if tasks.task(task).answer is not None:
         return {
             "accuracy": sum(answer.right for answer in answers) / len(answers),
@@ -172,7 +173,7 @@ def require(names: Iterable[str], config: EvaluateConfig) -> None:
     """
     names = [*names]
     if tasks.own.NAME in names:
-        for name in config.metrics:
+        for name in tasks.own.scored(config.metrics):
             tasks.own.load(name)
             file = tasks.own.origin(name)
             if file is not None:

@@ -130,6 +130,8 @@ def _measure(
             found = answers.ask(run, generator, asked, ids[task], task, directory / name, True)
             score_answers = functools.partial(answers.metrics, found, task, run)
             metrics = distributed.on_main_process(score_answers)
+            if task == tasks.own.NAME and tasks.own.LOSS in run.config.evaluate.metrics:
+                metrics[tasks.own.LOSS] = _own_loss(run, d, asked)
         else:
             found = _picked(run, d, asked, score)
             metrics = {
@@ -162,6 +164,15 @@ def _kept(file: Path, keys: Sequence[str]) -> dict[str, Any] | None:
 
 def _name(task: str, score: str) -> str:
     return task if score == "generate" else f"{task}-{score}"
+
+
+def _own_loss(run: Run, d: Any, asked: Sequence[Question]) -> float:
+    """Of the first right answer to each question, after its prompt."""
+    config = run.config.data
+    given = [tasks.own.answered(record, golds[0], config.prompt) for record, golds in asked]
+    examples = data.tokenize(given, run.tokenizer, config, run.virtual_tokens)
+    eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
+    return held_out_loss(run, eval_step, d, examples)
 
 
 def _held_out(run: Run, step: int, d: Any, directory: Path, valid: Sequence[data.Example]) -> float:
@@ -279,7 +290,7 @@ def table(columns: Mapping[str, Mapping[str, Score]]) -> str:
 
 def _cell(name: str, metric: str, score: Score) -> str:
     value = score.metrics[metric]
-    if name == HELD_OUT:
+    if name == HELD_OUT or metric == tasks.own.LOSS:
         return f"{value:.4f}"
     if metric in _COUNTS:
         return f"{round(value * score.examples)}/{score.examples} ({value:.1%})"

@@ -73,7 +73,7 @@ def _own(path: str, metrics: Sequence[str]) -> list[Question]:
     for name, record in requests.read(Path(path)):
         try:
             golds = tasks.own.golds_of(record)
-            tasks.own.require(record, golds, metrics)
+            tasks.own.require(record, golds, tasks.own.scored(metrics))
         except ValueError as error:
             raise ValueError(f"{name} {error}") from None
         questions.append(Question(record, golds))

@@ -17,6 +17,10 @@ from . import arithmetic
 NAME = "own"
 """Of the task."""
 
+LOSS = "loss"
+"""The metric that needs no output: the held-out loss of the first right answer after its prompt, in
+nats a token."""
+
 Score = Callable[[str, Sequence[str], Mapping[str, Any]], float]
 """Of an output, its right answers and its record."""
 
@@ -67,16 +71,43 @@ METRICS: dict[str, Score] = {
 
 def require_names(names: Sequence[str]) -> None:
     """Raise ``ValueError`` for no metric, one that comes twice, or one that there is not."""
-    if not names:
-        raise ValueError(f"metrics is empty; name some of {', '.join(METRICS)}")
-    for name in names:
+    known = ", ".join([*METRICS, LOSS])
+    if not scored(names):
+        raise ValueError(
+            f"metrics is {', '.join(names) or 'empty'}; name one that scores outputs: {known}"
+        )
+    for name in scored(names):
         if name not in METRICS and not re.fullmatch(r"[\w.]+:\w+", name):
             raise ValueError(
-                f"metrics has {name!r}; choose from {', '.join(METRICS)}, or name a function of "
-                "yours as module:function"
+                f"metrics has {name!r}; choose from {known}, or name a function of yours as "
+                "module:function"
             )
     if len({*names}) < len(names):
         raise ValueError(f"metrics has a name twice: {', '.join(names)}")
+
+
+def scored(names: Iterable[str]) -> list[str]:
+    """The metrics that score an output."""
+    return [name for name in names if name != LOSS]
+
+
+def answered(record: Mapping[str, Any], gold: str, style: str) -> dict[str, Any]:
+    """A record with its answer, of the kind that a run of ``config.data.prompt`` trains on."""
+    if "messages" in record:
+        turns = list(record["messages"])
+    elif "prompt" in record:
+        turns = [{"role": "user", "content": record["prompt"]}]
+    else:  # of the run's own kind
+        return {**record, "output": gold}
+    said = [turn["content"] for turn in turns if turn["role"] != "system"]
+    if style == "convai2":
+        persona = [turn["content"] for turn in turns if turn["role"] == "system"]
+        return {"persona": persona, "history": said, "output": gold}
+    if style == "plain":
+        return {"prompt": said[-1], "completion": gold}
+    if style == "auto":
+        return {"messages": [*turns, {"role": "assistant", "content": gold}]}
+    return {"instruction": said[-1], "output": gold}
 
 
 def load(name: str) -> Score:

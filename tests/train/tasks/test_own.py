@@ -68,8 +68,12 @@ def test_a_function_of_the_user_gets_the_text_and_the_record(mine):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((), "metrics is empty"),
-        (("exakt",), "metrics has 'exakt'; choose from exact, contains, number, choice, rouge_l"),
+        ((), "metrics is empty; name one that scores outputs: exact"),
+        (("loss",), "metrics is loss; name one that scores outputs"),
+        (
+            ("exakt",),
+            "metrics has 'exakt'; choose from exact, contains, number, choice, rouge_l, l",
+        ),
         (("a b:c",), "or name a function of yours as module:function"),
         (("exact", "exact"), "metrics has a name twice"),
     ],
@@ -94,6 +98,27 @@ def test_a_metric_that_is_none_is_refused(names, message):
 def test_a_record_that_cannot_be_scored_is_refused(record, message):
     with pytest.raises(ValueError, match=message):
         own.require(record, own.golds_of(record), ["number", "choice"])
+
+
+CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("record", "style", "expected"),
+    [
+        ({"messages": CHAT}, "auto", {"messages": [*CHAT, {"role": "assistant", "content": "b"}]}),
+        ({"prompt": "a"}, "plain", {"prompt": "a", "completion": "b"}),
+        ({"prompt": "a", "answer": "b"}, "hira", {"instruction": "a", "output": "b"}),
+        ({"messages": CHAT}, "convai2", {"persona": ["s"], "history": ["a"], "output": "b"}),
+        (
+            {"instruction": "a", "input": "c"},
+            "hira",
+            {"instruction": "a", "input": "c", "output": "b"},
+        ),
+    ],
+)
+def test_a_question_with_its_answer_is_a_record_of_the_run(record, style, expected):
+    assert own.answered(record, "b", style) == expected
 
 
 def test_answers_may_be_numbers_and_several():
