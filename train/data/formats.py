@@ -33,14 +33,6 @@ def _response(record: Record, config: DataConfig) -> str:
     return tasks.response(record, config.prompt)
 
 
-def _dialogue(record: Record, config: DataConfig, inference: bool) -> str:
-    return tasks.prompt(record, "convai2", config.history, inference)
-
-
-def _utterance(record: Record, config: DataConfig) -> str:
-    return tasks.response(record, "convai2")
-
-
 def _shown(record: Record, config: DataConfig, inference: bool) -> str:
     """The turns before the answer, for files of answers; the model sees the chat template."""
     convert = of_record(config.prompt, record).messages
@@ -152,8 +144,10 @@ TABLE = (
         fields={"persona": TEXTS, "history": TEXTS, "output": TEXT},
         optional=(),
         answer="output",
-        prompt=_dialogue,
-        response=_utterance,
+        prompt=lambda record, config, inference: tasks.prompt(
+            record, "convai2", config.history, inference
+        ),
+        response=lambda record, config: tasks.response(record, "convai2"),
     ),
     Format(
         name="prompt/completion",

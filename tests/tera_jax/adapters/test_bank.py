@@ -294,9 +294,7 @@ def test_layers_that_read_one_input_share_one_kernel(targets, calls):
 
     expected = jax.jit(run)(variables)
     with dispatch.forced(True):
-        jaxpr = jax.make_jaxpr(run)(variables)
-        found = jax.jit(run)(variables)
-
+        jaxpr, found = jax.make_jaxpr(run)(variables), jax.jit(run)(variables)
     assert len(list(kernel_calls(jaxpr.jaxpr))) == calls
     within(error(found, expected), 1e-4)
     assert error(found[:1], found[1:]) > 1e-2
