@@ -5,9 +5,9 @@ A test may be renamed or moved: ``python -m tests.mutations`` then says that it 
 
 from tests.mutations.patch import Patch
 
-_FIRST = "tests/train/training/test_first_steps.py::"
+_FIRST = "tests/train/training/steps/test_first_steps.py::"
 _GRADIENT = _FIRST + "test_the_gradient_is_that_of_the_mean_over_target_tokens[1]"
-_OPTIM = "tests/train/training/test_optim.py::"
+_OPTIM = "tests/train/training/steps/test_optim.py::"
 _BATCHES = "tests/train/data/test_batches.py::"
 _ROWS = "tests/train/data/test_packing.py::test_a_row_holds_records_one_after_the_other"
 

@@ -36,11 +36,13 @@ import jax.numpy as jnp
 model, params = load_pretrained("merged", dtype=jnp.float32)
 adapter, variables = tera_jax.load_adapter("run/adapter", load_pretrained({model!r})[1])
 print(sorted(tera_jax.published_config("lora").keys()), adapter.name)
+tuned = tera_jax.finetune({model!r}, {records!r}, workdir="tuned", steps=2, packed_length=64)
+print("answer", repr(tuned.generate("red?", max_new_tokens=4)))
 """
 
 
 def check(place: Path, directory: Path, environment: Mapping[str, str] = os.environ) -> None:
-    """Train, evaluate, export and report by the scripts, and load the results from Python.
+    """Train, evaluate, export, report and answer by the scripts, and do the same from Python.
 
     Args:
         place: of the Python and of the scripts.
@@ -57,7 +59,7 @@ def check(place: Path, directory: Path, environment: Mapping[str, str] = os.envi
     (user / "train.py").write_text(_TRAIN)
     (user / "configs" / "mine.py").write_text(_CONFIG.format(model=model, records=records))
     (user / "task").mkdir()
-    (user / "load.py").write_text(_PYTHON.format(model=model))
+    (user / "load.py").write_text(_PYTHON.format(model=model, records=records))
 
     def run(program: str, *arguments: str) -> str:
         found = subprocess.run(
@@ -87,7 +89,10 @@ def check(place: Path, directory: Path, environment: Mapping[str, str] = os.envi
     run("tera-evaluate", "--workdir=run", "--tasks", "boolq=task/test.json")
     assert "BoolQ" in run("tera-report", "run")
     run("tera-export", "--workdir=run", "--format=hf", "--output=merged")
-    assert "tera" in run("python", "load.py")
+    run("tera-generate", "--workdir=run", "--prompt=red?", "--max-new-tokens=4")
+    said = run("python", "load.py")
+    assert "tera" in said
+    assert "answer '" in said
 
 
 def main() -> None:

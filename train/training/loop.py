@@ -90,6 +90,8 @@ def fit(
             step = done
             if done:
                 log.message(f"resumed at step {done} of {steps}")
+            elif steps <= run.config.optim.warmup_steps:
+                log.message(_only_warms_up(steps, run.config.optim.warmup_steps))
             for step in range(done + 1, steps + 1):
                 before, batch = stream.position, next(stream)
                 state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
@@ -123,6 +125,14 @@ def fit(
                     break
             log.message(f"trained to step {step}: {log.summary()}")
             told.call("on_end", step)
+
+
+def _only_warms_up(steps: int, warmup: int) -> str:
+    return (
+        f"all {steps} steps are in the warm-up (config.optim.warmup_steps={warmup}): the learning "
+        "rate stays below config.optim.learning_rate; lower config.loop.batch_size, or raise "
+        "config.loop.epochs"
+    )
 
 
 def _require_finite(step: int, fed: tuple[int, int], loss: float | None, state: State) -> None:

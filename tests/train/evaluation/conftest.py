@@ -10,7 +10,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from tests.train.evaluation.texts import CASES, OUTPUTS, SYNSETS, write_wordnet
+from tests.train.evaluation.text.texts import CASES, OUTPUTS, SYNSETS, write_wordnet
 
 
 @pytest.fixture(scope="module")

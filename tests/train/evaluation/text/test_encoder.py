@@ -6,7 +6,7 @@ import bert_score
 import pytest
 from transformers import BertConfig, PreTrainedTokenizerFast, RobertaTokenizer
 
-from tests.train.evaluation.texts import CASES, OUTPUTS, REFERENCES
+from tests.train.evaluation.text.texts import CASES, OUTPUTS, REFERENCES
 from train.evaluation import encoder as encoders
 from train.evaluation import text_metrics
 

@@ -9,7 +9,7 @@ from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from nltk.tokenize import NLTKWordTokenizer
 from nltk.translate.meteor_score import meteor_score
 
-from tests.train.evaluation.texts import CASES, SYNSETS, write_wordnet
+from tests.train.evaluation.text.texts import CASES, SYNSETS, write_wordnet
 from train.evaluation import text_metrics
 
 

@@ -3,7 +3,7 @@ from nltk.translate.bleu_score import corpus_bleu
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
-from tests.train.evaluation.texts import CASES, OUTPUTS, REFERENCES
+from tests.train.evaluation.text.texts import CASES, OUTPUTS, REFERENCES
 from train.evaluation import text_metrics
 
 
