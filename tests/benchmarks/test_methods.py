@@ -114,6 +114,7 @@ def test_a_study_goes_on_where_it_stopped(base, task, tmp_path, capsys):
     assert load_results(output)[-1].test == first[-1].test
 
 
+@pytest.mark.long
 def test_a_quantised_base_is_named_and_has_losses_of_its_own(base, task, tiny_llama):
     found = []
     for each in (base, methods.load(str(tiny_llama), "fp8")):

@@ -72,6 +72,7 @@ def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):
     assert len(small) == 2 * (3 if ahead else products)
 
 
+@pytest.mark.long
 def test_bases_of_several_kinds_stand_in_one_table(monkeypatch, tmp_path, capsys):
     argv = f"speed --model=tiny --rows=1 --length=8 --steps=1 --output={tmp_path / 'rows'}"
     monkeypatch.setattr(sys, "argv", argv.split())

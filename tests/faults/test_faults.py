@@ -9,7 +9,6 @@ from train import data
 
 QUICK = (
     "SIGTERM",
-    "kill -9",
     "damaged checkpoint",
     "disk full at the start",
     "base changed below bfloat16",

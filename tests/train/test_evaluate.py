@@ -233,6 +233,7 @@ def test_a_mesh_gives_the_same_answers(finished):
     assert found == dict(Generator(run, d, decoding)(ids))
 
 
+@pytest.mark.long
 def test_the_mesh_of_an_evaluation_is_a_flag(finished, tmp_path, capsys):
     _, workdir = finished
     for name, mesh in (("one", "data=1"), ("many", "data=2,fsdp=2")):

@@ -93,6 +93,7 @@ def test_a_run_in_fp8_learns_and_exports_what_it_stands_for(quantised, tmp_path)
     assert not jnp.array_equal(query, plain["layers"]["self_attn"]["q_proj"]["kernel"])
 
 
+@pytest.mark.long
 def test_a_sharded_run_equals_one_device(quantised):
     def losses(**mesh):
         quantised.mesh.update(mesh)

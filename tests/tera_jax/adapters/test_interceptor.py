@@ -11,6 +11,7 @@ from tera_jax import trees
 from tera_jax.adapters.factory import adapt
 from tera_jax.adapters.targets import model_layers
 from tera_jax.methods.tera import TeRA
+from tests.marks import quick_only
 
 
 class Layer(nn.Module):
@@ -66,7 +67,7 @@ def frozen_of(config, targets):
 
 
 @pytest.mark.parametrize("sharing", ["shape", "module", "none"])
-@pytest.mark.parametrize("targets", [("q_proj",), EVERY])
+@pytest.mark.parametrize("targets", quick_only([EVERY], [("q_proj",), EVERY]))
 def test_the_adapted_model_is_the_base_with_merged_kernels(sharing, targets):
     model = Tower()
     adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0, sharing=sharing), targets=targets)

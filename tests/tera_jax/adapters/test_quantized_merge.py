@@ -19,7 +19,7 @@ from tests.tera_jax.quantized import assert_same, base, block, leaves, made
 @pytest.mark.parametrize(
     ("name", "kind"),
     quick_only(
-        [("tera", "nf4"), ("lora", "fp8")],
+        [("lora", "fp8")],
         [("tera", "nf4"), ("lora", "nf4"), ("dora", "nf4"), ("pissa", "nf4"), ("lora", "fp8")],
         names=2,
     ),
@@ -37,7 +37,7 @@ def test_merged_weights_are_plain_and_those_of_the_plain_base(name, kind, dtype)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * np.ptp(expected))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", quick_only(["nf4", "fp8"], KINDS))
 def test_merging_into_the_quantised_base_reports_its_error(kind):
     adapter, _, v, _ = made("tera", kind)
     params, error = jax.jit(functools.partial(merge_quantized, adapter))(v)

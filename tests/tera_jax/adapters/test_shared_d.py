@@ -12,6 +12,7 @@ from tera_jax import load_adapter, methods, quantize, save_adapter
 from tera_jax.adapters.quantized_merge import merge_quantized
 from tera_jax.adapters.targets import get, put
 from tera_jax.methods.base import LinearMethod
+from tests.marks import quick_only
 from tests.tera_jax.adapters import small_llama
 from train.params import count
 
@@ -78,7 +79,7 @@ def test_theta_stands_once_and_the_indices_with_every_layer(own):
     assert adapter.regenerates
 
 
-@pytest.mark.parametrize("variant", small_llama.VARIANTS)
+@pytest.mark.parametrize("variant", quick_only([*small_llama.VARIANTS][:1], small_llama.VARIANTS))
 @pytest.mark.parametrize("own", [False, True])
 def test_at_step_0_it_is_the_base_and_then_the_merged_model(variant, own):
     adapter, model, first, moved, tokens_BL = made(variant, own)
@@ -91,7 +92,7 @@ def test_at_step_0_it_is_the_base_and_then_the_merged_model(variant, own):
     assert np.abs(found - base).max() > 1e-2 * np.ptp(base)
 
 
-@pytest.mark.parametrize("variant", small_llama.VARIANTS)
+@pytest.mark.parametrize("variant", quick_only([*small_llama.VARIANTS][:1], small_llama.VARIANTS))
 def test_theta_has_the_gradients_of_all_layers(variant):
     """Against kernels made by hand, for which every layer has a theta of its own."""
     adapter, model, _, v, tokens_BL = made(variant)

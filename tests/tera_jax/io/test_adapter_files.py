@@ -14,6 +14,7 @@ from tera_jax.disk import _flatten, save_arrays, write_checked
 from tera_jax.io.orbax import load_orbax, save_orbax
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.tera import TeRA
+from tests.marks import quick_only
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8)), jnp.float32)
 MODEL = nn.Sequential([nn.Dense(12), nn.tanh, nn.Dense(6)])
@@ -44,7 +45,7 @@ def rewrite(path, change):
     (path / "adapter.json").write_text(json.dumps(description))
 
 
-@pytest.mark.parametrize("sharing", ["shape", "none"])
+@pytest.mark.parametrize("sharing", quick_only(["shape"], ["shape", "none"]))
 @pytest.mark.parametrize("with_frozen", [False, True])
 def test_an_adapter_survives_the_round_trip_exactly(tmp_path, sharing, with_frozen):
     adapter, variables = made(sharing, zero_init_mode=2, seed=5, dtype="bfloat16")

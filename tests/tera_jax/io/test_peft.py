@@ -17,6 +17,7 @@ from tera_jax.io.adapter_files import save_peft
 from tera_jax.llama import load_pretrained
 from tera_jax.methods import TABLE
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.io.peft_models import (
     TOKENS,
     made,
@@ -110,7 +111,7 @@ def trained(base, name):
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", quick_only(["lora", "pissa", "prompt"], SETTINGS))
 def test_an_adapter_trained_here_gives_the_same_logits_in_peft(base, tmp_path, name):
     adapter, model, variables = trained(base, name)
     save_peft(tmp_path / "a", adapter, variables, str(base))
@@ -133,7 +134,7 @@ KERNEL_METHODS = sorted(set(SETTINGS) - {"prompt", "p_tuning"})  # test_prompt.p
 
 
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("name", KERNEL_METHODS)
+@pytest.mark.parametrize("name", quick_only(["lora", "pissa"], KERNEL_METHODS))
 def test_gradients_through_the_whole_model_are_those_of_peft(base, tmp_path, name, monkeypatch):
     """PEFT's gradients, written into its own adapter file, are read as ours are laid out.
 

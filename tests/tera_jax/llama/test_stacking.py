@@ -10,6 +10,7 @@ from benchmarks.steps import TINY, random_batch
 from tera_jax import adapt, sharding
 from tera_jax.llama import Llama, LlamaConfig, stacking
 from tera_jax.llama.sharding import parameter_shardings
+from tests.marks import quick_only
 from train.training.step import init_state, make_train_step
 
 CONFIG = LlamaConfig.from_hf(TINY)
@@ -62,7 +63,12 @@ def assert_laid_out(array, wanted):
 
 
 @pytest.mark.parametrize(
-    ("method", "remat"), [("tera", "dots"), ("tera", "full"), ("full", "none")]
+    ("method", "remat"),
+    quick_only(
+        [("tera", "dots"), ("full", "none")],
+        [("tera", "dots"), ("tera", "full"), ("full", "none")],
+        names=2,
+    ),
 )
 def test_unrolled_steps_are_those_of_the_loop(params, method, remat):
     found = []

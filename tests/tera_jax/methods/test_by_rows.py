@@ -87,7 +87,7 @@ def apply_rows(name, frozen, row_B, kernel, x, how=PLAIN):
 @pytest.mark.parametrize(
     ("wide", "bound"), quick_only([(False, 2e-5)], [(False, 2e-5), (True, 1e-12)], 2)
 )
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", quick_only([*SETTINGS][::2], SETTINGS))
 def test_each_row_is_the_product_with_its_own_merged_kernel(name, wide, bound):
     """Or what the row alone gives, where nothing merges; in float64 to 1e-12."""
     method, layer, *arrays = made(name)

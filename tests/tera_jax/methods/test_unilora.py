@@ -18,6 +18,7 @@ from tera_jax.methods import TargetLayer
 from tera_jax.methods.base import FrozenOfAll
 from tera_jax.methods.unilora import UniLoRA, draw_indices, one_by_one
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.adapters import small_llama
 from train.params import count
 
@@ -147,7 +148,7 @@ def test_logits_and_the_gradient_of_all_layers_are_those_of_peft(path):
 PATHS = [("layers", "self_attn", name) for name in ("q_proj", "v_proj")]
 
 
-@pytest.mark.parametrize("variant", small_llama.VARIANTS)
+@pytest.mark.parametrize("variant", quick_only([*small_llama.VARIANTS][:1], small_llama.VARIANTS))
 def test_layers_gather_under_scan_and_the_vector_gets_the_gradients_of_all(variant):
     """Against kernels that are made by hand, outside the model."""
     adapter, model, _, v, tokens_BL = small_llama.made(

@@ -74,6 +74,7 @@ def without_adapter(model):
     return base
 
 
+@pytest.mark.long
 def test_every_kind_of_task_gives_what_the_merged_export_gives(ours, theirs, task_path):
     found, metrics = answers(ours, task_path)
     expected, their_metrics = answers(theirs, task_path)

@@ -20,8 +20,7 @@ def tokenizer():
     return small_tokenizer()
 
 
-@pytest.mark.parametrize("bos", ["never", "inference"])
-@pytest.mark.parametrize("prompt", ["hira", "llm-adapters"])
+@pytest.mark.parametrize(("prompt", "bos"), [("hira", "never"), ("llm-adapters", "inference")])
 def test_a_run_of_a_named_template_is_asked_in_it(tokenizer, prompt, bos):
     config = DataConfig(path="-", prompt=prompt, bos=bos)
     style = style_of(tokenizer, config)

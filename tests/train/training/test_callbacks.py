@@ -102,8 +102,8 @@ def test_they_are_told_what_the_log_has(train, tmp_path):
     [
         ("on_step", lambda event: event.step == 1, 2),
         ("on_eval", lambda event: np.bool_(True), 4),
-        ("on_start", lambda event: True, 1),
-        ("on_step", lambda event: None, STEPS),
+        pytest.param("on_start", lambda event: True, 1, marks=pytest.mark.long),
+        pytest.param("on_step", lambda event: None, STEPS, marks=pytest.mark.long),
         ("on_step", lambda event: event.loss, STEPS),  # only True ends it
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import load_tokenizer, stacking
+from tests.marks import quick_only
 from train import data
 from train.config import default, parse
 from train.data import records
@@ -27,7 +28,7 @@ def deleted(params):
     return [leaf.is_deleted() for leaf in jax.tree.leaves(params)]
 
 
-@pytest.mark.parametrize("method", ["tera", "lora", "full"])
+@pytest.mark.parametrize("method", quick_only(["lora"], ["tera", "lora", "full"]))
 @pytest.mark.parametrize("mesh", [{}, {"data": 2, "fsdp": 2}], ids=["one", "mesh"])
 def test_the_first_d_is_that_of_the_first_state(tiny_config, method, mesh):
     tiny_config.method = {**default(method).method.to_dict()}

@@ -69,6 +69,7 @@ def smollm2(smollm2_path):
     return load_tokenizer(smollm2_path), _theirs(smollm2_path)
 
 
+@pytest.mark.long
 @pytest.mark.smollm2
 def test_smollm2_equals_transformers(smollm2):
     ours, theirs = smollm2
