@@ -66,7 +66,7 @@ PATCHES = (
         "train/training/optim.py",
         "0.0, steps - warmup)",
         "0.0, steps)",
-        f"{_OPTIM}test_every_rate_is_that_of_transformers[10]",
+        f"{_OPTIM}test_every_rate_is_that_of_transformers[10-linear]",
     ),
     Patch(
         "schedule",
