@@ -11,7 +11,7 @@ from tera_jax.network import contraction, rows
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import dispatch
 from tera_jax.random import seed_key
-from tests.margins import within
+from tests.margins import roundings, within
 
 SCHEME = Tensorization.parse("256|16x16")
 
@@ -57,6 +57,7 @@ def test_every_row_of_every_layer_is_what_its_own_vectors_give(batch, tokens, ke
 
 
 def test_the_kernel_in_bfloat16_is_as_near_to_float32_as_xla():
+    """What goes in is rounded, the vectors are, and so is what each of six products gives."""
     exact, d, x_BTJ = made(4, 1, 1)
     expected = rows.through(x_BTJ, exact["core"], exact["factors"], stacked(exact, d), 1)[0]
     half, d, x_BTJ = made(4, 1, 1, jnp.bfloat16)
@@ -66,7 +67,9 @@ def test_the_kernel_in_bfloat16_is_as_near_to_float32_as_xla():
             assert rows.takes_kernel(x_BTJ, *arrays) == kernel
             found = rows.through(x_BTJ, *arrays, stacked(half, d), 1)[0]
         assert found.dtype == jnp.bfloat16
-        within(norm(found.astype(jnp.float32) - expected), 1.5e-2 * norm(expected))
+        within(
+            norm(found.astype(jnp.float32) - expected), roundings(jnp.bfloat16, 8) * norm(expected)
+        )
         assert norm(found.astype(jnp.float32) - expected) > 1e-4 * norm(expected)
 
 
