@@ -166,20 +166,19 @@ def test_the_update_is_exactly_zero_at_step_0_and_only_the_zeroed_d_has_a_gradie
 
 @pytest.mark.parametrize(
     ("text", "structure"),
-    [
-        ("64|4x16", "hadamard"),
-        ("16x4|64", "dense"),
-        ("130|4x16", "hadamard_factor"),
-        *(
-            pytest.param(*case, marks=pytest.mark.long)
-            for case in [
-                ("130|4x16", "hadamard"),
-                ("64|4x16", "dense"),
-                ("4x4x4|2x4x8", "dense"),
-                ("16x4|72", "hadamard_factor"),
-            ]
-        ),
-    ],
+    quick_only(
+        [("64|4x16", "hadamard"), ("16x4|64", "dense"), ("130|4x16", "hadamard_factor")],
+        [
+            ("64|4x16", "hadamard"),
+            ("130|4x16", "hadamard"),
+            ("64|4x16", "dense"),
+            ("16x4|64", "dense"),
+            ("4x4x4|2x4x8", "dense"),
+            ("130|4x16", "hadamard_factor"),
+            ("16x4|72", "hadamard_factor"),
+        ],
+        names=2,
+    ),
 )
 def test_gain_1_preserves_the_mean_square_and_other_gains_scale_it(text, structure):
     scheme = Tensorization.parse(text)
