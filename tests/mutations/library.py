@@ -32,7 +32,7 @@ PATCHES = (
         "tera_jax/network/random_network.py",
         "scheme.ranks, in_rank, gain)",
         "scheme.ranks, in_rank, 1.0)",
-        f"{_GAIN}[64|4x16-dense]",
+        f"{_GAIN}[16x4|64-dense]",
     ),
     Patch(
         "gain",
