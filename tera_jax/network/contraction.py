@@ -127,11 +127,17 @@ def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:
     return (tensor.astype(acc) * scale).astype(tensor.dtype)
 
 
+def _scaled_matrix(factor: Factor) -> Float[Array, "R I"]:
+    """The rows of a factor times its d, in float32 at least; a matmul rounds it once."""
+    acc = acc_dtype(factor.matrix.dtype)
+    return factor.matrix.astype(acc) * factor.d_R.astype(acc)[:, None]
+
+
 def _scaled_product(tensor: Array, axis: int, factor: Factor, precision: Any) -> Array:
     """``tensor x_axis diag(d) x_axis A``; a narrow A takes d into itself."""
     if factor.is_wide:
         return wide_product(_scaled(tensor, axis, factor.d_R), axis, factor.matrix, precision)
-    return _along(tensor, axis, factor.matrix * factor.d_R[:, None], precision)
+    return _along(tensor, axis, _scaled_matrix(factor), precision)
 
 
 def wide_product(
@@ -257,8 +263,7 @@ def through_groups(
             tensor = wide_product(tensor, axis, factor.matrix, precision, transposed=True)
             tensor = _scaled(tensor, axis, factor.d_R)
         else:
-            scaled_RI = factor.matrix * factor.d_R[:, None]
-            tensor = _along(tensor, axis, scaled_RI.T, precision)
+            tensor = _along(tensor, axis, _scaled_matrix(factor).T, precision)
     tensor = cores.product(tensor.reshape(tokens, -1), core, precision)
     tensor = tensor.reshape(tokens, *(sizes(factor.matrix)[0] for factor in outward))
     for axis, factor in enumerate(outward, 1):
