@@ -62,8 +62,8 @@ PATCHES = (
         "order of d",
         "the entries of a narrow d are taken from the last to the first",
         "tera_jax/network/contraction.py",
-        "factor.matrix * factor.d_R[:, None], precision)",
-        "factor.matrix * factor.d_R[::-1, None], precision)",
+        "factor.matrix.astype(acc) * factor.d_R.astype(acc)[:, None]",
+        "factor.matrix.astype(acc) * factor.d_R.astype(acc)[::-1, None]",
         f"{_ROUTES}[float32-6|4]",
     ),
     Patch(
