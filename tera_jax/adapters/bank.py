@@ -109,9 +109,7 @@ def make_bank(
         _require_alike(d, base, number)
     d = stack(adapter, [base, *adapters_d])
     rows = adapter.prepare_rows({"params": params, "frozen": frozen, "d": d})
-    if dtype is not None:
-        rows = jax.tree.map(lambda leaf: _cast(leaf, dtype), rows)
-    return Bank(rows, len(adapters_d) + 1, adapter)
+    return Bank(_cast(rows, dtype), len(adapters_d) + 1, adapter)
 
 
 def make_row(
@@ -135,7 +133,7 @@ def make_row(
     """
     one = {"params": params, "frozen": frozen, "d": stack(adapter, [d])}
     rows = at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), adapter.prepare_rows(one))
-    return rows if dtype is None else jax.tree.map(lambda leaf: _cast(leaf, dtype), rows)
+    return _cast(rows, dtype)
 
 
 def stack(adapter: Adapter, adapters_d: Sequence[Variables]) -> dict[str, Any]:
@@ -159,5 +157,10 @@ def _require_alike(d: Variables, base: Variables, number: int) -> None:
     )
 
 
-def _cast(leaf: Array, dtype: jax.typing.DTypeLike) -> Array:
-    return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+def _cast(rows: dict[str, Any], dtype: jax.typing.DTypeLike | None) -> dict[str, Any]:
+    """With floating arrays in a type; as they are with None."""
+
+    def cast(leaf: Array) -> Array:
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return rows if dtype is None else jax.tree.map(cast, rows)

@@ -163,13 +163,36 @@ def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Inter
 
     def body(module: nn.Embed, embed: Callable[..., Array], tokens_BL: Array) -> Array:
         prompt_PD = method.prompt(visible(module, "d", name))
-        require_token_ids(tokens_BL, layer.kernel_shape[0] + len(prompt_PD))
-        index_BL = tokens_BL - layer.kernel_shape[0]
-        known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
-        virtual_BLD = prompt_PD.astype(known_BLD.dtype)[jnp.maximum(index_BL, 0)]
-        return jnp.where(index_BL[..., None] < 0, known_BLD, virtual_BLD)
+
+        def virtual(index_BL: Array, dtype: DTypeLike) -> Array:
+            return prompt_PD.astype(dtype)[index_BL]
+
+        return embedded(embed, tokens_BL, layer.kernel_shape[0], len(prompt_PD), virtual)
 
     return calls(lambda module: module.path == layer.path, body)
+
+
+def embedded(
+    embed: Callable[..., Array],
+    tokens_BL: Array,
+    vocabulary: int,
+    count: int,
+    virtual: Callable[[Array, DTypeLike], Array],
+) -> Array:
+    """Embeddings of tokens of which some are virtual: their ids begin behind the vocabulary.
+
+    Args:
+        embed: the layer's own call, for ids below ``vocabulary``.
+        tokens_BL: of both.
+        vocabulary: its size.
+        count: of virtual tokens.
+        virtual: (number of a virtual token from 0, (B, L); type) -> its embedding, (B, L, D).
+    """
+    require_token_ids(tokens_BL, vocabulary + count)
+    index_BL = tokens_BL - vocabulary
+    known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
+    virtual_BLD = virtual(jnp.maximum(index_BL, 0), known_BLD.dtype)
+    return jnp.where(index_BL[..., None] < 0, known_BLD, virtual_BLD)
 
 
 def narrowed(shared: Mapping[str, Any], dtype: DTypeLike | None) -> Mapping[str, Any]:

@@ -16,7 +16,6 @@ from jaxtyping import Array
 from tera_jax.adapters import interceptor
 from tera_jax.adapters.interceptor import Interceptor, Linear, calls
 from tera_jax.methods.base import LinearMethod, NotByRowsError, TargetLayer
-from tera_jax.ops.embedding import require_token_ids
 
 _ONE_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that mostly read one input, in the order in which they are called. Where
@@ -118,12 +117,12 @@ def virtual_tokens(layer: TargetLayer, name: str) -> Interceptor:
     def body(module: nn.Embed, embed: Callable[..., Array], tokens_BL: Array) -> Array:
         prompt_BPD: Array = interceptor.visible(module, "d", name)["prompt"]
         _require_rows(prompt_BPD, tokens_BL, layer)
-        require_token_ids(tokens_BL, layer.kernel_shape[0] + prompt_BPD.shape[1])
-        index_BL = tokens_BL - layer.kernel_shape[0]
-        known_BLD = embed(jnp.where(index_BL < 0, tokens_BL, 0))
-        at_BL1 = jnp.maximum(index_BL, 0)[:, :, None]
-        virtual_BLD = jnp.take_along_axis(prompt_BPD.astype(known_BLD.dtype), at_BL1, axis=1)
-        return jnp.where(index_BL[..., None] < 0, known_BLD, virtual_BLD)
+
+        def virtual(index_BL: Array, dtype: DTypeLike) -> Array:
+            return jnp.take_along_axis(prompt_BPD.astype(dtype), index_BL[:, :, None], axis=1)
+
+        size, count = layer.kernel_shape[0], prompt_BPD.shape[1]
+        return interceptor.embedded(embed, tokens_BL, size, count, virtual)
 
     return calls(lambda module: module.path == layer.path, body)
 

@@ -80,9 +80,7 @@ class DoRA(LowRank):
         del frozen, layer
         dropped = drop(how.dropout, self.dropout, x)
         y, base = self._scaled(d, kernel, dropped, how)
-        if dropped is not x:
-            y = y - base + how.matmul(x, kernel).astype(y.dtype)
-        return y.astype(x.dtype)
+        return self._summed(y, base, kernel, x, dropped, how)
 
     def base_d(self, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
         """A and B zero, ``m`` the kernel's own norms."""
@@ -124,6 +122,12 @@ class DoRA(LowRank):
         base = how.matmul(dropped, kernel).astype(acc_dtype(x.dtype))
         low_rank = through_rows(dropped, row_B["a"], row_B["b"], self.scale)
         y = by_row(row_B["ratio"], base) * (base + low_rank.astype(base.dtype))
+        return self._summed(y, base, kernel, x, dropped, how)
+
+    def _summed(
+        self, y: Array, base: Array, kernel: Array, x: Array, dropped: Array, how: Product
+    ) -> Array:
+        """``y``, which has ``base``, x W of the dropped x; with x W of all of x in its place."""
         if dropped is not x:
             y = y - base + how.matmul(x, kernel).astype(y.dtype)
         return y.astype(x.dtype)

@@ -5,6 +5,8 @@ Large Language Models", NeurIPS 2024. Formulas as in PEFT 0.21.
 """
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -86,11 +88,8 @@ class PiSSA(LowRank):
         self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer, how: Product = PLAIN
     ) -> Array:
         """The residual sees all of x, but A and B only what dropout left of it."""
-        dropped = drop(how.dropout, self.dropout, x)
-        y = how.matmul(x, kernel) + self.branch(frozen, d, kernel, dropped, layer)
-        if dropped is x:
-            return y
-        return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)
+        branch = functools.partial(self.branch, frozen, d, kernel, layer=layer)
+        return self._with_residual(frozen, kernel, x, how, branch)
 
     def base_d(self, kernel: Any, frozen: Any, layer: TargetLayer) -> Arrays:
         """A0 and B0."""
@@ -119,8 +118,20 @@ class PiSSA(LowRank):
         how: Product = PLAIN,
     ) -> Array:
         """As :meth:`apply`."""
+        branch = functools.partial(self.branch_rows, frozen, row_B, kernel, layer=layer)
+        return self._with_residual(frozen, kernel, x, how, branch)
+
+    def _with_residual(
+        self,
+        frozen: Any,
+        kernel: Array,
+        x: Array,
+        how: Product,
+        branch: Callable[..., Array],
+    ) -> Array:
+        """The product x W and ``branch(x=...)`` of what dropout left of x."""
         dropped = drop(how.dropout, self.dropout, x)
-        y = how.matmul(x, kernel) + self.branch_rows(frozen, row_B, kernel, dropped, layer)
+        y = how.matmul(x, kernel) + branch(x=dropped)
         if dropped is x:
             return y
         return y + through_factors(dropped - x, frozen["a"], frozen["b"], self.scale)

@@ -79,12 +79,23 @@ def filtered(logits_BV: jax.Array, decoding: GenerationConfig) -> jax.Array:
         logits_BV = jnp.where(logits_BV < top_BK[:, -1:], -jnp.inf, logits_BV)
     if decoding.top_p < 1:
         ascending_BV = jnp.sort(logits_BV, axis=-1)
-        below_BV = jnp.cumsum(jax.nn.softmax(ascending_BV, axis=-1), axis=-1)
-        # The tokens that are left out make up 1 - top_p at most; the most likely one is never out.
-        out_B = jnp.sum(below_BV[:, :-1] <= 1 - decoding.top_p, axis=-1)
+        out_B = outside_nucleus(ascending_BV, decoding.top_p)
         least_B1 = jnp.take_along_axis(ascending_BV, out_B[:, None], axis=-1)
         logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
     return logits_BV
+
+
+def outside_nucleus(ascending_BV: jax.Array, top_p: float | jax.Array) -> jax.Array:
+    """How many of the least likely tokens are left out: they make up 1 - top_p at most.
+
+    The most likely one is never out.
+
+    Args:
+        ascending_BV: logits in ascending order.
+        top_p: of all rows, or (B, 1) of each.
+    """
+    below_BV = jnp.cumsum(jax.nn.softmax(ascending_BV, axis=-1), axis=-1)
+    return jnp.sum(below_BV[:, :-1] <= 1 - top_p, axis=-1)
 
 
 def without_repeats(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tera_jax.llama.decode.config import GenerationConfig
+from tera_jax.llama.decode.config import GenerationConfig, outside_nucleus
 
 
 class Settings(NamedTuple):
@@ -84,8 +84,7 @@ def filtered(logits_BV: jax.Array, rows: Settings) -> jax.Array:
     least_B1 = jnp.take_along_axis(ascending_BV, (vocabulary - count_B)[:, None], axis=-1)
     logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
     ascending_BV = jnp.where(ascending_BV < least_B1, -jnp.inf, ascending_BV)
-    below_BV = jnp.cumsum(jax.nn.softmax(ascending_BV, axis=-1), axis=-1)
-    out_B = jnp.sum(below_BV[:, :-1] <= 1 - rows.top_p[:, None], axis=-1)
+    out_B = outside_nucleus(ascending_BV, rows.top_p[:, None])
     out_B = jnp.where(rows.top_p < 1, out_B, 0)
     least_B1 = jnp.take_along_axis(ascending_BV, out_B[:, None], axis=-1)
     return jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
