@@ -47,8 +47,7 @@ class Finetuned:
     @property
     def history(self) -> list[dict[str, Any]]:
         """The run's log: ``step`` with ``loss`` and so on, or with ``held_out_loss``."""
-        lines = (self.workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
-        return [row for line in lines if (row := kept.line(line)) is not None]
+        return kept.lines(self.workdir / "metrics.jsonl")
 
     def generate(
         self,

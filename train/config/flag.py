@@ -54,9 +54,8 @@ def _config(name: str, argument: str) -> Any:
 def recipes() -> dict[str, Path]:
     """The files of the recipes, by name: of the checkout, or inside the installed package."""
     home = Path(__file__).parents[1]
-    places = (home / "recipes", home.parent / "configs")
-    place = next(path for path in places if path.is_dir())
-    return {file.stem: file for file in sorted(place.glob("[!_]*.py"))}
+    folder = next(path for path in (home / "recipes", home.parent / "configs") if path.is_dir())
+    return {file.stem: file for file in sorted(folder.glob("[!_]*.py"))}
 
 
 def recipe(name: str, method: str) -> Any:

@@ -8,7 +8,6 @@ the tokenizer and the chat template alone.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 
@@ -18,17 +17,13 @@ from .. import command
 from ..config import DataConfig, flag, parse
 from .preparation import prepare
 
-_RECIPE = Path(__file__).parents[2] / "configs" / "sft.py"
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print what is known of a file."""
     parser = command.parser(main, "train.data")
     parser.add_argument("file", help="as config.data.path")
     parser.add_argument("--model", required=True, help="whose tokenizer it is")
-    parser.add_argument(
-        "--config", default=str(_RECIPE), help="a recipe; by default configs/sft.py"
-    )
+    parser.add_argument("--config", default="sft", help="a recipe; by default sft")
     args, fields = parser.parse_known_args(argv)
     for field in fields:
         if not field.startswith(("--config.data.", "--noconfig.data.")):

@@ -52,7 +52,7 @@ def single_row(examples: Sequence[Example], config: DataConfig, virtual: int) ->
         all_but_first = length - max(1, virtual)
         targets = all_but_first if config.loss_on_all else config.max_response
         return packing.Row(length, targets, records=1)
-    most, most_targets = _most(examples, config, virtual)
+    most, most_targets = _most(num_targets(examples, config, virtual))
     return packing.Row(_rounded(most), _rounded(most_targets), records=1)
 
 
@@ -71,11 +71,11 @@ def fill(
     )
     for number, examples in enumerate(rows):
         start, target = 0, 0
-        for place, example in enumerate(examples):
+        for record, example in enumerate(examples):
             ids = np.asarray(example.ids, np.int32)
             found = target_indices(example, config, virtual)
             batch.tokens_BL[number, start : start + len(ids)] = ids
-            lengths_BM[number, place] = len(ids)
+            lengths_BM[number, record] = len(ids)
             targets = slice(target, target := target + len(found))
             batch.target_positions_BT[number, targets] = start + found - 1
             batch.target_BT[number, targets] = ids[found]
@@ -93,15 +93,8 @@ def target_indices(
     return np.flatnonzero(np.asarray(example.mask, np.uint8)[1:]) + 1
 
 
-def _sizes(examples: Sequence[Example], config: DataConfig, virtual: int) -> list[packing.Size]:
-    """The tokens of each, and those of them that the loss is on."""
-    tokens_, targets = num_targets(examples, config, virtual)
-    return list(map(packing.Size, tokens_.tolist(), targets.tolist()))
-
-
-def _most(examples: Sequence[Example], config: DataConfig, virtual: int) -> packing.Size:
-    """The most tokens and the most targets of any example."""
-    counts = num_targets(examples, config, virtual)
+def _most(counts: Iterable[np.ndarray]) -> packing.Size:
+    """The most tokens and the most targets of any example, from those of each."""
     return packing.Size(*(int(count.max(initial=1)) for count in counts))
 
 
@@ -117,9 +110,10 @@ def measure(
     Under ``auto`` and ``plain`` a row is as long as the longest example, where that is longer than
     ``packed_length``.
     """
-    sizes = _sizes(examples, config, virtual)
+    counts = num_targets(examples, config, virtual)
+    sizes = list(map(packing.Size, *(count.tolist() for count in counts)))
     if config.whole_rows:
-        most, least = _most(examples, config, virtual)
+        most, least = _most(counts)
         length = max(config.packed_length or 0, _rounded(most))
     else:
         length = config.packed_length or tokens.row_length(config, virtual)
@@ -127,11 +121,13 @@ def measure(
     return sizes, packing.limits(sizes, length, length if config.loss_on_all else least)
 
 
-def by_row(examples: Iterable[Example], places: Sequence[int], rows: int) -> list[list[Example]]:
+def by_row(
+    examples: Iterable[Example], row_of_each: Sequence[int], rows: int
+) -> list[list[Example]]:
     """The examples of each row, from the row of each example."""
     result: list[list[Example]] = [[] for _ in range(rows)]
-    for example, place in zip(examples, places, strict=True):
-        result[place].append(example)
+    for example, row in zip(examples, row_of_each, strict=True):
+        result[row].append(example)
     return result
 
 

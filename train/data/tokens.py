@@ -188,20 +188,20 @@ def _rendered(
         template = chat.load_template(config.chat_template)
         return chat.render(tokenizer, conversations, template, config.loss)
     eos = special_id(tokenizer.eos_token_id, "EOS")
-    prompts = _prompts(kind, rows, tokenizer, config, inference=False)
-    responses = [kind.response(row, config) for row in rows]
-    apart = ids_of(responses, tokenizer)
+    first = _begins_with(tokenizer, config, inference=False)
     texts = [kind.prompt(row, config, False) for row in rows]
-    joint = ids_of(
-        [text + response for text, response in zip(texts, responses, strict=True)], tokenizer
-    )
+    responses = [kind.response(row, config) for row in rows]
+    prompts = ids_of(texts, tokenizer)
+    joint = ids_of([a + b for a, b in zip(texts, responses, strict=True)], tokenizer)
+    # As they stand in one text, where the prompt's own tokens do not change by that.
+    stands = [both[: len(ids)] == ids for ids, both in zip(prompts, joint, strict=True)]
+    others = [text for text, same in zip(responses, stands, strict=True) if not same]
+    apart = iter(ids_of(others, tokenizer) if others else ())
     result: list[Example | ValueError] = []
-    for prompt, response, both in zip(prompts, apart, joint, strict=True):
-        count = len(prompt.ids)
-        # As they stand in one text, where the prompt's own tokens do not change by that.
-        answer = both[count:] if both[:count] == prompt.ids else response
+    for ids, both, same in zip(prompts, joint, stands, strict=True):
+        answer = both[len(ids) :] if same else next(apart)
         answer = answer if answer[-1:] == [eos] else [*answer, eos]
-        result.append(Example.of([*prompt.first, *prompt.ids], answer))
+        result.append(Example.of([*first, *ids], answer))
     return result
 
 
@@ -220,13 +220,18 @@ def _prompts(
     inference: bool,
 ) -> list[_Prompt]:
     """Prompts before any cut."""
-    first = []
-    if config.bos == "tokenizer":
-        first = special_tokens.ends(tokenizer).before
-    elif config.bos == "always" or (config.bos == "inference" and inference):
-        first = [special_id(tokenizer.bos_token_id, "BOS")]
+    first = _begins_with(tokenizer, config, inference)
     texts = [kind.prompt(record, config, inference) for record in records]
     return [_Prompt(first, ids) for ids in ids_of(texts, tokenizer)]
+
+
+def _begins_with(tokenizer: Tokenizer, config: DataConfig, inference: bool) -> list[int]:
+    """The special tokens before every prompt."""
+    if config.bos == "tokenizer":
+        return [*special_tokens.ends(tokenizer).before]
+    if config.bos == "always" or (config.bos == "inference" and inference):
+        return [special_id(tokenizer.bos_token_id, "BOS")]
+    return []
 
 
 def _last(prompt: _Prompt, config: DataConfig) -> list[int]:

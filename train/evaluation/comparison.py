@@ -41,7 +41,4 @@ def write(before: Path, after: Path) -> Path | None:
 
 def _rows(directory: Path) -> list[dict[str, object]]:
     file = directory / ANSWERS
-    if not file.is_file():
-        return []
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [row for line in lines if (row := kept.line(line)) is not None]
+    return kept.lines(file) if file.is_file() else []

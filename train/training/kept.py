@@ -15,6 +15,12 @@ def read(file: Path) -> dict[str, Any] | None:
         return None
 
 
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file that holds one a line, but those that :func:`line` does not take."""
+    found = map(line, file.read_text(encoding="utf-8").splitlines(keepends=True))
+    return [row for row in found if row is not None]
+
+
 def line(text: str) -> dict[str, Any] | None:
     """The object in a line that was written to its end; None for another line."""
     try:
