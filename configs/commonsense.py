@@ -9,7 +9,8 @@ steps, the best kept, q and v. Prompts, lengths, split and the missing BOS follo
 setting the paper takes over; answers are decoded with 4 beams and have 16 tokens at most. A kernel
 of 4096 x 4096 gets ``4096|8x8x8x8``, which makes 264,192 trainable parameters on Llama-2-7B. The
 paper tries learning rates of 1e-3, 3e-4 and 2e-4, and does not state the epochs; HiRA's are 3.
-SmolLM2-135M learns faster at 3e-2 to 1e-1; README and docs/methods.md have the figures.
+SmolLM2-135M learns faster at 3e-2 to 1e-1; docs/getting-started.md and docs/methods.md have the
+figures.
 
 After a colon stands the method, any row of ``tera_jax.methods.TABLE``; tera by default. Ranks are
 those of the paper's tables.

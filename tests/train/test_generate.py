@@ -146,7 +146,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(file, tiny_llama, tmp_path, m
     assert capsys.readouterr().err.endswith("stopped; the same command goes on\n")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/using.md"])
+@pytest.mark.parametrize("page", ["docs/getting-started.md", "docs/using.md"])
 def test_every_command_of_the_pages_has_flags_that_there_are(page):
     text = (Path(__file__).parents[2] / page).read_text().replace("\\\n", " ")
     commands = re.findall(r"^python -m train\.generate (.*)$", text, re.MULTILINE)
