@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import tasks
 from ..config import DataConfig
-from . import messages
+from .conversations import messages
+from .conversations.messages import Message, Turns
 from .kinds import TEXT, TEXTS, TURNS, Format, Record, is_empty, pairs
-from .messages import Message, Turns
 
 _NAMED = 20
 _OTHER_KINDS = {

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import DataConfig
-from . import messages
-from .messages import Turns
+from .conversations import messages
+from .conversations.messages import Turns
 
 Record = Mapping[str, Any]
 

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from ..config import ColumnsConfig, DataConfig
-from . import chat, containers, formats, kinds
+from . import containers, formats, kinds
 from .bad_rows import BadRows
 from .containers import Row
+from .conversations import templates
 
 _CHUNK = 4096
 _NAMED = 20
@@ -161,7 +162,7 @@ def identities(given: Mapping[str, Source], config: DataConfig | None = None) ->
     """Of what :func:`sources` has read, by the same fields; and of a file of a chat template."""
     found = {field: source.identity for field, source in given.items()}
     if config is not None and config.chat_template is not None:
-        text = chat.load_template(config.chat_template) or ""
+        text = templates.load_template(config.chat_template) or ""
         digest = hashlib.sha256(text.encode()).hexdigest()
         found["config.data.chat_template"] = digest[:16]
     return found

@@ -11,8 +11,9 @@ import numpy as np
 from tera_jax.llama.checkpoint import special_tokens
 
 from ..config import DataConfig
-from . import chat, formats, kinds
+from . import formats, kinds
 from .bad_rows import BadRows
+from .conversations import chat, templates
 from .examples import Cuts, Example, Examples, Tokenizer, ids_of, special_id
 
 _CHUNK = 4096
@@ -76,7 +77,7 @@ def encode_prompts(
     for rows in _chunks(records):
         kind = formats.of_record(config.prompt, rows[0])
         if config.prompt == "auto" and kind.messages is not None:
-            template = chat.load_template(config.chat_template)
+            template = templates.load_template(config.chat_template)
             for number, row in enumerate(rows, len(result)):
                 try:
                     turns = formats.asked(kind.messages(row).messages)
@@ -185,7 +186,7 @@ def _rendered(
     kind = formats.of_record(config.prompt, rows[0])
     if config.prompt == "auto" and kind.messages is not None:
         conversations = [kind.messages(row) for row in rows]
-        template = chat.load_template(config.chat_template)
+        template = templates.load_template(config.chat_template)
         return chat.render(tokenizer, conversations, template, config.loss)
     eos = special_id(tokenizer.eos_token_id, "EOS")
     first = _begins_with(tokenizer, config, inference=False)

@@ -16,7 +16,7 @@ from tera_jax.fingerprint import fingerprint
 
 from .. import data, tasks
 from ..config import EvaluateConfig, to_json
-from ..data.chat import load_template
+from ..data.conversations.templates import load_template
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run

@@ -10,7 +10,8 @@ from tera_jax.llama.prompts import Message, encode
 
 from .. import data, tasks
 from ..config import DataConfig
-from ..data import chat, formats
+from ..data import formats
+from ..data.conversations import chat, templates
 
 Request = Mapping[str, Any]
 """``prompt``, a text; or ``messages``; or the fields of the run's own kind of records."""
@@ -109,7 +110,7 @@ class Chat(Style):
     @property
     def name(self) -> str:
         """With a part of the template's hash."""
-        text = chat.template_of(self.tokenizer, self.template)
+        text = templates.template_of(self.tokenizer, self.template)
         return f"chat template {hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def ids(self, request: Request) -> list[int]:
@@ -217,7 +218,7 @@ def style_of(tokenizer: Any, config: DataConfig | None = None, raw: bool = False
         return Raw(tokenizer)
     if config is not None and config.prompt in NAMED:
         return Named(tokenizer, config)
-    template = None if config is None else chat.load_template(config.chat_template)
+    template = None if config is None else templates.load_template(config.chat_template)
     if template is None and not tokenizer.chat_template:
         return Raw(tokenizer)
     return Chat(tokenizer, config, template)

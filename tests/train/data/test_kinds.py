@@ -131,7 +131,7 @@ def test_the_kind_is_said():
             {"messages": [3, TURNS[1]]},
             "has 3 as message 0 of field 'messages'; it must be an object",
         ),
-        ({"messages": [{**TURNS[1], "tool_calls": [{"id": 1}]}]}, "has 'tool_calls' in message 0"),
+        ({"messages": [{**TURNS[1], "reasoning": "x"}]}, "has 'reasoning' in message 0"),
         ({"messages": [{**TURNS[1], "weight": 0}]}, "has 'weight' in message 0"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, TURNS[1]]},

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from tera_jax.json_files import shown
 
-Message = dict[str, str]
-"""``role`` and ``content``, and perhaps a name."""
+from . import tool_calls
+
+Message = dict[str, Any]
+"""``role`` and ``content``, and perhaps a name and ``tool_calls``."""
 
 ROLES = {
     "system": "system",
@@ -33,10 +35,11 @@ KEYS = (("role", "content"), ("from", "value"))
 """Who speaks and what, as OpenAI and as ShareGPT name it."""
 _PASSED = ("name", "tool_call_id")
 _REFUSED = (
-    *("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking"),
+    *("reasoning_content", "reasoning", "thinking"),
     *("image", "images", "audio", "audios", "video", "videos", "weight", "train"),
 )
 """Keys that the loss or the text would need, and that are not read."""
+_CALLS = ("tool_calls", "function_call")
 _MAY_BE_EMPTY = ("system", "developer", "tool")
 _WHOLE_WEIGHT = (1, 1.0, True)
 
@@ -62,7 +65,7 @@ def parsed(value: Any, field: str) -> list[Message]:
 
     Raises:
         ValueError: beginning with a verb: for another value, no messages, an unknown role, a
-            message without text, and for keys that would be lost, such as ``tool_calls``.
+            message without text or calls, and for keys that would be lost, such as ``reasoning``.
     """
     if isinstance(value, str):
         try:
@@ -90,7 +93,7 @@ def keys(value: Any) -> set[str]:
     """The keys of the messages of a field that are not read."""
     if not isinstance(value, list | tuple):
         return set()
-    known = {*_PASSED, *_REFUSED, *(key for pair in KEYS for key in pair)}
+    known = {*_PASSED, *_CALLS, *_REFUSED, *(key for pair in KEYS for key in pair)}
     return {key for one in value if isinstance(one, Mapping) for key in one if key not in known}
 
 
@@ -137,10 +140,15 @@ def _message(value: Any, where: str) -> Message:
             )
     role = ROLES[said]
     content = _text(value.get(pair[1]), where, pair[1])
-    if not content.strip() and role not in _MAY_BE_EMPTY:
+    calls = tool_calls.parsed(value, where)
+    if calls and role != "assistant":
+        raise ValueError(f"has tool calls in {where} ({said}); only the assistant calls tools")
+    if not content.strip() and not calls and role not in _MAY_BE_EMPTY:
         raise ValueError(f"has no text in {where} ({said})")
-    require_encodable(content, where)
-    passed = {key: value[key] for key in _PASSED if isinstance(value.get(key), str)}
+    require_encodable(content + (json.dumps(calls, ensure_ascii=False) if calls else ""), where)
+    passed: Message = {key: value[key] for key in _PASSED if isinstance(value.get(key), str)}
+    if calls:
+        passed["tool_calls"] = calls
     return {"role": role, "content": content, **passed}
 
 

@@ -7,75 +7,20 @@ turn of the assistant is what the conversation up to it has more than the prompt
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
 from jinja2.sandbox import SecurityError
 
-from .examples import Example, ids_of
+from ..examples import Example, ids_of
+from . import tool_calls
 from .messages import Message, Turns
+from .templates import template_of
 
 Loss = Literal["assistant", "last", "all"]
 _Ids = list[int] | ValueError
 
-CHATML = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}"
-    "{{ '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""The template of ``config.data.chat_template=chatml``."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_LIMIT = 2**20  # bytes of a template file
-
-
-def load_template(name: str | None) -> str | None:
-    """The text of ``config.data.chat_template``; None for that of the tokenizer.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: for a file that is too large for a template, or is not UTF-8.
-    """
-    if name is None:
-        return None
-    if name == "chatml":
-        return CHATML
-    file = Path(name)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"config.data.chat_template={name}: there is no such file; give a Jinja file, chatml, "
-            "or leave it out for the template of the tokenizer"
-        )
-    if file.stat().st_size > _LIMIT:
-        raise ValueError(f"{name} has more than {_LIMIT} bytes, too many for a chat template")
-    try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{name} is not UTF-8; save the chat template as UTF-8") from None
-
-
-def template_of(tokenizer: Any, template: str | None = None) -> str:
-    """The template that is rendered.
-
-    Raises:
-        ValueError: when none is given and the tokenizer has none.
-    """
-    if template is not None:
-        return template
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            "the tokenizer has no chat template; set config.data.chat_template to a Jinja file or "
-            "to chatml, or config.data.prompt=plain for prompts and completions as they stand"
-        )
-    try:
-        return str(tokenizer.get_chat_template())
-    except ValueError as error:  # it has several, and none of them is the default
-        raise ValueError(f"{error} Set config.data.chat_template to a Jinja file") from None
 
 
 def prompt_ids(
@@ -108,7 +53,8 @@ def render(
 ) -> list[Example | ValueError]:
     """Conversations as token ids, and the mask of what the assistant says.
 
-    The ids are those of ``tokenizer.apply_chat_template(messages)``.
+    The ids are those of ``tokenizer.apply_chat_template(messages)``. A template that does not read
+    ``tool_calls`` gets them as text, see :func:`tool_calls.as_text`.
 
     Args:
         tokenizer: of ``transformers``.
@@ -125,6 +71,7 @@ def render(
             sandbox.
     """
     text = template_of(tokenizer, template)
+    conversations = [_readable(turns, text) for turns in conversations]
     if loss != "all" and _GENERATION.search(text):
         return _marked(tokenizer, conversations, template, loss)
     wholes = _texts(tokenizer, [turns.messages for turns in conversations], template, False)
@@ -171,6 +118,13 @@ def render(
         else:
             result.append(_by_difference(whole, ends))
     return result
+
+
+def _readable(turns: Turns, template: str) -> Turns:
+    """Turns whose calls of tools are text, where the template does not read them."""
+    if "tool_calls" in template:
+        return turns
+    return turns._replace(messages=[tool_calls.as_text(message) for message in turns.messages])
 
 
 _NO_START = ValueError(

@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from tests.train.data.marked import chat, ids_and_mask, tokenizer
-from train.data import chat as chats
-from train.data.messages import Turns
+from train.data.conversations import chat as chats
+from train.data.conversations import templates
+from train.data.conversations.messages import Turns
 
 TURNS = [
     {"role": "system", "content": "Be brief."},
@@ -40,7 +41,7 @@ def one(messages=TURNS, template=None, loss="assistant", first=0):
     return found
 
 
-@pytest.mark.parametrize("template", [None, chats.CHATML, LLAMA3])
+@pytest.mark.parametrize("template", [None, templates.CHATML, LLAMA3])
 @pytest.mark.parametrize("loss", ["assistant", "last", "all"])
 def test_ids_are_those_of_transformers(template, loss):
     expected = tokenizer().apply_chat_template(TURNS, chat_template=template)["input_ids"]
@@ -49,7 +50,7 @@ def test_ids_are_those_of_transformers(template, loss):
     assert one(other, template, loss).ids != expected
 
 
-@pytest.mark.parametrize("template", [chats.CHATML, LLAMA3])
+@pytest.mark.parametrize("template", [templates.CHATML, LLAMA3])
 def test_masks_are_those_of_transformers_where_the_template_has_marks(template):
     expected = tokenizer().apply_chat_template(
         TURNS, chat_template=template, return_dict=True, return_assistant_tokens_mask=True
@@ -174,17 +175,17 @@ def test_a_tokenizer_without_a_template_is_told_what_to_set():
         chats.render(bare, [Turns(TURNS)])
     with pytest.raises(ValueError, match=message):
         chats.prompt_ids(bare, TURNS)
-    (found,) = chats.render(bare, [Turns(TURNS)], chats.load_template("chatml"))
-    assert found == one(template=chats.CHATML)
+    (found,) = chats.render(bare, [Turns(TURNS)], templates.load_template("chatml"))
+    assert found == one(template=templates.CHATML)
 
 
 def test_templates_are_files_or_a_name(tmp_path):
-    assert chats.load_template(None) is None
+    assert templates.load_template(None) is None
     file = tmp_path / "t.jinja"
     file.write_text(LLAMA3)
-    assert chats.load_template(str(file)) == LLAMA3
+    assert templates.load_template(str(file)) == LLAMA3
     with pytest.raises(FileNotFoundError, match=r"chat_template=.*none.jinja: there is no such"):
-        chats.load_template(str(tmp_path / "none.jinja"))
+        templates.load_template(str(tmp_path / "none.jinja"))
     (tmp_path / "b.jinja").write_bytes(b"\xff")
     with pytest.raises(ValueError, match=r"b.jinja is not UTF-8"):
-        chats.load_template(str(tmp_path / "b.jinja"))
+        templates.load_template(str(tmp_path / "b.jinja"))

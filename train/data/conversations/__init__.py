@@ -1,0 +1,1 @@
+"""Conversations: their messages, calls of tools, chat templates, and token ids."""
