@@ -32,9 +32,9 @@ class UniLoRA(RankMethod):
     published: the adapted model is not the base at step 0.
 
     The indices follow from the seed and the layers, and are those of PEFT with the same
-    ``proj_seed`` on a Llama. The host draws them and a jitted ``init_frozen`` holds them as
-    constants, four bytes for each entry of A and B: 40 MB, in one to two seconds, for all seven
-    kinds of layers of Llama-2-7B at rank 4.
+    ``proj_seed`` on a Llama. The host draws them, and a jitted ``init_frozen`` holds them as
+    constants, four bytes for each entry of A and B. For all seven kinds of layers of Llama-2-7B at
+    rank 4 that is 40 MB, in one to two seconds.
 
     Attributes:
         rank: r, of A and B.

@@ -174,7 +174,7 @@ def render(
 
 
 _NO_START = ValueError(
-    "begins with a turn of the assistant, whose first token the chat template does not tell: put a "
+    "begins with a turn of the assistant, whose first token the chat template does not tell. Put a "
     "turn of the user before it, or mark turns with {% generation %} in a template of your own "
     "(config.data.chat_template)"
 )
