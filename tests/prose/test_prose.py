@@ -90,7 +90,7 @@ for word in _WORDS.split():
     pass
 '''
     docstrings = [(1, 2), (5, 4), (7, 2), (11, 2), (14, 4), (15, 2), (18, 3)]
-    literals = [(24, 3), (24, 3)]
+    literals = [(24, 3), (24, 2)]
     assert words(code.of_python(file, "x")) == docstrings + literals
 
 
