@@ -39,8 +39,9 @@ class UniLoRA(RankMethod):
     Attributes:
         rank: r, of A and B.
         dropout: probability with which an entry of the input of A is zeroed in training.
-        length: of theta, and so the count of trained numbers. The default is that of the authors'
-            runs on GLUE; PEFT's is 256. Above the count of entries, the rest of theta is not read.
+        length: of theta, and so the count of trainable parameters. The default is that of the
+            authors' runs on GLUE; PEFT's is 256. Above the count of entries, the rest of theta is
+            not read.
         init_bound: theta starts uniform on ± this.
         seed: of the indices; apart from the seed of the run.
     """
