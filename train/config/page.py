@@ -24,8 +24,8 @@ _HEAD = """# Configuration
 
 A run is described by one configuration, in sections. Each field is a flag of `python -m
 train.main`, such as `--config.optim.learning_rate=3e-3`. It is a setting of `tera_jax.finetune`
-too, such as `learning_rate=3e-3`. A recipe (`--config=sft`) sets some fields, and `--print-config` lists all of
-them with the values of a command.
+too, such as `learning_rate=3e-3`. A recipe (`--config=sft`) sets some fields, and `--print-config`
+lists all of them with the values of a command.
 
 The defaults below are those before a recipe. `python -m train.config.page` prints this page.
 """
