@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import copy
 import importlib
 import importlib.util
 import re
@@ -13,6 +14,9 @@ from unittest import mock
 
 from absl import flags
 
+from benchmarks import speed
+from benchmarks.cases import FROZEN
+from tera_jax.methods import TABLE
 from tests.pages.calls import Call
 from train import main
 from train.config import flag, parse
@@ -69,24 +73,32 @@ def check(call: Call) -> None:
 
 
 class _Read(BaseException):
-    """The parser has read all arguments."""
+    """The parser has read all arguments; its first one is what they say."""
 
 
 def _check_arguments(module: str, arguments: Sequence[str]) -> None:
     read = argparse.ArgumentParser.parse_known_args
 
     def read_alone(self, args=None, namespace=None):
-        _, unknown = read(self, args, namespace)
+        found, unknown = read(self, args, namespace)
         if unknown and module != "train.data":  # which hands them on
             self.error(f"unknown arguments {unknown}")
-        raise _Read
+        raise _Read(found)
 
-    with (
-        mock.patch.object(argparse.ArgumentParser, "parse_known_args", read_alone),
-        contextlib.suppress(_Read),
-    ):
-        run(module, arguments)
-        raise AssertionError(f"{module} has read no arguments")
+    with mock.patch.object(argparse.ArgumentParser, "parse_known_args", read_alone):
+        try:
+            run(module, arguments)
+        except _Read as end:
+            if module == "benchmarks.speed":
+                _check_cases(end.args[0])
+            return
+    raise AssertionError(f"{module} has read no arguments")
+
+
+def _check_cases(found: argparse.Namespace) -> None:
+    """The names of methods and options, which are not choices of the parser."""
+    for case in speed._named(found.cases, found, found.rows):
+        assert case.method in {FROZEN, *TABLE}, f"there is no method {case.method}"
 
 
 def _check_config(arguments: Sequence[str]) -> None:
@@ -99,7 +111,7 @@ def _check_config(arguments: Sequence[str]) -> None:
     with contextlib.chdir(ROOT):
         holder = flag.define("config", values, given)
         for name in ("print-config", "workdir", "coordinator", "num_processes", "process_id"):
-            values[name] = flags.FLAGS[name]
+            values[name] = copy.deepcopy(flags.FLAGS[name])
         values(given)
         config = holder.value
         if DOTS in " ".join(arguments):

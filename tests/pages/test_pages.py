@@ -4,6 +4,7 @@ A page is a story: its blocks run in their order. Its shell has one directory an
 one, with one namespace.
 """
 
+import ast
 import builtins
 import json
 import re
@@ -61,6 +62,23 @@ def test_every_flag_exists(page):
         commands.check(call)
 
 
+MODULES = [
+    path
+    for room in ("train", "benchmarks", "configs")
+    for path in sorted((commands.ROOT / room).rglob("*.py"))
+    if "\n    python -m " in path.read_text() and path.stem != "page"  # which takes no arguments
+]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(commands.ROOT)))
+def test_every_flag_in_the_docstring_of_a_module_exists(path, tmp_path):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    (block, *_) = re.findall(r"^    python -m .*\n(?:    .*\n)*", f"{text}\n", re.MULTILINE)
+    block = re.sub(r"<[^>]+>", "some", re.sub(r" \[[A-Z-][^]]*\]", "", block))
+    for call in calls(block, tmp_path):
+        commands.check(call)
+
+
 def test_every_reason_is_of_a_command():
     texts = [f"{call.text} " for page in WITH_SHELL for call in calls_of(page, commands.ROOT)]
     assert [part for part in table.NOT_RUN if not any(part in text for text in texts)] == []
@@ -77,6 +95,8 @@ def test_every_reason_is_of_a_command():
         ("python -m train.main --config=sft --config.loop.steps=2 ...", "=2", "=0"),
         ("python -m train.main --config=sft ...", "main", "man"),
         ("python -m benchmarks.speed --sweep=tokens", "tokens", "token"),
+        ("python -m benchmarks.speed --cases tera:structured", "structured", "structure"),
+        ("python -m benchmarks.speed --cases frozen lora", "lora", "lore"),
         ("python -m train.generate --workdir=$SLURM_JOB_ID --chat", "$S", "$UNSET_S"),
         ("tera-train --config=sft ...", "train", "trains"),
         ("tera-generate --workdir=runs/sft --chat", "chat", "chats"),

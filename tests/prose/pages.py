@@ -13,8 +13,10 @@ _PARSER = MarkdownIt("commonmark").enable("table")
 
 
 def pages(root: Path) -> list[Path]:
-    """README, CONTRIBUTING and the docs."""
-    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+    """README, CONTRIBUTING, the docs, and what examples say of themselves."""
+    examples = sorted((root / "examples").rglob("*.md"))
+    docs = sorted((root / "docs").rglob("*.md"))
+    return [root / "README.md", root / "CONTRIBUTING.md", *docs, *examples]
 
 
 def notebooks(root: Path) -> list[Path]:
