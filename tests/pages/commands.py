@@ -134,7 +134,7 @@ def _check_pip(arguments: Sequence[str]) -> None:
 
 
 def _check_bash(arguments: Sequence[str]) -> None:
-    compile(re.findall(r'python -c "(.*)"', arguments[1])[0], "bash", "exec")
+    exec(re.findall(r'python -c "(.*)"', arguments[1])[0], {})
 
 
 _OTHERS = {

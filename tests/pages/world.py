@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,8 +67,8 @@ def build(place: Path, model: Path) -> None:
     """
     for name in MODELS:
         link(place / name, model)
-    for name in ("configs", "examples", "benchmarks"):
-        link(place / name, ROOT / name)
+    for name in ("configs", "examples", "benchmarks/results"):
+        shutil.copytree(ROOT / name, place / name)
     rows = json.loads(parts.records(place / "commonsense_170k.json").read_text())
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (place / "records.jsonl").write_text("".join(lines.splitlines(keepends=True)[:24]))
