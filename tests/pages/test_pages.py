@@ -167,15 +167,19 @@ def test_the_python_runs(page, place, monkeypatch, capsys):
     def short(name, method):
         config = recipe(name, method)
         config.data.packed_length = 64
-        config.loop.steps = config.loop.eval_every = 2
+        config.loop.steps, config.loop.eval_every = 3, 2
         return config
 
     monkeypatch.setattr(flag, "recipe", short)
+    monkeypatch.setattr("train.training.loop.held_out_loss", lambda *_: 0.1)
     if page != "README.md":  # which saves its own
         world.adapter(place / "adapter", place / "path" / "to" / "model")
     for example in examples(page, python=PythonEvaluator()):
         example.evaluate()
-    assert "after (step 2)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "after (step " in printed
+    stops = "callbacks=" in (commands.ROOT / page).read_text()
+    assert ("a callback ends the training at step 2 of 3" in printed) == stops
     assert (place / "adapter" / "adapter.safetensors").is_file()
 
 
