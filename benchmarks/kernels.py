@@ -216,9 +216,9 @@ def main() -> None:
     for tokens in args.tokens:
         if not cost_model.Network(scheme, "hadamard").is_structured(tokens):
             parser.error(
-                f"the kernels do not take {args.scheme!r} with {tokens} tokens: give one wide mode "
-                "of the input, a power of two, two groups of the output's such as "
-                "4096|8x8x8x8 or 256|16x16, and a multiple of 32 tokens"
+                f"the kernels do not take {args.scheme!r} with {tokens} tokens. Give one wide mode "
+                "of the input, a power of two, and two groups of the output's, such as "
+                "4096|8x8x8x8 or 256|16x16; give a multiple of 32 tokens"
             )
     for line in table(scheme, args.tokens, interpret=dispatch.interpret()):
         print(line, flush=True)

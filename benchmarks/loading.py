@@ -3,9 +3,9 @@ r"""Host memory and time of loading a checkpoint of a model's shapes.
     python -m benchmarks.loading --model=llama-2-7b --directory=/tmp/synthetic
 
 Writes a sharded Hugging Face checkpoint of made-up weights into ``--directory``, unless one is
-there, and loads it in bfloat16 and as nf4. Memory is the resident set of this process, mapped
-files included, at its highest while loading and above what it was before; where the arrays
-themselves lie in host memory, on a CPU, they are taken off.
+there, and loads it in bfloat16 and as nf4. Memory is the resident set of this process, mapped files
+included: its highest while loading, less what it was before. On a CPU, where the arrays themselves
+lie in host memory, they are taken off.
 """
 
 import re

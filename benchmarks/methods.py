@@ -6,9 +6,9 @@ r"""Every method on one small model and two real tasks, each at its own best lea
 
 ``--gsm8k`` is a directory with train.json, records of ``instruction`` and ``output``;
 ``--convai2`` a file in ParlAI's text format, split by dialogue. A run is 300 steps of AdamW on
-batches of 32. For each method and task the learning rate climbs on one grid, two values a
-decade, until the best on the validation part has worse neighbours on both sides; then two more
-seeds run at that rate. The test part is read only by the table. A seed is that of the order of the
+batches of 32. For each method and task the learning rate climbs on one grid, two values a decade.
+It stops when the best on the validation part has worse neighbours on both sides. Two more seeds
+then run at that rate. The test part is read only by the table. A seed is that of the order of the
 data, of d, and of the frozen network.
 
 Each finished run is a line of ``--output``, and is not run again: an interrupted study goes on.

@@ -31,7 +31,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.mixed import check, training
-from benchmarks.mixed.cases import CASES, LLAMA, TINY, Base, adapter_of, draw_rows, say
+from benchmarks.mixed.cases import CASES, LLAMA, TINY, Base, adapter_of, draw_rows, log
 from benchmarks.profile import profiled, report
 from tera_jax.llama.decode import slots
 from tera_jax.llama.decode.slots import SlotState
@@ -196,9 +196,9 @@ def measure(base: Base, batch: int, args: argparse.Namespace, rate: float) -> It
         name = f"{config.num_layers} layers, {batch} rows, {case}"
         try:
             programs[case] = compiled(base, case, batch, args.slots, state)
-            say(f"{name}: compiled in {programs[case].compile_seconds:.1f} s")
+            log(f"{name}: compiled in {programs[case].compile_seconds:.1f} s")
         except jax.errors.JaxRuntimeError as error:  # the others go on
-            say(f"{name}: {str(error)[:400]}")
+            log(f"{name}: {str(error)[:400]}")
             if case == "base":
                 raise
     times, state = timed(programs, state, args.seconds, args.repeats)
@@ -265,7 +265,7 @@ def main() -> None:
     args.cases = ["base", *(case for case in args.cases if case != "base")]
     settings = [tuple(map(int, text.split(":"))) for text in args.settings]
     device = jax.devices()[0]
-    say(f"jax {jax.__version__} on {device.device_kind}")
+    log(f"jax {jax.__version__} on {device.device_kind}")
     start = time.perf_counter()
     if args.check:
         check.rows(args.cases)
@@ -273,21 +273,21 @@ def main() -> None:
     config = TINY if args.tiny else LLAMA
     layers = max(layers for layers, _ in settings)
     rate = copy_rate(2**20 if args.tiny else 2**31)
-    say(f"copy: {rate / 1e12:.3f} TB/s read and written")
+    log(f"copy: {rate / 1e12:.3f} TB/s read and written")
     whole = Base(dataclasses.replace(config, num_layers=layers), jnp.bfloat16)
-    say(f"{layers} layers: {whole.read_bytes / 1e9:.2f} GB of weights that a step reads")
+    log(f"{layers} layers: {whole.read_bytes / 1e9:.2f} GB of weights that a step reads")
     if not args.only_train:
         print(HEAD, flush=True)
     for layers, batch in [] if args.only_train else settings:
         if time.perf_counter() - start > args.budget:
-            say(f"{args.budget:.0f} s are over; {layers}:{batch} is left out")
+            log(f"{args.budget:.0f} s are over; {layers}:{batch} is left out")
             continue
         for line in measure(whole.part(layers), batch, args, rate):
             print(line, flush=True)
     if args.train or args.only_train:
         for line in training.table(whole, args.adapters, args.length, args.repeats, args.tiny):
             print(line, flush=True)
-    say("done")
+    log("done")
 
 
 if __name__ == "__main__":

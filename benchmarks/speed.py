@@ -30,9 +30,9 @@ With ``--records`` batches are of 32 real records: PEFT pads them, and we pack a
 Steps are timed as in training, many in a row and none waited for, in rounds of which the median
 counts.
 
-Sweeps: ``tokens`` from 512 to 32,768 a step, TeRA by every route, and how near to the fastest the
-one is that it chooses; ``order`` of the network from 2 to 24; ``targets`` from q and v to all
-linear layers; ``methods``.
+Sweeps: ``tokens`` goes from 512 to 32,768 a step, with TeRA by every route, and shows how near its
+choice is to the fastest. ``order`` of the network goes from 2 to 24, ``targets`` from q and v to
+all linear layers. ``methods`` takes every method.
 """
 
 import json

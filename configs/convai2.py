@@ -6,10 +6,10 @@ r"""A method on ConvAI2, in the setting of the TeRA paper's Table 3.
     python -m train.evaluate --workdir=runs/convai2 --tasks convai2=valid_self_original.txt
 
 The data are dialogues in ParlAI's text format; a file without its candidates is the same. Prompts,
-lengths and decoding follow HiRA, whose setting the paper takes over: persona and the last 3
-utterances, rows of 512 tokens, BOS and EOS, one epoch; 4 beams, length penalty 0.9, no 4-gram
-twice, 32 new tokens at most. METEOR needs WordNet's dictionary and BERTScore an encoder:
-config.evaluate.
+lengths and decoding follow HiRA, whose setting the paper takes over. A prompt is the persona and
+the last 3 utterances. Rows have 512 tokens, BOS and EOS, for one epoch. Answers are decoded with 4
+beams, length penalty 0.9, no 4-gram twice and 32 new tokens at most. METEOR needs WordNet's
+dictionary and BERTScore an encoder: config.evaluate.
 """
 
 import ml_collections

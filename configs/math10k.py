@@ -4,9 +4,9 @@ r"""A method on Math10k, in the setting of the TeRA paper's Table 4.
         --config.data.path=math_10k.json --workdir=runs/math
     python -m train.evaluate --workdir=runs/math --data=dataset --tasks AQuA SVAMP
 
-Prompts, lengths, loss and scoring follow LLM-Adapters (arXiv:2304.01933), whose data it is: the
-loss is on the prompt too, a row has 256 tokens, the last 120 of the shuffled records are held out,
-and answers are decoded with 4 beams and have 256 tokens at most. Epochs are HiRA's 2 and the batch
+Prompts, lengths, loss and scoring follow LLM-Adapters (arXiv:2304.01933), whose data it is. The
+loss is on the prompt too, and a row has 256 tokens. The last 120 of the shuffled records are held
+out. Answers are decoded with 4 beams and have 256 tokens at most. Epochs are HiRA's 2 and the batch
 is 32, as in the TeRA paper; LLM-Adapters takes 3 and 16.
 """
 

@@ -6,9 +6,9 @@ r"""Any method on your own data: chats, prompts with completions, instructions, 
 
 What the file holds is taken from its records, and each goes through the chat template of the
 tokenizer; docs/your-data.md has the formats. No response is cut. Records are packed into rows of
-512 tokens, or of the longest record where that is longer, and a batch is of 2 such rows: with much
-data and a large GPU take more of them. The rate rises for 10 steps and falls along half a cosine.
-Of the records a tenth, but no more than 120, is held out.
+512 tokens, or of the longest record where that is longer. A batch is 2 such rows; with much data
+and a large GPU take more of them. The rate rises for 10 steps and falls along half a cosine. Of the
+records a tenth, but no more than 120, is held out.
 
 Learning rates are the best of docs/methods.md for SmolLM2-135M, the lower one of its two tasks. A
 model of 7B takes lower ones: the TeRA paper's are 2e-4 to 1e-3.

@@ -101,9 +101,9 @@ def parse(data: bytes, where: str, remedy: str = _REMEDY, integer_bits: int = 64
         integer_bits: of the largest integer.
 
     Raises:
-        ValueError: for other bytes than UTF-8, bad syntax, a key that stands twice, more than 64
-            objects and lists inside one another, NaN and Infinity, a number beyond its bits,
-            half of a surrogate pair, or a top level that is no object.
+        ValueError: for other bytes than UTF-8, bad syntax, half of a surrogate pair, or a key that
+            stands twice. For NaN, Infinity, and a number beyond its bits. For more than 64 objects
+            and lists inside one another, or a top level that is no object.
     """
     try:
         text = data.decode("utf-8")

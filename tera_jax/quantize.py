@@ -5,8 +5,8 @@ consecutive inputs of one output, and has a scale. A weight is its scale times a
 (``int8``, ``int4``), or one of the 16 quantiles of a normal distribution that QLoRA chose (``nf4``;
 Dettmers et al., arXiv:2305.14314, Appendix E).
 
-qwix has the latter types, and the tests hold this file to it. It does not read the kernels here: it
-flattens an nf4 array, which on a mesh gathers the whole kernel on every device, both ways, and it
+qwix has the latter types, and the tests hold this file to it. It does not read the kernels here. It
+flattens an nf4 array, which on a mesh gathers the whole kernel on every device, both ways. It
 leaves to the backend whether an array of 4-bit numbers takes 4 bits. Here everything is elementwise
 in the kernel's own layout, and two codes share a byte.
 """
@@ -59,7 +59,7 @@ class QuantizedKernel:
     """A kernel (..., I, O), or a stack of them, in few bits.
 
     An nf4 or int4 kernel in blocks of 64 takes 4.25 bits a weight, an int8 kernel 8.25, on every
-    backend: the arrays are of bytes and bfloat16 numbers, and nothing depends on how XLA lays out
+    backend. The arrays are of bytes and bfloat16 numbers, and nothing depends on how XLA lays out
     narrower types.
 
     Attributes:

@@ -1,9 +1,9 @@
 """Seeded random arrays that come out bit for bit the same on every backend.
 
 ``jax.random.normal`` passes its random bits through functions whose last bit depends on the
-backend. A frozen network must regenerate from its seed wherever the adapter is loaded, so the
-draws here take the exact integer bits of Threefry, map them to a float32 without rounding or by a
-table, and round once in one multiplication.
+backend. A frozen network must regenerate from its seed wherever the adapter is loaded. So the draws
+here take the exact integer bits of Threefry, map them to a float32 without rounding or by a table,
+and round once in one multiplication.
 """
 
 import functools

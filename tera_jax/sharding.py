@@ -94,7 +94,7 @@ def frozen_shardings(frozen: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> An
 
     Each layer reads the whole network, so a copy on every device saves sending it. An array of more
     than :data:`REPLICATED_BYTES` is split over ``fsdp`` instead, along the longest of its axes that
-    ``fsdp`` divides; the axis of stacked layers is left whole, for a scan takes a layer of it.
+    ``fsdp`` divides. The axis of stacked layers is left whole, for a scan takes a layer of it.
 
     Args:
         frozen: the ``frozen`` collection, abstract or real.

@@ -106,8 +106,11 @@ def small_tokenizer() -> Any:
     )
 
 
-def tiny_llama(path: Path) -> Path:
-    """A random Llama of two layers under a part of SmolLM2's tokenizer, as an HF directory."""
+def tiny_llama(path: Path, **sizes: int) -> Path:
+    """A random Llama of two layers under a part of SmolLM2's tokenizer, as an HF directory.
+
+    Other ``sizes`` have the names of a config.json.
+    """
     from tera_jax.llama import Llama, LlamaConfig, save_pretrained
 
     tokenizer = small_tokenizer()
@@ -125,6 +128,7 @@ def tiny_llama(path: Path) -> Path:
             "rope_theta": 10000.0,
             "tie_word_embeddings": True,
             "eos_token_id": 2,
+            **sizes,
         }
     )
     model = Llama(config)

@@ -3,7 +3,7 @@ r"""Evaluate a trained run: held-out loss, and generated answers to test sets.
     python -m train.evaluate --workdir=runs/commonsense --data=dataset --tasks boolq piqa
     python -m train.evaluate --workdir=runs/convai2 --tasks convai2=dialogues.txt[900:]
     python -m train.evaluate --workdir=runs/quickstart
-    python -m train.evaluate --workdir=runs/sft --file=mine.jsonl --metrics exact rouge_l --compare
+    python -m train.evaluate --workdir=runs/sft --file=questions.jsonl --metrics exact --compare
 
 Without ``--tasks`` it is the run's ``evaluate.task`` on its ``evaluate.path``. ``--score=labels``
 and ``--score=texts`` compare the likelihoods of the given choices instead of generating. ``--base``

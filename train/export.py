@@ -3,10 +3,10 @@
     python -m train.export --workdir=runs/quickstart --format=hf --output=merged
 
 ``hf`` writes merged weights as a directory that ``transformers`` loads, with the base's
-``generation_config.json`` and every token that ends an answer; ``orbax`` merged weights as an Orbax
-checkpoint, ``adapter`` the adapter alone, ``peft`` the adapter alone as PEFT reads it, for the
-methods that PEFT has. Each is read back and compared before it appears under ``--output``, which
-must be absent or empty.
+``generation_config.json`` and every token that ends an answer. ``orbax`` writes merged weights as
+an Orbax checkpoint, ``adapter`` the adapter alone. ``peft`` writes the adapter as PEFT reads it,
+for the methods that PEFT has. Each is read back and compared before it appears under ``--output``,
+which must be absent or empty.
 """
 
 import json

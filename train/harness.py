@@ -2,9 +2,9 @@
 
     python -m train.harness --workdir=runs/quickstart --tasks=arc_easy,piqa --output=harness.json
 
-Texts are tokenised, cut and scored as the harness does for its own ``hf`` model, so that the
-scores are those of the merged export; a method that cannot be merged is evaluated as it is. Code
-that a checkpoint brings is never run. Needs ``pip install 'tera-jax[evaluate]'``.
+Texts are tokenised, cut and scored as the harness does for its own ``hf`` model, so that the scores
+are those of the merged export. A method that cannot be merged is evaluated as it is. Code that a
+checkpoint brings is never run. Needs ``pip install 'tera-jax[evaluate]'``.
 """
 
 import json

@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 _START = time.perf_counter()
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """A line with the seconds since the start."""
     print(f"[{time.perf_counter() - _START:6.1f}s] {text}", flush=True)
 

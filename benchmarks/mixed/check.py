@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.mixed.cases import TINY, Base, adapter_of, say
+from benchmarks.mixed.cases import TINY, Base, adapter_of, log
 from tera_jax.adapters.bank import make_bank
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
@@ -54,7 +54,7 @@ def rows(cases: Sequence[str]) -> None:
         right = jnp.stack([alone[entry][row] for row, entry in enumerate(_ENTRIES)])
         wrong = jnp.stack([alone[entry][row] for row, entry in enumerate(_ENTRIES[::-1])])
         found, other = (float(jnp.max(abs(mixed - x)) / jnp.max(abs(x))) for x in (right, wrong))
-        say(
+        log(
             f"{case}: mixed rows beside each alone by merged weights {found:.1e}; other {other:.1e}"
         )
         if not found < 2e-5 < 1e-2 < other:
@@ -116,7 +116,7 @@ def kernels(width: int) -> None:
         error = max(
             float(jnp.linalg.norm(a.astype(b.dtype) - b) / jnp.linalg.norm(b)) for a, b in pairs
         )
-        say(f"{name}: the kernel in bfloat16 beside float32 {error:.1e}")
+        log(f"{name}: the kernel in bfloat16 beside float32 {error:.1e}")
         if not error < _ROUNDED:
             raise ValueError(f"{name}: the kernel is off by {error} of the norm")
 

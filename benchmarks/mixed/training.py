@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks.mixed.cases import Base, adapter_of, say
+from benchmarks.mixed.cases import Base, adapter_of, log
 from tera_jax.adapters.bank import stack
 from tera_jax.adapters.interceptor import calls
 from tera_jax.adapters.stack import at_axes
@@ -106,7 +106,7 @@ def table(base: Base, adapters: int, length: int, repeats: int, tiny: bool) -> I
     for case in CASES:
         programs[case] = program(base, case, adapters, length)
         found = programs[case]
-        say(f"training, {case}: compiled in {found.compile_seconds:.1f} s")
+        log(f"training, {case}: compiled in {found.compile_seconds:.1f} s")
     seconds: dict[str, list[float]] = {case: [] for case in CASES}
     losses: dict[str, float] = {}
     for repeat in range(repeats + 1):

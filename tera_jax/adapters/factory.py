@@ -88,9 +88,9 @@ def adapt(
         **kwargs: of ``model``'s ``__call__``.
 
     Raises:
-        ValueError: for an unknown method, a target that names no linear layer (the error lists
-            those there are), a configuration that does not fit the kernels, a keyword argument that
-            is no input of the model, or inputs that the model does not take.
+        ValueError: for an unknown method, or a configuration that does not fit the kernels. For a
+            target that names no linear layer; the error lists those there are. For inputs and
+            keyword arguments that the model does not take.
 
     Example:
         >>> model = nn.Sequential([nn.Dense(8), nn.Dense(6)])

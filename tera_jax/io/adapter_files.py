@@ -120,9 +120,8 @@ def load_adapter(
     Raises:
         FileNotFoundError: when a file is missing.
         ValueError: when a file is not of this format, is damaged, has no checksum, or lacks an
-            array or has one too many; when the base's layers or weights are not those that the
-            adapter was made for; or when the frozen network that the seed gives here has another
-            fingerprint.
+            array or has one too many. When the adapter was made for other layers or weights of a
+            base. When the frozen network that the seed gives here has another fingerprint.
 
     Example:
         ``adapter, variables = load_adapter("runs/quickstart/adapter", params)``, then

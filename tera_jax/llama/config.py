@@ -84,8 +84,8 @@ class LlamaConfig:
 
         Raises:
             ValueError: for every key or value that would change the function and is not
-                implemented, for a value of another type or out of its range, and for a missing key
-                that has no default in transformers. It names the key.
+                implemented. For a value of another type or out of its range, and for a missing key
+                that has no default in transformers. The error names the key.
         """
         return cls(**hf_config.fields(raw))
 

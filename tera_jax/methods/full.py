@@ -7,4 +7,4 @@ from tera_jax.methods.base import FullMethod
 
 @dataclasses.dataclass(frozen=True)
 class Full(FullMethod):
-    """Nothing to configure."""
+    """Full fine-tuning: every parameter is trained. Nothing to configure."""

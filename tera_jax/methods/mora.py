@@ -27,10 +27,10 @@ class MoRA(LinearMethod):
     Attributes:
         rank: r of the LoRA with as many parameters; the side of the square matrix follows from it.
         type: 1 sums the groups of the input and repeats the one output (sharing, published for
-            large ranks). 6 tells the groups apart by rotating group t as RoPE does position t and
-            puts their outputs one after the other (for small ranks, and what the counts in TeRA's
-            Tables 2 and 3 fit). Where a layer has fewer outputs than inputs, type 6 never reads
-            the last groups of the input, as published.
+            large ranks). 6 tells the groups apart by rotating group t as RoPE does position t, and
+            puts their outputs one after the other. It is published for small ranks, and the counts
+            in TeRA's Tables 2 and 3 fit it. Where a layer has fewer outputs than inputs, type 6
+            never reads the last groups of the input, as published.
     """
 
     rank: int = 32

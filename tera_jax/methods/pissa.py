@@ -25,8 +25,8 @@ class PiSSA(LowRank):
 
     The published method keeps the residual W - s A0 B0 in the type of the base and so starts from
     the base up to that rounding. ``merge`` does as published. ``apply`` is exactly the base at step
-    0: it leaves the kernel as it is and adds what A and B have gained over A0 and B0, so that it
-    differs from ``merge`` by the rounding of the residual.
+    0: it leaves the kernel as it is and adds what A and B have gained over A0 and B0. So it differs
+    from ``merge`` by the rounding of the residual.
 
     Attributes:
         rank: R, of A and B.

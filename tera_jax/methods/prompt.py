@@ -18,10 +18,10 @@ from tera_jax.methods.limits import check_at_least
 
 @dataclasses.dataclass(frozen=True)
 class PromptTuning(PromptMethod):
-    """Prompt tuning.
+    """Prompt tuning: the embeddings of virtual tokens are trained.
 
     Attributes:
-        num_virtual_tokens: P.
+        num_virtual_tokens: P, the virtual tokens before each prompt.
         init: N(0, 1) as in PEFT (``random``), or the embeddings of P tokens of the vocabulary
             drawn at random (``vocabulary``).
     """
@@ -42,7 +42,7 @@ class PTuning(PromptMethod):
     """P-tuning: the embeddings pass through an MLP of three linear layers, all trained.
 
     Attributes:
-        num_virtual_tokens: P.
+        num_virtual_tokens: P, the virtual tokens before each prompt.
         hidden_size: of the MLP; the width of the model when None.
     """
 

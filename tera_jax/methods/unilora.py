@@ -32,15 +32,16 @@ class UniLoRA(RankMethod):
     published: the adapted model is not the base at step 0.
 
     The indices follow from the seed and the layers, and are those of PEFT with the same
-    ``proj_seed`` on a Llama. The host draws them and a jitted ``init_frozen`` holds them as
-    constants, four bytes for each entry of A and B: 40 MB, in one to two seconds, for all seven
-    kinds of layers of Llama-2-7B at rank 4.
+    ``proj_seed`` on a Llama. The host draws them, and a jitted ``init_frozen`` holds them as
+    constants, four bytes for each entry of A and B. For all seven kinds of layers of Llama-2-7B at
+    rank 4 that is 40 MB, in one to two seconds.
 
     Attributes:
         rank: r, of A and B.
         dropout: probability with which an entry of the input of A is zeroed in training.
-        length: of theta, and so the count of trained numbers. The default is that of the authors'
-            runs on GLUE; PEFT's is 256. Above the count of entries, the rest of theta is not read.
+        length: of theta, and so the count of trainable parameters. The default is that of the
+            authors' runs on GLUE; PEFT's is 256. Above the count of entries, the rest of theta is
+            not read.
         init_bound: theta starts uniform on ± this.
         seed: of the indices; apart from the seed of the run.
     """

@@ -1,10 +1,9 @@
 """A Tucker-like network with diagonal factors, contracted: the weight update, and x times it.
 
-Exact routes. Building the update costs matmuls of the size of the kernel and, in the backward
-pass, one of the size of a batch; it is the route for many tokens
-(:mod:`tera_jax.network.projection` has a backward pass with less of them). On the side of the
-activations nothing of the kernel's size is made; it is the route for few.
-:mod:`tera_jax.network.cost_model` chooses.
+Exact routes. Building the update costs matmuls of the size of the kernel and, in the backward pass,
+one of the size of a batch: it is the route for many tokens. :mod:`tera_jax.network.projection` has
+a backward pass with less of them. On the side of the activations nothing of the kernel's size is
+made: it is the route for few. :mod:`tera_jax.network.cost_model` chooses.
 
 A factor of one axis, longer than :data:`tera_jax.network.contraction_order.NARROW`, holds the signs
 of a square one that is a fast orthogonal transform (:mod:`tera_jax.network.hadamard`) and costs a

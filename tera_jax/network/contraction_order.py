@@ -1,6 +1,6 @@
 """Which modes of a network are contracted together, and in which order: by their sizes alone.
 
-Consecutive small modes go together, by the Kronecker product of their factors: a product with a
+Consecutive small modes go together, by the Kronecker product of their factors. A matmul with a
 matrix of a few dozen rows takes the time of reading and writing the tensor, and two such matrices
 take it twice.
 """

@@ -64,9 +64,9 @@ def _factorisations(size: int, parts: int, least: int = 2) -> Iterator[tuple[int
 def orthogonal(size: int) -> Float[np.ndarray, "F F"]:
     """Orthonormal rows: Sylvester's Hadamard matrix for a power of two, else the cosines of DCT-II.
 
-    Computed in float64 and rounded once to float32, the same on every machine: a library's sine of
-    an angle below a right one is wrong by a few units in the last place of float64, and no entry
-    lies so near to the middle of two float32 numbers, as is tested for all sizes.
+    Computed in float64 and rounded once to float32, the same on every machine. A library's sine of
+    an angle below a right one is wrong by a few units in the last place of float64. No entry lies
+    so near to the middle of two float32 numbers, as is tested for all sizes.
     """
     return _exact(size).astype(np.float32)
 

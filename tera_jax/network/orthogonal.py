@@ -6,13 +6,13 @@ can regenerate a network from its seed. Two constructions are exact instead, by 
 
 - **I <= 64, the narrow factors.** X is a Gaussian matrix as signed integers in units of 2^-30. The
   Newton-Schulz iteration X <- X + (1 - X X') X / 2 takes it to the orthogonal factor of its polar
-  decomposition, which has the uniform (Haar) distribution, as that of a QR decomposition with
+  decomposition. That has the uniform (Haar) distribution, as the factor of a QR decomposition with
   signs made even. All of it is 32-bit integer arithmetic, whose sums do not depend on their order.
   Rounding does no harm: each step corrects the errors of those before it.
-- **I > 64, the wide factors.** Exact orthogonalisation takes I^3 operations, so these are R random
-  rows of a cosine matrix of size I (DCT-IV) with a random sign for each column: the randomised
-  trigonometric transform of :mod:`.hadamard` for any size, written out. An entry is looked
-  up in a table of 4 I cosines that Python's integers compute on the host.
+- **I > 64, the wide factors.** Exact orthogonalisation takes I^3 operations. So these are R random
+  rows of a cosine matrix of size I (DCT-IV), with a random sign for each column. They are the
+  randomised trigonometric transform of :mod:`.hadamard` for any size, written out. An entry is
+  looked up in a table of 4 I cosines that Python's integers compute on the host.
 
 Once compiled, on two CPU cores, 64 x 64 takes 10 ms, 4096 x 4096 takes 0.13 s and 11008 x 11008
 takes 0.83 s. Nothing of the size of a wide factor is kept but the factor: 64 MiB and 462 MiB.

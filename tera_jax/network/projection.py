@@ -5,8 +5,9 @@ With A of that mode dW = A^T M, and what M gets back is, by the order of its mat
     A (x^T g)  or  (x A^T)^T g
 
 for the cotangent g of y. Autodiff takes the first: A times the gradient of each kernel. Here it is
-the second, in which layers of one input and one network share x A^T: of q and v in 4,096 dimensions
-less arithmetic up to 8,192 tokens, and no gradient of the kernel's size is rounded on the way.
+the second, in which layers of one input and one network share x A^T. For q and v in 4,096
+dimensions that is less arithmetic up to 8,192 tokens, and no gradient of the kernel's size is
+rounded on the way.
 
 Where the core is fast no matmul of x^T and g is made at all: d gets its gradient as from
 :func:`tera_jax.network.contraction.through`, on the side of the activations.

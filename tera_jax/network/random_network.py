@@ -1,7 +1,7 @@
 """The frozen random core and factors of a network, drawn from a key.
 
 They have Kaiming's standard deviation, 1 / sqrt(fan in), the fan in being the axis that x @ ΔW sums
-over: with all d at one the root mean square of x @ ΔW is the gain times that of x.
+over. With all d at one the root mean square of x @ ΔW is the gain times that of x.
 """
 
 import math

@@ -7,8 +7,8 @@ With one wide input mode, a fast core and two narrow groups of output modes, suc
 
 for the Kronecker product H of two square matrices P and Q, the network's signs s, a and b, and
 d, e and f that are trained. Any row vector times this is a few matmuls from both sides of that
-vector as a tile: rows of dW are those of unit vectors, and what d gets back is a sum over the rows
-of x and of the cotangent g. Nothing is made but W + dW, and x and g are read once for each kernel.
+vector as a tile. Rows of dW are those of unit vectors. What d gets back is a sum over the rows of x
+and of the cotangent g. Nothing is made but W + dW, and x and g are read once for each kernel.
 """
 
 from collections.abc import Sequence

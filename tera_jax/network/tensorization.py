@@ -17,8 +17,8 @@ class Tensorization:
     """How an (in, out) kernel is folded into an order-N tensor, and its Tucker ranks.
 
     The first k modes fold the input axis, the others the output axis (Section 4 of the paper):
-    ``prod(in_modes) = J_1`` and ``prod(out_modes) = J_2``, each mode at least 2 long and each rank
-    between 1 and its mode.
+    ``prod(in_modes) = J_1`` and ``prod(out_modes) = J_2``. Each mode is at least 2 long, and each
+    rank between 1 and its mode.
 
     Example:
         >>> scheme = Tensorization.parse("4096|8x8x8x8")

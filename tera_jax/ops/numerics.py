@@ -25,8 +25,8 @@ def scaled(x: Float[Array, "*B X"], by: Float[Array, "*R X"]) -> Float[Array, "*
 def add_update(kernel: Float[Array, "J O"], update: Float[Array, "J O"]) -> Float[Array, "J O"]:
     """Summed in float32 and rounded once to the type of the kernel.
 
-    An update of the kernel's own type is added as it is: a GPU's matrix product then takes the
-    kernel as what it adds to, before it rounds, and the sum costs no pass over memory.
+    An update of the kernel's own type is added as it is. A GPU's matmul then takes the kernel as
+    what it adds to, before it rounds, and the sum costs no pass over memory.
     """
     if kernel.dtype == update.dtype:
         return kernel + update

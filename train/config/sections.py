@@ -66,10 +66,10 @@ class OptimConfig:
 
     Attributes:
         learning_rate: the highest, after the warm-up.
-        warmup_steps: from zero.
+        warmup_steps: steps in which the rate rises from zero.
         schedule: after the warm-up: ``linear`` and ``cosine`` fall to zero at the last step, in a
             line or along half a cosine; ``constant`` stays, and a run can be made longer.
-        weight_decay: decoupled.
+        weight_decay: decoupled, of the trainable parameters alone.
         b1: decay of the first moment, at least 0 and below 1.
         b2: decay of the second moment, at least 0 and below 1.
         eps: added to the root of the second moment; above 0.
@@ -98,7 +98,7 @@ class LoopConfig:
     Attributes:
         batch_size: records a step, over all devices; rows where ``data.packed_length`` is set.
         epochs: passes over the training records; ignored when ``steps`` is given.
-        steps: optimizer steps, or None.
+        steps: optimizer steps; None takes ``epochs``.
         seed: of the order of the records.
         eval_every: steps between evaluations of the held-out loss. Each writes a checkpoint; the
             best and the last are kept.

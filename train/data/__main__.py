@@ -2,9 +2,9 @@
 
     python -m train.data mine.jsonl --model=<model> [--config=FILE] [--config.data.KEY=VALUE ...]
 
-Prints what the file was taken for, a table of what is in it and what of it is cut, and the first
-record as the model sees it, with marks around the tokens that the loss is on. Of the model it reads
-the tokenizer and the chat template alone.
+Prints what the file was taken for, and a table of what is in it and what of it is cut. Then it
+prints the first record as the model sees it, with marks around the tokens that the loss is on. Of
+the model it reads the tokenizer and the chat template alone.
 """
 
 from collections.abc import Sequence

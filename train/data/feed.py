@@ -22,9 +22,9 @@ class DataIterator:
     twice. The order is a function of ``seed``, the epoch and the examples alone: ``position``, the
     number of examples fed, is all there is to save.
 
-    A batch has ``batch_size`` rows, of one example each or, where ``config.packed_length`` is set,
-    of as many as the next in order fill; the random order is then changed a little, such that they
-    fill more (:func:`train.data.packing.order`).
+    A batch has ``batch_size`` rows of one example each. Where ``config.packed_length`` is set, a
+    row has as many as the next in order fill. The random order is then changed a little, such that
+    they fill more (:func:`train.data.packing.order`).
     """
 
     examples: Sequence[Example]

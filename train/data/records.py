@@ -96,8 +96,8 @@ def read(
 
     Raises:
         FileNotFoundError: when there is no such file, or data set of the hub.
-        ValueError: when a file is of no kind that is read, has no records, or a record lacks a
-            field or has one of another kind; it names the record, from 0, and its line, from 1.
+        ValueError: when a file is of no kind that is read or has no records, or a record lacks a
+            field or has one of another kind. It names the record, from 0, and its line, from 1.
     """
     parts = containers.parts(path)
     single = len(parts) == 1

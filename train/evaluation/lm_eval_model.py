@@ -1,8 +1,8 @@
 """A run as a model of lm-evaluation-harness (EleutherAI), and the harness's results on it.
 
-Texts are tokenised, cut and scored as the harness does for its own ``hf`` model, so that the
-scores are those of the merged export; a method that cannot be merged is evaluated as it is. Code
-that a checkpoint brings is never run.
+Texts are tokenised, cut and scored as the harness does for its own ``hf`` model, so that the scores
+are those of the merged export. A method that cannot be merged is evaluated as it is. Code that a
+checkpoint brings is never run.
 """
 
 import dataclasses

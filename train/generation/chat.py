@@ -28,7 +28,7 @@ class Speaker(Protocol):
 def chat(
     speaker: Speaker,
     ask: Callable[[str], str] | None = None,
-    say: Callable[..., Any] = print,
+    write: Callable[..., Any] = print,
 ) -> list[Message]:
     """Talk until ``/quit`` or the end of the input.
 
@@ -39,7 +39,7 @@ def chat(
     Args:
         speaker: that answers.
         ask: for a line, after a prompt; ``input`` when None.
-        say: as ``print``.
+        write: as ``print``.
 
     Returns:
         The conversation since the last ``/reset``.
@@ -47,37 +47,37 @@ def chat(
     ask = builtins.input if ask is None else ask  # which a notebook replaces
     messages: list[Message] = []
     base = False
-    say(HELP)
+    write(HELP)
     if not speaker.remembers:
-        say("Each line is asked alone: the prompts of this model have one turn.")
+        write("Each line is asked alone: the prompts of this model have one turn.")
     while True:
         try:
             line = ask("base> " if base else "> ").strip()
         except EOFError:
-            say()
+            write()
             return messages
         except KeyboardInterrupt:
-            say("\n" + HELP)
+            write("\n" + HELP)
             continue
         if line == "/quit":
             return messages
         if line == "/reset":
             messages = []
-            say("The conversation is forgotten.")
+            write("The conversation is forgotten.")
         elif line == "/base":
             if speaker.tuned:
                 base = not base
-                say(f"{'The base' if base else 'The tuned model'} answers now.")
+                write(f"{'The base' if base else 'The tuned model'} answers now.")
             else:
-                say("There is no adapter: the base answers.")
+                write("There is no adapter: the base answers.")
         elif line.startswith("/"):
-            say(HELP)
+            write(HELP)
         elif line:
-            messages = _turn(speaker, messages, line, base, say)
+            messages = _turn(speaker, messages, line, base, write)
 
 
 def _turn(
-    speaker: Speaker, before: list[Message], line: str, base: bool, say: Callable[..., Any]
+    speaker: Speaker, before: list[Message], line: str, base: bool, write: Callable[..., Any]
 ) -> list[Message]:
     """The conversation after one more turn; as before where it has no room."""
     asked = {"role": "user", "content": line}
@@ -86,11 +86,11 @@ def _turn(
     try:
         for piece in speaker.reply(messages, base):
             said += piece
-            say(piece, end="", flush=True)
+            write(piece, end="", flush=True)
     except KeyboardInterrupt:
-        say(" [stopped]", end="")
+        write(" [stopped]", end="")
     except ValueError as error:
-        say(f"error: {error}. /reset begins anew")
+        write(f"error: {error}. /reset begins anew")
         return before
-    say(flush=True)
+    write(flush=True)
     return [*messages, {"role": "assistant", "content": said}]

@@ -18,9 +18,9 @@ _SILENCE = "__SILENCE__"
 def dialogues(lines: Iterable[str]) -> list[list[dict[str, Any]]]:
     r"""The turns of each dialogue.
 
-    A line is a number, which starts again at 1 with each dialogue, and then either a sentence of
-    a persona or tab-separated fields: what the partner says, the answer, and fields that are not
-    read (reward and candidates).
+    A line is a number, which starts again at 1 with each dialogue, and then either a sentence of a
+    persona or tab-separated fields. These are what the partner says, the answer, and two that are
+    not read (reward and candidates).
 
     Returns:
         for each dialogue its turns: ``persona`` (sentences), ``history`` (utterances of both

@@ -79,8 +79,8 @@ def not_finite(workdir: Path, stream: DataIterator) -> Iterator[None]:
     """Write down what a step that gave no numbers was made of, and say where.
 
     ``not_finite-<step>.json`` has its metrics (loss, norms of the gradient and of d before it), or
-    the held-out loss or the array that is not finite, and the indices of the step's examples among
-    the training records. A number that JSON has not is a text there.
+    the held-out loss or the array that is not finite. It has the indices of the step's examples
+    among the training records too. A number that JSON has not is a text there.
     """
     try:
         yield

@@ -53,9 +53,9 @@ def load(directory: str | os.PathLike[str], params: Any) -> tuple[Adapter, dict[
 
     Raises:
         FileNotFoundError: when a file is missing.
-        ValueError: for a ``peft_type``, a key or a value that is not understood, for a pickle, for
-            a missing or an extra array, one of another shape or with NaN, for a copy of a base's
-            weight that is not this base's, or when the base is not the one of a PiSSA adapter.
+        ValueError: for a ``peft_type``, a key or a value that is not understood, and for a pickle.
+            For a missing or an extra array, or one of another shape or with NaN. For a copy of a
+            base's weight that is not this base's, or a PiSSA adapter of another base.
     """
     path = Path(directory)
     config = settings.read(path)

@@ -205,9 +205,9 @@ def _frequency_factors(tensor: Any, count: int) -> np.ndarray:
 def _rope_scaling(baked: np.ndarray, plain: np.ndarray) -> rope.Llama3Scaling | None:
     """The parameters under which :func:`tera_jax.llama.rope.stretches` gives ``baked``.
 
-    Between the two bounds the kept share is a straight line over the plain frequency, whose slope
-    and intercept give the original context and ``high_freq_factor`` once ``low_freq_factor``, which
-    only sets the unit, is 1 as in every release.
+    Between the two bounds the kept share is a straight line over the plain frequency. Its slope and
+    intercept give the original context and ``high_freq_factor``. ``low_freq_factor`` only sets the
+    unit, and is 1 as in every release.
     """
     if np.all(baked == 1.0):
         return None

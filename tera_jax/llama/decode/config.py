@@ -17,9 +17,9 @@ class GenerationConfig:
         num_beams: hypotheses kept a prompt.
         length_penalty: a finished hypothesis scores its log-probability divided by its length to
             this power.
-        early_stopping: when a prompt is done: as soon as ``num_beams`` hypotheses have ended
-            (True), when the best running one would not beat the worst of them if it ended now
-            (False), or if it ended at any length (``never``).
+        early_stopping: when a prompt is done. True: as soon as ``num_beams`` hypotheses have ended.
+            False: when the best running one would not beat the worst of them if it ended now.
+            ``never``: when it would not beat it at any length.
         no_repeat_ngram_size: no n-gram of prompt and answer together comes twice; 0 allows it.
         repetition_penalty: the score of each token that is in prompt or answer already is divided
             by this where it is above 0, and multiplied where it is below; 1 leaves it.

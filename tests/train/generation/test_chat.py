@@ -35,10 +35,10 @@ def talk(*lines, speaker=None):
             return line
         raise line
 
-    def say(text="", end="\n", flush=False):
+    def write(text="", end="\n", flush=False):
         said.append(text + end)
 
-    messages = chat(speaker, ask, say)
+    messages = chat(speaker, ask, write)
     return speaker, "".join(said), [each["content"] for each in messages], prompts
 
 

@@ -128,7 +128,7 @@ def _readable(turns: Turns, template: str) -> Turns:
 
 
 _NO_START = ValueError(
-    "begins with a turn of the assistant, whose first token the chat template does not tell: put a "
+    "begins with a turn of the assistant, whose first token the chat template does not tell. Put a "
     "turn of the user before it, or mark turns with {% generation %} in a template of your own "
     "(config.data.chat_template)"
 )
