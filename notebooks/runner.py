@@ -20,6 +20,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
+from tera_jax import atomic
+
 FOLDER = Path(__file__).parent
 DIGEST = "source_digest"
 LARGEST = 400_000
@@ -153,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tidy(notebook)
         if wrong := faults(notebook):
             raise SystemExit(f"{path.name} is left as it was: " + "; ".join(wrong))
-        nbformat.write(notebook, path)
+        atomic.write_text(path, nbformat.writes(notebook) + "\n")
         print(f"{path.name}: {len(notebook.cells)} cells, {path.stat().st_size / 1e3:.0f} kB")
 
 
