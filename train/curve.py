@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .training import kept
 from .training.callbacks import Event
 
 _WIDTH, _HEIGHT = 64, 12
@@ -86,6 +87,10 @@ class LiveCurve:
         self._history: list[dict[str, Any]] = []
         self._handle: Any = None
         self._drawn = 0.0
+
+    def on_start(self, event: Event) -> None:
+        """Take the losses of the steps that a resumed run has behind it."""
+        self._history = kept.lines(event.workdir / "metrics.jsonl")
 
     def on_step(self, event: Event) -> None:
         """Take the step's loss."""

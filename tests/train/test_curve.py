@@ -1,5 +1,6 @@
 """The curve of the losses, with matplotlib and without."""
 
+import json
 import sys
 
 import pytest
@@ -62,3 +63,15 @@ def test_the_live_one_is_drawn_again_as_losses_come(monkeypatch, tmp_path):
     assert len(shown) == 4
     assert len({*shown}) == 3  # the last is drawn whole
     assert not in_notebook()
+
+
+def test_the_live_one_of_a_resumed_run_begins_with_the_losses_before(monkeypatch, tmp_path):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda curve, display_id: shown.append(curve))
+    lines = "".join(json.dumps(row) + "\n" for row in HISTORY)
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    live = LiveCurve()
+    live.on_start(Event("on_start", 3, 3, tmp_path))
+    live.on_end(Event("on_end", 3, 3, tmp_path))
+    assert shown[0].training == [(1, 3.0), (2, 2.0), (3, 1.0)]
+    assert shown[0].held_out == [(3, 2.5)]
