@@ -45,6 +45,8 @@ _OTHER = 1e-3
 def get_config(method: str = "tera") -> ml_collections.ConfigDict:
     """The configuration; --print-config lists every field."""
     config = tera_jax.published_config(method)
+    if "init" in config.method:
+        config.method.init = tera_jax.default_config(method).method.init
     config.data.validation_rows = None
     config.data.prompt = "auto"
     config.data.bos = "tokenizer"

@@ -35,13 +35,13 @@ class TeRA(LinearMethod):
         num_modes: modes of the split side in the proposed scheme, the other being whole (Section
             5: tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
         side: the side that the proposed scheme splits, ``out`` or ``in``.
-        zero_init_mode: which d starts at zero, so that ΔW does: 1..N, -1..-N from the end, or
-            ``longest`` (the first of equals). The paper does not say which. At step 0 only the
-            gradient of this one is not zero. By default it is d^(1), which under ``side="out"``
-            belongs to the whole side and is by far the longest.
-        init: the distribution of core and factors: Kaiming ``normal`` or ``uniform``; or a normal
-            core with ``orthogonal`` factors of Kaiming's mean square, or with ``identity`` factors
-            (TeRA_iden, Section 5.4).
+        zero_init_mode: which d starts at zero, so that ΔW does: ``longest`` (the first of equals),
+            1..N, or -1..-N from the end. The paper does not say which. At step 0 only the gradient
+            of this one is not zero. The longest belongs to the side that is not split.
+        init: the distribution of core and factors. ``orthogonal``: a normal core, and orthogonal
+            factors of Kaiming's mean square. ``normal``: Kaiming, as published. ``uniform``:
+            likewise. ``identity``: a normal core, and factors that are identities (TeRA_iden,
+            Section 5.4).
         gain: of the whole update, in the core: with all d at one the root mean square of x ΔW is
             ``gain`` times that of x. It says how fast the d that starts at zero learns beside the
             others.
@@ -59,8 +59,8 @@ class TeRA(LinearMethod):
     tensorizations: tuple[str, ...] = ()
     num_modes: int = 4
     side: Literal["out", "in"] = "out"
-    zero_init_mode: int | Literal["longest"] = 1
-    init: Init = "normal"
+    zero_init_mode: int | Literal["longest"] = "longest"
+    init: Init = "orthogonal"
     gain: float = 16.0
     sharing: Literal["shape", "module", "none"] = "shape"
     seed: int = 0

@@ -176,9 +176,9 @@ def test_the_python_runs(page, place, monkeypatch, capsys):
         world.adapter(place / "adapter", place / "path" / "to" / "model")
     for example in examples(page, python=PythonEvaluator()):
         example.evaluate()
-    printed = capsys.readouterr().out
-    assert "after (step " in printed
-    stops = "callbacks=" in (commands.ROOT / page).read_text()
+    printed, text = capsys.readouterr().out, (commands.ROOT / page).read_text()
+    assert ("after (step " in printed) == ("tera_jax.finetune(" in text)
+    stops = "callbacks=" in text
     assert ("a callback ends the training at step 2 of 3" in printed) == stops
     assert (place / "adapter" / "adapter.safetensors").is_file()
 

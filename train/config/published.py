@@ -14,6 +14,8 @@ _RANKS = {
     "vera": 256,
     "loretta": 32,
 }
+_KAIMING = ("tera", "tera_unique")
+"""Published with Kaiming's draws, which are not this library's default."""
 # Published learning rates; the others take the highest that the TeRA paper tries.
 _LEARNING_RATES = {"lora": 3e-4, "quanta": 5e-5, "toplora": 1e-4}
 
@@ -23,6 +25,8 @@ def published(method: str) -> ml_collections.ConfigDict:
     config = default(method)
     config.data.validation_rows = 120
     config.optim.learning_rate = _LEARNING_RATES.get(method, 1e-3)
+    if method in _KAIMING:
+        config.method.init = "normal"
     if method in _RANKS:
         config.method.rank = _RANKS[method]
     return config
