@@ -12,6 +12,9 @@ paper tries learning rates of 1e-3, 3e-4 and 2e-4, and does not state the epochs
 SmolLM2-135M learns faster at 3e-2 to 1e-1; docs/getting-started.md and docs/methods.md have the
 figures.
 
+TeRA's core and factors are Kaiming's draws, as published (``init="normal"``). The library's default
+is orthogonal factors.
+
 After a colon stands the method, any row of ``tera_jax.methods.TABLE``; tera by default. Ranks are
 those of the paper's tables.
 """

@@ -9,7 +9,7 @@ The data are dialogues in ParlAI's text format; a file without its candidates is
 lengths and decoding follow HiRA, whose setting the paper takes over. A prompt is the persona and
 the last 3 utterances. Rows have 512 tokens, BOS and EOS, for one epoch. Answers are decoded with 4
 beams, length penalty 0.9, no 4-gram twice and 32 new tokens at most. METEOR needs WordNet's
-dictionary and BERTScore an encoder: config.evaluate.
+dictionary and BERTScore an encoder: config.evaluate. TeRA's core and factors are Kaiming's draws.
 """
 
 import ml_collections

@@ -7,7 +7,8 @@ r"""A method on Math10k, in the setting of the TeRA paper's Table 4.
 Prompts, lengths, loss and scoring follow LLM-Adapters (arXiv:2304.01933), whose data it is. The
 loss is on the prompt too, and a row has 256 tokens. The last 120 of the shuffled records are held
 out. Answers are decoded with 4 beams and have 256 tokens at most. Epochs are HiRA's 2 and the batch
-is 32, as in the TeRA paper; LLM-Adapters takes 3 and 16.
+is 32, as in the TeRA paper; LLM-Adapters takes 3 and 16. TeRA's core and factors are Kaiming's
+draws.
 """
 
 import ml_collections

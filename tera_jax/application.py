@@ -49,7 +49,7 @@ def default_config(method: str = "tera") -> Any:
 
 
 def published_config(method: str = "tera") -> Any:
-    """A method as published: its rank and rate, batches of 32, 100 warm-up steps, linear decay.
+    """A method as published: rank, rate, draws, batches of 32, 100 warm-up steps, linear decay.
 
     Args:
         method: a row of ``tera_jax.methods.TABLE``.

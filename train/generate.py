@@ -58,6 +58,7 @@ def _answer(args: argparse.Namespace) -> None:
     records = None if found.config is None else found.config.data
     style = style_of(found.tokenizer, records, args.raw)
     ids = requests.encoded(asked, style)
+    requests.require_room(asked, ids, found.context)
     output = None
     if args.output is not None:
         settings = _settings(args, found, config, style.name, ids)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax.llama import load_tokenizer
+from tera_jax.llama import Llama, load_config, load_tokenizer
 
 from . import data, evaluate, export
 from .config import Config
@@ -77,6 +77,10 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     prepared = data.prepare(config.data, tokenizer, sources)
     del sources
     distributed.log("\n".join(prepared.lines))
+    model = Llama(load_config(config.model.path))
+    virtual = runs.make_adapter(config, model).num_virtual_tokens
+    for part in (prepared.train, prepared.held_out):
+        data.require_context(part, config.data, model.config.max_position_embeddings, virtual)
 
     run = runs.build(config, workdir, tokenizer, identities)
     distributed.on_main_process(lambda: init_workdir(workdir, config))
@@ -88,8 +92,6 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     measure = functools.partial(
         evaluate.measure, valid=valid, tests=tests, earlier=workdir / "earlier"
     )
-    for part in (train, valid):
-        data.require_context(part, config.data, run.model.config.max_position_embeddings)
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
         before = measure(run, 0, runs.init_d(run), workdir / "before")

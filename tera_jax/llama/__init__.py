@@ -7,7 +7,7 @@ from tera_jax import lazy
 if TYPE_CHECKING:
     from tera_jax.llama.checkpoint.generation_config import load_generation_config
     from tera_jax.llama.checkpoint.tokenizer import load_tokenizer
-    from tera_jax.llama.checkpoint.weights import load_pretrained, save_pretrained
+    from tera_jax.llama.checkpoint.weights import load_config, load_pretrained, save_pretrained
     from tera_jax.llama.config import LlamaConfig
     from tera_jax.llama.decode.cache import Cache, init_cache
     from tera_jax.llama.decode.config import GenerationConfig
@@ -23,6 +23,7 @@ else:
             "LlamaConfig": "tera_jax.llama.config",
             "generate": "tera_jax.llama.decode.generate",
             "init_cache": "tera_jax.llama.decode.cache",
+            "load_config": "tera_jax.llama.checkpoint.weights",
             "load_generation_config": "tera_jax.llama.checkpoint.generation_config",
             "load_pretrained": "tera_jax.llama.checkpoint.weights",
             "load_tokenizer": "tera_jax.llama.checkpoint.tokenizer",
@@ -50,6 +51,7 @@ __all__ = [
     "LlamaConfig",
     "generate",
     "init_cache",
+    "load_config",
     "load_generation_config",
     "load_pretrained",
     "load_tokenizer",

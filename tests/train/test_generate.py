@@ -67,6 +67,15 @@ def test_a_run_an_adapter_and_a_base_answer_as_the_library_does(
     assert answered(capsys, *base, f"--prompt={PROMPT}") == expected(tiny_llama, None, chat) + "\n"
 
 
+def test_a_prompt_without_room_is_refused_before_a_weight_is_read(tiny_llama, monkeypatch):
+    monkeypatch.setattr(source, "load_pretrained", None)
+    given = [f"--model={tiny_llama}", "--raw", f"--prompt={PROMPT}"]
+    with pytest.raises(ValueError, match=r"--prompt 2 has .* tokens, which leaves no room in the"):
+        generate.main([*given, f"--prompt={PROMPT * 200}"])
+    with pytest.raises(TypeError):  # the weights are read next
+        generate.main(given)
+
+
 def test_an_adapter_of_peft_answers(tiny_llama, tmp_path, capsys):
     import peft
     import torch

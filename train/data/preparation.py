@@ -89,18 +89,19 @@ def require_targets(
         )
 
 
-def require_context(examples: Examples, config: DataConfig, limit: int) -> None:
+def require_context(examples: Examples, config: DataConfig, limit: int, virtual: int = 0) -> None:
     """Check that whole rows fit into a model, where nothing else limits them.
 
     Args:
-        examples: with their virtual tokens.
+        examples: without their virtual tokens.
         config: of the data.
         limit: tokens of the model's context.
+        virtual: tokens before each prompt.
 
     Raises:
         ValueError: when a record is longer.
     """
-    longest = int(examples.lengths()[0].max(initial=0))
+    longest = int(examples.lengths()[0].max(initial=0)) + virtual
     if config.whole_rows and longest > limit:
         raise ValueError(
             f"the longest record has {longest:,} tokens, but the model's context has {limit:,}; "

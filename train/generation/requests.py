@@ -47,6 +47,18 @@ def encoded(requests: Sequence[tuple[str, Request]], style: Style) -> list[list[
     return result
 
 
+def require_room(
+    requests: Sequence[tuple[str, Request]], ids: Sequence[Sequence[int]], context: int
+) -> None:
+    """Raise ``ValueError``, naming the request, where a prompt fills the context of the base."""
+    for (name, _), prompt in zip(requests, ids, strict=True):
+        if len(prompt) >= context:
+            raise ValueError(
+                f"{name} has {len(prompt):,} tokens, which leaves no room in the model's context "
+                f"of {context:,}; shorten it"
+            )
+
+
 def _lines(file: Path) -> list[tuple[str, Request]]:
     try:
         text = file.read_text(encoding="utf-8-sig")

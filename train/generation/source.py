@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from tera_jax import json_files, sharding
 from tera_jax.io import adapter_description, adapter_files, peft
-from tera_jax.llama import load_pretrained, load_tokenizer
+from tera_jax.llama import load_config, load_pretrained, load_tokenizer
 from tera_jax.llama.checkpoint.resolve import locate
 
 from ..config import Config, ModelConfig, parse
@@ -38,6 +38,7 @@ class Source:
         base: the path or hub name of the base.
         identity: what the answers depend on, as JSON has it.
         tokenizer: of the base.
+        context: positions of the base.
         config: of the run; None for an adapter's directory and for a base alone.
         load: the weights.
     """
@@ -46,6 +47,7 @@ class Source:
     base: str
     identity: dict[str, Any]
     tokenizer: Any
+    context: int
     config: Config | None
     load: Callable[[], Loaded]
 
@@ -76,7 +78,8 @@ def of_run(workdir: Path, mesh: str | None = None) -> Source:
         "model": _model(config.model.path, config.model.dtype, config.model.quantize),
     }
     name = f"{config.method.name} of {workdir} at step {step}, on {config.model.path}"
-    return Source(name, config.model.path, identity, tokenizer, config, load)
+    context = load_config(config.model.path).max_position_embeddings
+    return Source(name, config.model.path, identity, tokenizer, context, config, load)
 
 
 def of_files(
@@ -110,7 +113,8 @@ def of_files(
         files = [path for path in sorted(adapter.iterdir()) if path.is_file()]
         identity["adapter"] = _digest(files)
     name = model if adapter is None else f"{adapter}, on {model}"
-    return Source(name, model, identity, tokenizer, None, load)
+    context = load_config(model).max_position_embeddings
+    return Source(name, model, identity, tokenizer, context, None, load)
 
 
 def _base_of(adapter: Path) -> str | None:

@@ -31,6 +31,23 @@ _AT_ONCE = 2**28
 """Bytes of the layers of a parameter that are read and sent to a device together, or one layer."""
 
 
+def load_config(path_or_name: str | os.PathLike[str]) -> LlamaConfig:
+    """Reads the configuration of a model, and no weight.
+
+    Args:
+        path_or_name: as of :func:`load_pretrained`.
+
+    Raises:
+        FileNotFoundError: for a checkpoint that is not there.
+        ValueError: for a configuration that is damaged, or of a model that is not read.
+    """
+    path = locate(path_or_name)
+    if path.is_file():
+        return from_gguf(open_gguf(path))
+    raw = json_files.read(path / "config.json", remedy="fetch it again", integer_bits=128)
+    return with_generation_config(LlamaConfig.from_hf(raw), path)
+
+
 def load_pretrained(
     path_or_name: str | os.PathLike[str],
     dtype: DTypeLike = jnp.float32,
@@ -78,10 +95,7 @@ def load_pretrained(
         config = from_gguf(reader)
         tensors = GgufTensors(path, reader, config)
     else:
-        file = path / "config.json"
-        raw = json_files.read(file, remedy="fetch it again", integer_bits=128)
-        config = LlamaConfig.from_hf(raw)
-        config = with_generation_config(config, path)
+        config = load_config(path)
         tensors = SafeTensors(path)
     check_counts(tensors, config, path)
     model = Llama(config, dtype=dtype, remat=remat)

@@ -124,6 +124,8 @@ def test_the_recipe_learns_whole_answers_and_their_end(tmp_path):
     ):
         data.require_context(found.train, parse(config).data, longest - 1)
     data.require_context(found.train, parse(config).data, longest)
+    with pytest.raises(ValueError, match=f"the longest record has {longest + 2:,} tokens"):
+        data.require_context(found.train, parse(config).data, longest + 1, virtual=2)
 
 
 def test_packed_rows_are_as_long_as_the_longest_record():
