@@ -24,13 +24,20 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """AdamW for ``steps`` updates of the ``d`` collection."""
-    adamw = optax.adamw(
-        schedule(config, steps),
+    return adamw(config, schedule(config, steps))
+
+
+def adamw(
+    config: OptimConfig, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """AdamW as configured, under any learning rate."""
+    rule = optax.adamw(
+        learning_rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
     if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return rule
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)
