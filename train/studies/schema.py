@@ -62,6 +62,11 @@ class TaskConfig:
                     f"{part}_rows of task {self.name} is for records that {part} does not name; "
                     "give one of them"
                 )
+            if self.train is None and (getattr(self, part) or "").startswith("["):
+                raise ValueError(
+                    f"{part} of task {self.name} is a slice of its path, all of which would be "
+                    "trained on; give train too, as another slice"
+                )
         if self.train is not None and None in (self.validation, self.test):
             raise ValueError(
                 f"train of task {self.name} is {self.train!r}; give validation and test too, or "

@@ -1,0 +1,18 @@
+import pytest
+
+
+@pytest.fixture(scope="session")
+def flags(tiny_llama, records_path):
+    """Of a study of four steps a run, and two rates."""
+    return [
+        f"--model={tiny_llama}",
+        f"--data=T={records_path}[:60]",
+        "--validation-rows=6",
+        "--test-rows=8",
+        "--steps=4",
+        "--seeds=2",
+        "--rates=1e-2",
+        "--set=loop.batch_size=2",
+        "--set=data.packed_length=64",
+        "--workers=1",
+    ]
