@@ -1,5 +1,6 @@
 """Finished runs and failed methods of a study: a line of JSON each, appended as they come."""
 
+import errno
 import json
 import math
 import os
@@ -125,7 +126,9 @@ class Results:
         line = (json.dumps(content, allow_nan=False) + "\n").encode()
         descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line)  # one call, so that lines of two processes do not mix
+            # One call, so that lines of two processes do not mix.
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -17,6 +17,14 @@ FIRST_SEED = 0
 """With which learning rates are chosen."""
 _OWN = ("path", "validation_path", "validation_rows", "split_seed")
 """Fields of ``config.data`` that a task says itself."""
+_TAKEN: dict[str, tuple[str, ...]] = {
+    "model": ("path",),
+    "data": _OWN,
+    "optim": ("learning_rate",),
+    "loop": ("steps", "epochs", "seed"),
+    "evaluate": (),
+}
+"""Sections whose fields a study may set, and those that it sets by other means."""
 _FOLDER = "studies"
 
 
@@ -94,8 +102,9 @@ class StudyConfig:
         steps: of a run.
         search_steps: of the short runs of ``auto``; None takes half of ``steps``.
         recipe: of every run: the name of one, or a file.
-        settings: fields of ``config.model``, ``config.data``, ``config.optim`` and ``config.loop``
-            in place of the recipe's, by section.
+        settings: fields of ``config.model``, ``config.data``, ``config.optim``, ``config.loop`` and
+            ``config.evaluate`` (the batches of held-out records) in place of the recipe's, by
+            section.
     """
 
     model: str
@@ -128,13 +137,12 @@ class StudyConfig:
                     f"tasks has two of the name {name!r}; name them apart, as --data "
                     f"first={name} second=..."
                 )
-        known = ("model", "data", "optim", "loop")
         for section, fields in self.settings.items():
-            if section not in known or not isinstance(fields, Mapping):
-                raise ValueError(f"settings has {section!r}; it takes fields of {', '.join(known)}")
-            own = {"model": ("path",), "data": _OWN, "loop": ("steps", "epochs", "seed")}
-            own["optim"] = ("learning_rate",)
-            if taken := sorted(set(fields) & set(own[section])):
+            if section not in _TAKEN or not isinstance(fields, Mapping):
+                raise ValueError(
+                    f"settings has {section!r}; it takes fields of {', '.join(_TAKEN)}"
+                )
+            if taken := sorted(set(fields) & set(_TAKEN[section])):
                 raise ValueError(f"settings has {section}.{taken[0]}, which the study itself sets")
 
     @property

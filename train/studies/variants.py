@@ -57,6 +57,8 @@ class Variant:
         fields: dict[str, Any] = {}
         for part in filter(None, rest.split(",")):
             name, equals, text = part.partition("=")
+            if name == "targets" and not TABLE[method].default_targets:
+                raise ValueError(f"{spec!r}: {method} adapts no layers; leave targets out")
             if name == _SEED:
                 raise ValueError(f"{spec!r} sets a seed, but --seeds sets those of all; leave it")
             if name not in known:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -62,6 +63,21 @@ def test_a_whole_line_that_is_no_result_is_named(tmp_path, line, message):
         stream.write(line + "\n")
     with pytest.raises(ValueError, match=message):
         Results(file)
+
+
+def test_a_full_disk_is_an_error_and_costs_the_line_alone(tmp_path, monkeypatch):
+    file = tmp_path / "r.jsonl"
+    results = Results(file)
+    results.append(result(seed=0))
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda where, line: write(where, line[:20]))
+    with pytest.raises(OSError, match="No space left"):
+        results.append(result(seed=1))
+    monkeypatch.undo()
+    again = Results(file)
+    again.repair()
+    again.append(result(seed=2))
+    assert [run.seed for run in Results(file).runs] == [0, 2]
 
 
 def test_failures_are_forgotten_and_runs_stay(tmp_path):

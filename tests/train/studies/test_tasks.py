@@ -99,6 +99,19 @@ def _texts(task):
     }
 
 
+def test_a_process_is_started_for_each_gpu(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert compare._devices(None) == ["3", "5"]
+    assert compare._devices(1) == ["3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert compare._devices(None) == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert compare._devices(None) == []
+    assert compare._devices(2) == ["", ""]
+
+
 def test_recipes_may_be_files(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(flag.recipes()["sft"].read_text().replace("= 10", "= 3"))

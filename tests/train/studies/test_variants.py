@@ -52,6 +52,7 @@ def test_values_have_the_types_of_the_fields():
         ("lora:rank=4,rank=8", "give rank one value"),
         ("tera:structure=fast", "structure is 'fast'; choose one of"),
         ("tera:seed=3", "--seeds sets those of all"),
+        ("prompt:targets=q_proj", "prompt adapts no layers; leave targets out"),
         ("lora:rate=0", "rate is 0.0; it must be above 0"),
     ],
 )
@@ -79,8 +80,10 @@ def test_two_variants_that_come_to_the_same_are_refused():
 
 
 @pytest.mark.parametrize("targets", ["q_proj+v_proj", "v_proj+o_proj", "all-linear"])
-def test_every_method_takes_targets(targets):
-    found = study([f"{method}:targets={targets}" for method in TABLE])
+def test_every_method_that_adapts_layers_takes_targets(targets):
+    adapting = [name for name, method in TABLE.items() if method.default_targets]
+    assert {*TABLE} - {*adapting} == {"full", "prompt", "p_tuning"}
+    found = study([f"{method}:targets={targets}" for method in adapting])
     for variant in found.variants:
         run = found.run(variant, found.task("T"))
         assert run.method.targets == tuple(targets.split("+"))
