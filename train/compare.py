@@ -16,6 +16,7 @@ With several GPUs a process is started for each. docs/comparing.md explains the 
 
 import argparse
 import functools
+import itertools
 import re
 import shlex
 import sys
@@ -30,11 +31,13 @@ from .training import lock
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _INTERRUPTED = 130
+_SEVERAL = ("--data", "--train", "--validation", "--test", "--methods", "--rates", "--set")
+"""Flags that take several values."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a study, or report on one."""
-    args = _parser().parse_args(argv)
+    args = _parser().parse_args(_spaced(sys.argv[1:] if argv is None else argv))
     if args.report:
         print(report.markdown(report.write(args.output, args.baseline)))
         return
@@ -55,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"failed: {'; '.join(outcome.failed)}")
 
 
+def _spaced(argv: Sequence[str]) -> list[str]:
+    """``--data=a b`` as ``--data a b``: after an equals sign argparse takes one value alone."""
+    parts = (text.split("=", 1) if text.partition("=")[0] in _SEVERAL else [text] for text in argv)
+    return [*itertools.chain(*parts)]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = command.parser(main)
     add = parser.add_argument
@@ -64,9 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="the base: a HF directory, a GGUF file, or a hub name")
     several = functools.partial(add, nargs="+", action="extend")
     several("--data", metavar="[NAME=]PATH", help="records of a task, or of several")
-    several("--train", metavar="[NAME=]PATH", help="their parts: a path,")
-    several("--validation", metavar="[NAME=]PATH", help="or a slice of the data, as")
-    several("--test", metavar="[NAME=]PATH", help="[:800]; by default a shuffled split")
+    several("--train", metavar="[NAME=]PATH", help="to train on: a path, or a slice as [:800]")
+    several("--validation", metavar="[NAME=]PATH", help="likewise; by default of a shuffled split")
+    several("--test", metavar="[NAME=]PATH", help="likewise")
     add(
         "--validation-rows", type=int, metavar="N", help="held out; by default a tenth, at most 500"
     )

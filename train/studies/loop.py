@@ -97,7 +97,7 @@ def perform(
         else:
             left.append(job)
     if left and len(devices) > 1:
-        workers.spread(study, data, left, results, check, devices)
+        workers.spread(study, data, left, results, check, devices[: len(left)])
     elif left:
         workers.here(study, data, left, results, check)
     found = (results.failure(*job) for job in every)

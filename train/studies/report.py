@@ -9,7 +9,7 @@ from tera_jax import atomic
 
 from . import identity, pareto, summaries
 from .loop import RESULTS
-from .results import Results
+from .results import Results, rate_text
 from .summaries import Comparison, Summary, Unfinished
 from .variants import BASE
 
@@ -163,7 +163,7 @@ _HEAD = (
 def _table(group: Sequence[Summary]) -> str:
     rows = []
     for each in group:
-        rate = "-" if each.learning_rate is None else f"{each.learning_rate:.0e}"
+        rate = "-" if each.learning_rate is None else rate_text(each.learning_rate)
         rows.append(
             (
                 f"`{each.variant}`",

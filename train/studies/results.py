@@ -50,7 +50,7 @@ class Result(NamedTuple):
     def line(self) -> str:
         """What whoever watches is told."""
         return (
-            f"{self.task:<8} {self.variant:<20} {self.learning_rate:.0e} seed {self.seed}, "
+            f"{self.task:<8} {self.variant:<20} {rate_text(self.learning_rate)} seed {self.seed}, "
             f"{self.steps} steps: validation {self.validation:.4f} test {self.test:.4f} "
             f"{self.seconds_per_step * 1e3:.1f} ms/step{self.note and f' ({self.note})'}"
         )
@@ -66,6 +66,12 @@ class Failure(NamedTuple):
     def line(self) -> str:
         """What whoever watches is told."""
         return f"{self.task:<8} {self.variant:<20} failed: {self.error}"
+
+
+def rate_text(rate: float) -> str:
+    """A learning rate, such as ``3e-04``, with more digits where it has them."""
+    short = f"{rate:.0e}"
+    return short if float(short) == rate else f"{rate:g}"
 
 
 _COUNT = Key(int, least=0)

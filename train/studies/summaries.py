@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .rates import is_at_edge
-from .results import Failure, Result, finished
+from .results import Failure, Result, finished, rate_text
 from .schema import FIRST_SEED
 
 
@@ -137,7 +137,7 @@ def unfinished(
             rows.setdefault((each.variant, each.task), f"{missing} of {seeds} seeds not run yet")
     for run in runs:
         if run.note and run.seed != FIRST_SEED:
-            text = f"seed {run.seed} at rate {run.learning_rate:.0e}: {run.note}"
+            text = f"seed {run.seed} at rate {rate_text(run.learning_rate)}: {run.note}"
             rows.setdefault((run.variant, run.task), text)
     return [Unfinished(*pair, text) for pair, text in rows.items()]
 

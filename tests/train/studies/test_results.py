@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from train.studies.results import Failure, Result, Results
+from train.studies.results import Failure, Result, Results, rate_text
 
 
 def result(variant="lora", rate=1e-2, seed=0, **fields):
@@ -87,6 +87,10 @@ def test_failures_are_forgotten_and_runs_stay(tmp_path):
     results.forget_failures()
     again = Results(tmp_path / "r.jsonl")
     assert (len(again.runs), again.failures) == (1, [])
+
+
+def test_a_rate_is_shown_with_the_digits_that_it_has():
+    assert [*map(rate_text, (3e-4, 2.5e-4, 0.0, 10.0))] == ["3e-04", "0.00025", "0e+00", "1e+01"]
 
 
 def test_lines_of_before_take_the_steps_that_are_given(tmp_path):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.margins import within
 from train import compare, data
@@ -86,8 +87,11 @@ def test_the_report_has_the_figures_of_the_lines(finished):
         (summary,) = [each for each in whole["summaries"] if each["variant"] == name]
         assert summary["test"]["mean"] == pytest.approx(np.mean(tests))
         assert summary["tests"] == {"0": tests[0], "1": tests[1]}
-    assert whole["comparisons"][0]["variant"] == TERA
-    assert (whole["comparisons"][0]["pairs"], whole["comparisons"][0]["two_sided"]) == (2, 0.5)
+    (compared,) = whole["comparisons"]
+    assert (compared["variant"], compared["baseline"], compared["pairs"]) == (TERA, LORA, 2)
+    tests = {each["variant"]: [*each["tests"].values()] for each in whole["summaries"]}
+    expected = stats.wilcoxon(tests[TERA], tests[LORA])
+    assert compared["two_sided"] == pytest.approx(expected.pvalue)
     with (finished / "pareto.csv").open() as file:
         assert {row["variant"] for row in csv.DictReader(file)} == {"base", LORA, TERA}
     for name in ("pareto.png", "pareto.svg"):

@@ -99,6 +99,13 @@ def _texts(task):
     }
 
 
+def test_values_may_follow_an_equals_sign():
+    spaced = compare._spaced(["--data=x=a.json", "y=b.json", "--seeds=2", "--rates=1e-3", "1"])
+    assert spaced == ["--data", "x=a.json", "y=b.json", "--seeds=2", "--rates", "1e-3", "1"]
+    args = compare._parser().parse_args(["--output=o", *spaced])
+    assert (args.data, args.rates, args.seeds) == (["x=a.json", "y=b.json"], ["1e-3", "1"], 2)
+
+
 def test_a_process_is_started_for_each_gpu(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
