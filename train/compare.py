@@ -140,9 +140,14 @@ def _rates(given: Sequence[str]) -> str | list[float]:
 def _tasks(args: argparse.Namespace, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The tasks of a file and of the flags; a flag may name one of the file."""
     tasks = {task.get("name", ""): dict(task) for task in known}
+    given: set[str] = set()
     for text in args.data or ():
         name, path = _named(text)
-        tasks.setdefault(name or _stem(path), {"name": name or _stem(path)})["path"] = path
+        name = name or _stem(path)
+        if name in given:
+            raise ValueError(f"--data has two tasks {name!r}; name them apart, as NAME=PATH")
+        given.add(name)
+        tasks.setdefault(name, {"name": name})["path"] = path
     missing = [name for name, task in tasks.items() if not task.get("path")]
     if missing or not tasks:
         names = " ".join(f"{name}=PATH" for name in missing) or "PATH"

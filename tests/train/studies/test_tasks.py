@@ -19,6 +19,7 @@ from train.studies.parts import Parts
         (["--data", "a.json", "--methods", "lora"], "--model is missing"),
         (["--data", "a.json", "--model=m"], "--methods is missing"),
         (["--data", "a.json", "b.json", "--test", "c.json"], "name the task, as NAME=PATH"),
+        (["--data", "a/x.json", "b/x.csv"], "two tasks 'x'; name them apart, as NAME=PATH"),
         (["--data", "a.json", "--rates", "fast"], "give auto, climb, or numbers"),
         (["--config=smollm2"], "give --data GSM8K=PATH ConvAI2=PATH"),
         (["--config=smollm3"], "name a file, or one of smollm2"),
