@@ -11,6 +11,8 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     The decay is a line, or half a cosine. A constant schedule stays at the learning rate, and does
     not depend on ``steps``.
     """
+    if config.schedule == "constant" and not config.warmup_steps:  # a line of no length stays at 0
+        return optax.schedules.constant_schedule(config.learning_rate)
     if config.schedule == "constant":
         return optax.schedules.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     warmup = min(config.warmup_steps, steps)
