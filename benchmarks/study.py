@@ -1,30 +1,11 @@
-"""The runs of a study of methods: their lines in a file, and the table of them."""
+"""The table of the study of methods, and how its file names variants on a quantised base."""
 
-import json
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-FIRST_SEED = 0
-"""With which the learning rate is chosen."""
-GRID = tuple(float(f"{digit}e{power}") for power in range(-6, 2) for digit in (1, 3))
-"""Of learning rates."""
-
-
-class Result(NamedTuple):
-    """One run. Losses are of response tokens, in nats a token."""
-
-    variant: str
-    task: str
-    learning_rate: float
-    seed: int
-    validation: float
-    test: float
-    trained: int
-    seconds_per_step: float
-    device: str
+from train.studies.results import Failure, Result, Results
+from train.studies.summaries import chosen
 
 
 def on_base(variant: str, quantize: str) -> str:
@@ -32,40 +13,30 @@ def on_base(variant: str, quantize: str) -> str:
     return variant if quantize == "none" else f"{variant} quantize={quantize}"
 
 
-def climb(loss: Callable[[float], float], start: float) -> float:
-    """The value of the grid that is better than both its neighbours, found uphill from ``start``.
+class OnBase(Results):
+    """The lines of a file that are of one kind of base.
 
-    Raises:
-        ValueError: when the best is at an end of the grid.
+    Args:
+        file: the lines.
+        steps: of the runs whose line does not say.
+        quantize: the kind.
     """
-    best = min(range(len(GRID)), key=lambda i: abs(math.log(GRID[i] / start)))
-    while True:
-        if best in (0, len(GRID) - 1):
-            raise ValueError(f"the best learning rate {GRID[best]} is at an end of the grid")
-        found = min((best, best + 1, best - 1), key=lambda i: loss(GRID[i]))
-        if found == best:
-            return GRID[best]
-        best = found
 
+    def __init__(self, file: Path, steps: int, quantize: str) -> None:
+        super().__init__(file, steps)
+        self._quantize = quantize
 
-def keep(result: Result, output: Path) -> Result:
-    """Write a line of ``output``, and one for whoever watches."""
-    with output.open("a") as file:
-        file.write(json.dumps(result._asdict()) + "\n")
-    print(
-        f"{result.task:<8} {result.variant:<20} {result.learning_rate:.0e} seed {result.seed}: "
-        f"validation {result.validation:.4f} test {result.test:.4f} "
-        f"{result.seconds_per_step * 1e3:.1f} ms/step",
-        flush=True,
-    )
-    return result
+    def append(self, row: Result | Failure) -> None:
+        """Add a line under the name with the kind."""
+        super().append(row._replace(variant=on_base(row.variant, self._quantize)))
 
+    def of(self, variant: str, task: str) -> list[Result]:
+        """The runs of a variant on a task."""
+        return super().of(on_base(variant, self._quantize), task)
 
-def load_results(path: Path) -> list[Result]:
-    """The lines of a file of results; none if there is no file."""
-    if not path.is_file():
-        return []
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
+    def failure(self, variant: str, task: str) -> Failure | None:
+        """How a variant failed on a task, if it did."""
+        return super().failure(on_base(variant, self._quantize), task)
 
 
 def table(results: Sequence[Result], variants: Sequence[str]) -> str:
@@ -100,12 +71,3 @@ def table(results: Sequence[Result], variants: Sequence[str]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def chosen(results: Sequence[Result]) -> list[Result]:
-    """The runs at the learning rate whose validation loss is least with the first seed."""
-    swept = [result for result in results if result.seed == FIRST_SEED]
-    if not swept:
-        return []
-    rate = min(swept, key=lambda result: result.validation).learning_rate
-    return [result for result in results if result.learning_rate == rate]

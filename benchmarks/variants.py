@@ -1,86 +1,65 @@
-"""What is compared on SmolLM2-135M: methods, and TeRA's open choices."""
+"""What is compared on SmolLM2-135M: the methods of the study's file, and TeRA's open choices."""
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
 
-_SCHEMES = ("576|24x24", "576|12x16")
-_ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_SPLIT_INPUT = ("24x24|576", "24x24|192")
+from configs.studies import smollm2
+from train.studies.variants import Variant, shown
 
-
-class Variant(NamedTuple):
-    """A method, fields of its configuration, and where on the grid its climb begins."""
-
-    method: str
-    start: float
-    fields: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """``tera``, ``tera gain=2.0`` or ``tera targets=v_proj+o_proj``."""
-        shown = {k: v for k, v in self.fields.items() if not isinstance(v, tuple)}
-        if "targets" in self.fields:
-            shown["targets"] = "+".join(self.fields["targets"])
-        return " ".join([self.method, *(f"{key}={value}" for key, value in shown.items())])
+_OUT = "tensorizations=576|24x24+576|12x16"
+_IN = "tensorizations=24x24|576+24x24|192"
+_ALL = "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj"
+_START = "rate=1e-1"
+_BETTER = "rate=3e-2"
 
 
-def _tera(method: str = "tera", start: float = 1e-1, **fields: Any) -> Variant:
-    return Variant(method, start, {"tensorizations": _SCHEMES} | fields)
+def short_name(variant: Variant) -> str:
+    """As results name it: ``tera``, ``tera gain=2.0`` or ``tera targets=v_proj+o_proj``.
+
+    Schemes and axes, which the sizes of the model ask for, are not named.
+    """
+    fields = [
+        f"{name}={shown(value)}"
+        for name, value in variant.fields
+        if name == "targets" or not isinstance(value, tuple)
+    ]
+    return " ".join([variant.method, *fields])
 
 
-METHODS = (
-    Variant("full", 1e-4, {}),
-    Variant("lora", 1e-3, {}),
-    Variant("pissa", 1e-3, {}),
-    Variant("dora", 1e-3, {}),
-    Variant("toplora", 1e-3, {}),
-    Variant("hira", 1e-2, {}),
-    Variant("mora", 1e-3, {}),
-    Variant("quanta", 1e-3, {"axes": (8, 8, 9)}),
-    Variant("loretta", 3e-3, {}),
-    Variant("vera", 1e-2, {}),
-    Variant("unilora", 3e-2, {"length": 36_840}),
-    Variant("prompt", 1e-1, {}),
-    Variant("p_tuning", 1e-3, {}),
-    _tera(),
-    _tera("tera_iden"),
-    _tera("tera_unique"),
-)
+def variants(specs: Sequence[str]) -> tuple[Variant, ...]:
+    """Variants under their short names."""
+    found = map(Variant.parse, specs)
+    return tuple(replace(each, label=short_name(each)) for each in found)
+
+
+METHODS = variants(smollm2.METHODS)
 """With the ranks of ``configs/commonsense.py``, on the query and value projections."""
 
-_UNSCALED: dict[str, Any] = {"gain": 1.0}
-_ORTHOGONAL: dict[str, Any] = {"start": 3e-2, "init": "orthogonal"}
-_LONGEST: dict[str, Any] = {
-    "start": 3e-2,
-    "side": "in",
-    "zero_init_mode": "longest",
-    "tensorizations": _SPLIT_INPUT,
-}
-CHOICES = (
-    Variant("unilora", 3e-2, {"length": 36_840, "targets": _ALL}),
-    _tera(**_ORTHOGONAL),
-    _tera(structure="hadamard", **_ORTHOGONAL),
-    _tera(**_ORTHOGONAL, targets=("v_proj", "o_proj")),
-    _tera(structure="hadamard_factor"),
-    _tera(structure="hadamard"),
-    _tera(**_LONGEST),
-    _tera("tera_iden", **_LONGEST),
-    _tera(**_UNSCALED),
-    _tera(gain=1 / 16),
-    _tera(gain=256.0),
-    _tera(**_UNSCALED, zero_init_mode=2),
-    _tera(**_UNSCALED, zero_init_mode=3),
-    _tera(**_UNSCALED, init="uniform"),
-    _tera(**_UNSCALED, sharing="module"),
-    _tera(**_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
-    _tera("tera_iden", **_UNSCALED),
-    _tera("tera_iden", **_UNSCALED, side="in", tensorizations=_SPLIT_INPUT),
-    _tera("tera_unique", **_UNSCALED),
+CHOICES = variants(
+    (
+        f"unilora:length=36840,targets={_ALL},{_BETTER}",
+        f"tera:{_OUT},init=orthogonal,{_BETTER}",
+        f"tera:{_OUT},structure=hadamard,init=orthogonal,{_BETTER}",
+        f"tera:{_OUT},init=orthogonal,targets=v_proj+o_proj,{_BETTER}",
+        f"tera:{_OUT},structure=hadamard_factor,{_START}",
+        f"tera:{_OUT},structure=hadamard,{_START}",
+        f"tera:{_IN},side=in,zero_init_mode=longest,{_BETTER}",
+        f"tera_iden:{_IN},side=in,zero_init_mode=longest,{_BETTER}",
+        f"tera:{_OUT},gain=1.0,{_START}",
+        f"tera:{_OUT},gain=0.0625,{_START}",
+        f"tera:{_OUT},gain=256.0,{_START}",
+        f"tera:{_OUT},gain=1.0,zero_init_mode=2,{_START}",
+        f"tera:{_OUT},gain=1.0,zero_init_mode=3,{_START}",
+        f"tera:{_OUT},gain=1.0,init=uniform,{_START}",
+        f"tera:{_OUT},gain=1.0,sharing=module,{_START}",
+        f"tera:{_IN},gain=1.0,side=in,{_START}",
+        f"tera_iden:{_OUT},gain=1.0,{_START}",
+        f"tera_iden:{_IN},gain=1.0,side=in,{_START}",
+        f"tera_unique:{_OUT},gain=1.0,{_START}",
+    )
 )
 """Uni-LoRA on all modules, orthogonal factors, the fast transforms, the input side split with the
 longest d zeroed, as the output side has it, and what the paper leaves open.
 
 The last is from gain 1, one change at a time.
 """
-
-PLAIN = Variant("lora", 1e-3, {"rank": 1})
-"""Before its first step it is the base."""

@@ -48,8 +48,8 @@ PATCHES = (
         "clip",
         "the update is clipped, not the gradient",
         "train/training/optim.py",
-        "optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)",
-        "optax.chain(adamw, optax.clip_by_global_norm(config.clip_norm))",
+        "optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)",
+        "optax.chain(rule, optax.clip_by_global_norm(config.clip_norm))",
         f"{_FIRST}test_a_step_clips_the_gradient_to_its_norm[0.5]",
     ),
     Patch(
@@ -73,7 +73,7 @@ PATCHES = (
         "weight decay is added to the gradient",
         "train/training/optim.py",
         "        weight_decay=config.weight_decay,\n    )",
-        "    )\n    adamw = optax.chain(optax.add_decayed_weights(config.weight_decay), adamw)",
+        "    )\n    rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)",
         f"{_FIRST}test_weight_decay_is_decoupled_and_times_the_rate",
     ),
     Patch(

@@ -42,7 +42,7 @@ print("answer", repr(tuned.generate("red?", max_new_tokens=4)))
 
 
 def check(place: Path, directory: Path, environment: Mapping[str, str] = os.environ) -> None:
-    """Train, evaluate, export, report and answer by the scripts, and do the same from Python.
+    """Train, evaluate, compare, export, report and answer by the scripts, and from Python.
 
     Args:
         place: of the Python and of the scripts.
@@ -88,6 +88,16 @@ def check(place: Path, directory: Path, environment: Mapping[str, str] = os.envi
     (user / "task" / "test.json").write_text(json.dumps(test))
     run("tera-evaluate", "--workdir=run", "--tasks", "boolq=task/test.json")
     assert "BoolQ" in run("tera-report", "run")
+    study = ["--steps=2", "--seeds=1", "--rates=1e-2", "--set=data.packed_length=64"]
+    compared = run(
+        "tera-compare",
+        f"--model={model}",
+        f"--data={records}",
+        "--methods=lora:rank=2",
+        "--output=study",
+        *study,
+    )
+    assert "| `lora:rank=2` | q_proj+v_proj | 448 |" in compared
     run("tera-export", "--workdir=run", "--format=hf", "--output=merged")
     run("tera-generate", "--workdir=run", "--prompt=red?", "--max-new-tokens=4")
     said = run("python", "load.py")

@@ -30,7 +30,12 @@ def test_it_has_one_top_level_package_and_its_version(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     version = f"tera_jax-{tera_jax.__version__}.dist-info"
     assert {name.partition("/")[0] for name in names} == {"tera_jax", version}
-    for name in ("train/main.py", "train/recipes/commonsense.py", "py.typed"):
+    for name in (
+        "train/main.py",
+        "train/recipes/commonsense.py",
+        "train/recipes/studies/smollm2.py",
+        "py.typed",
+    ):
         assert f"tera_jax/{name}" in names
     assert "tera_jax/train/examples/quickstart/train.json" in names
 

@@ -1,5 +1,6 @@
 """The flag ``--config=FILE`` and the flags ``--config.KEY=VALUE`` that change its fields."""
 
+import functools
 import re
 import runpy
 import sys
@@ -51,20 +52,39 @@ def _config(name: str, argument: str) -> Any:
         raise RuntimeError(f"{file}: {error}") from error  # a TypeError would lose its traceback
 
 
-def recipes() -> dict[str, Path]:
-    """The files of the recipes, by name: of the checkout, or inside the installed package."""
+def folder() -> Path:
+    """Where the recipes are: in the checkout, or inside the installed package."""
     home = Path(__file__).parents[1]
-    folder = next(path for path in (home / "recipes", home.parent / "configs") if path.is_dir())
-    return {file.stem: file for file in sorted(folder.glob("[!_]*.py"))}
+    return next(path for path in (home / "recipes", home.parent / "configs") if path.is_dir())
+
+
+def recipes() -> dict[str, Path]:
+    """The files of the recipes, by name."""
+    return {file.stem: file for file in sorted(folder().glob("[!_]*.py"))}
 
 
 def recipe(name: str, method: str) -> Any:
     """The configuration of a recipe, for a method.
 
+    Args:
+        name: of the recipe, or a file.
+        method: a row of ``tera_jax.methods.TABLE``.
+
     Raises:
+        FileNotFoundError: when there is no such recipe.
         ValueError: for an unknown method.
     """
-    return runpy.run_path(str(recipes()[name]))["get_config"](method)
+    file = (known := recipes()).get(name, Path(name))
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"recipe {name!r} does not exist; name a file, or one of {', '.join(known)}"
+        )
+    return _function(str(file))(method)
+
+
+@functools.cache
+def _function(file: str) -> Any:
+    return runpy.run_path(file)["get_config"]
 
 
 def _check(name: str, known: set[str], argv: list[str]) -> None:

@@ -193,11 +193,11 @@ def split(
             f"{config.path} has {len(first.records)} records, so holding out "
             f"config.data.validation_rows={rows} leaves none to train on"
         )
-    shuffled = _shuffled(first.records, config.split_seed)
-    return shuffled.select(range(rest)), shuffled.select(range(rest, len(shuffled)))
+    mixed = shuffled(first.records, config.split_seed)
+    return mixed.select(range(rest)), mixed.select(range(rest, len(mixed)))
 
 
-def _shuffled(records: datasets.Dataset, seed: int) -> datasets.Dataset:
+def shuffled(records: datasets.Dataset, seed: int) -> datasets.Dataset:
     """``records.shuffle(seed)``, copied into that order: a look-up a record takes far longer."""
     order = np.random.default_rng(seed).permutation(len(records))
     table = datasets.table.InMemoryTable(records.data.table.take(pa.array(order)))

@@ -75,6 +75,18 @@ def _comparison(
     pairs = len(differences)
     if pairs < FEWEST_PAIRS or not any(differences):
         return Comparison(first, second, pairs, None, None)
+    return Comparison(first, second, pairs, *signed_rank(differences))
+
+
+def signed_rank(differences: Sequence[float]) -> tuple[float, float]:
+    """The p values of Wilcoxon's signed-rank test, of any number of pairs.
+
+    Args:
+        differences: of pairs, of which one at least is not zero.
+
+    Returns:
+        two-sided, and one-sided that they are above zero.
+    """
     two_sided = float(stats.wilcoxon(differences).pvalue)
     better = float(stats.wilcoxon(differences, alternative="greater").pvalue)
-    return Comparison(first, second, pairs, two_sided, better)
+    return two_sided, better

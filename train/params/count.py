@@ -133,7 +133,12 @@ def table(counted: Count) -> str:
     return "\n".join(f"{name:<{width}}{fact}" for name, fact in facts.items())
 
 
-def _setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Any]:
+    """A key and a value of a command line, the value as Python reads it or else a text.
+
+    Raises:
+        argparse.ArgumentTypeError: for a text without an equals sign.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form field=value")
@@ -149,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="llama-2-7b", help="a name, or a directory")
     parser.add_argument("--method", default="tera", help=", ".join(sorted(TABLE)))
     parser.add_argument(
-        "--set", type=_setting, nargs="*", default=[], help="fields of the method, as rank=32"
+        "--set", type=setting, nargs="*", default=[], help="fields of the method, as rank=32"
     )
     parser.add_argument("--targets", nargs="*", help="patterns; by default the method's own")
     parser.add_argument("--mesh", help="bytes of each device, as data=4,fsdp=8")

@@ -36,23 +36,27 @@ class Holder(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
+def held(workdir: Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the directory, which is made if need be, for this run alone.
+
+    Args:
+        workdir: the directory.
+        flag: that names it, for errors.
 
     Raises:
         FileExistsError: when another run holds it; the error names host and process.
         ValueError: when the directory cannot be written to.
     """
-    descriptor = _opened(workdir)
+    descriptor = _opened(workdir, flag)
     _open.add(descriptor)
     own = Holder(socket.gethostname(), os.getpid())
     try:
         locked = locks.try_lock(descriptor)
         if locked is False:
-            raise _in_use(workdir, _read(descriptor))
+            raise _in_use(workdir, _read(descriptor), flag)
         with contextlib.ExitStack() as stack:
             if locked is None:
-                _take_over(workdir, descriptor, own)
+                _take_over(workdir, descriptor, own, flag)
                 stack.enter_context(_beating(descriptor, own))
             _write(descriptor, own)
             yield
@@ -62,7 +66,7 @@ def held(workdir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _opened(workdir: Path) -> int:
+def _opened(workdir: Path, flag: str) -> int:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not os.access(workdir, os.W_OK | os.X_OK):
@@ -74,13 +78,13 @@ def _opened(workdir: Path) -> int:
         if error.errno not in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise
         reason = error.strerror or str(error)
-    raise ValueError(f"{workdir} cannot be written to ({reason}); choose another --workdir")
+    raise ValueError(f"{workdir} cannot be written to ({reason}); choose another {flag}")
 
 
-def _in_use(workdir: Path, holder: Holder | None) -> FileExistsError:
+def _in_use(workdir: Path, holder: Holder | None, flag: str) -> FileExistsError:
     who = "another process" if holder is None else f"process {holder.process} on {holder.host}"
     return FileExistsError(
-        f"{workdir} is in use by {who}; wait until that run ends, or choose another --workdir"
+        f"{workdir} is in use by {who}; wait until that run ends, or choose another {flag}"
     )
 
 
@@ -99,18 +103,18 @@ def _write(descriptor: int, holder: Holder) -> None:
     os.ftruncate(descriptor, len(content))
 
 
-def _take_over(workdir: Path, descriptor: int, own: Holder) -> None:
+def _take_over(workdir: Path, descriptor: int, own: Holder, flag: str) -> None:
     """Wait for a sign of life of whoever is in the file, and put this run in its place."""
     before = _read(descriptor)
     end = time.monotonic() + SILENCE
     while before is not None and not _is_gone(before) and time.monotonic() < end:
         time.sleep(BEAT / 10)
         if _read(descriptor) != before:
-            raise _in_use(workdir, _read(descriptor))
+            raise _in_use(workdir, _read(descriptor), flag)
     _write(descriptor, own)
     time.sleep(BEAT / 10)
     if _read(descriptor) != own:  # of two that took over at once the last stays
-        raise _in_use(workdir, _read(descriptor))
+        raise _in_use(workdir, _read(descriptor), flag)
 
 
 def _is_gone(holder: Holder) -> bool:

@@ -11,6 +11,8 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     The decay is a line, or half a cosine. A constant schedule stays at the learning rate, and does
     not depend on ``steps``.
     """
+    if config.schedule == "constant" and not config.warmup_steps:  # a line of no length stays at 0
+        return optax.schedules.constant_schedule(config.learning_rate)
     if config.schedule == "constant":
         return optax.schedules.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
     warmup = min(config.warmup_steps, steps)
@@ -24,13 +26,20 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """AdamW for ``steps`` updates of the ``d`` collection."""
-    adamw = optax.adamw(
-        schedule(config, steps),
+    return adamw(config, schedule(config, steps))
+
+
+def adamw(
+    config: OptimConfig, learning_rate: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    """AdamW as configured, under any learning rate."""
+    rule = optax.adamw(
+        learning_rate,
         b1=config.b1,
         b2=config.b2,
         eps=config.eps,
         weight_decay=config.weight_decay,
     )
     if config.clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+        return rule
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)

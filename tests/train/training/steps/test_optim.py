@@ -8,7 +8,11 @@ import numpy as np
 import optax
 import pytest
 import torch
-from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
+from transformers import (
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+)
 
 from tests.margins import close, roundings
 from train.config import OptimConfig
@@ -23,6 +27,17 @@ def test_the_rate_is_zero_then_the_highest_then_zero():
     assert rate(10) == jnp.float32(0.4)
     assert rate(STEPS) == 0
     assert 0 < rate(1) < rate(9) < rate(10) > rate(11) > rate(STEPS - 1) > 0
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 10])
+def test_a_constant_rate_is_that_of_transformers(warmup):
+    sgd = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+    theirs = get_constant_schedule_with_warmup(sgd, warmup)
+    rate = schedule(OptimConfig(0.4, warmup, schedule="constant"), STEPS)
+    for count in range(STEPS):
+        assert float(rate(count)) == pytest.approx(sgd.param_groups[0]["lr"], rel=1e-6)
+        sgd.step()
+        theirs.step()
 
 
 THEIRS = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}

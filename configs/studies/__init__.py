@@ -1,0 +1,1 @@
+"""Studies for ``python -m train.compare --config=<name>``."""
