@@ -38,6 +38,8 @@ METHODS = variants(smollm2.METHODS)
 CHOICES = variants(
     (
         f"unilora:length=36840,targets={_ALL},{_BETTER}",
+        f"unilora:length=36840,targets=v_proj+o_proj,{_BETTER}",
+        f"vera:targets=v_proj+o_proj,{_START}",
         f"tera:{_OUT},init=orthogonal,{_BETTER}",
         f"tera:{_OUT},structure=hadamard,init=orthogonal,{_BETTER}",
         f"tera:{_OUT},init=orthogonal,targets=v_proj+o_proj,{_BETTER}",
@@ -52,14 +54,12 @@ CHOICES = variants(
         f"tera:{_OUT},gain=1.0,zero_init_mode=3,{_START}",
         f"tera:{_OUT},gain=1.0,init=uniform,{_START}",
         f"tera:{_OUT},gain=1.0,sharing=module,{_START}",
-        f"tera:{_IN},gain=1.0,side=in,{_START}",
         f"tera_iden:{_OUT},gain=1.0,{_START}",
-        f"tera_iden:{_IN},gain=1.0,side=in,{_START}",
         f"tera_unique:{_OUT},gain=1.0,{_START}",
     )
 )
-"""Uni-LoRA on all modules, orthogonal factors, the fast transforms, the input side split with the
-longest d zeroed, as the output side has it, and what the paper leaves open.
+"""Other targets of Uni-LoRA and VeRA, and TeRA's choices.
 
-The last is from gain 1, one change at a time.
+These are orthogonal factors, the fast transforms, the input side split with the longest d zeroed, as
+the output side has it, and what the paper leaves open. The last is from gain 1, one change at a time.
 """
