@@ -60,6 +60,7 @@ CHOICES = variants(
 )
 """Other targets of Uni-LoRA and VeRA, and TeRA's choices.
 
-These are orthogonal factors, the fast transforms, the input side split with the longest d zeroed, as
-the output side has it, and what the paper leaves open. The last is from gain 1, one change at a time.
+These are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
+(as the output side has it), and what the paper leaves open. The last is from gain 1, one change at
+a time.
 """

@@ -63,7 +63,9 @@ def draw(found: Sequence[Summary], output: Path) -> list[Path]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"the picture needs pip install 'tera-jax[analysis]' ({error})") from error
+        raise ImportError(
+            f"the picture needs pip install 'tera-jax[analysis]' ({error})"
+        ) from error
     groups = by_task(found)
     with matplotlib.rc_context({"svg.hashsalt": "pareto"}):  # the same bytes each time
         figure = Figure(figsize=(6.4, 4.4 * max(1, len(groups))), layout="constrained")
