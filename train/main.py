@@ -21,7 +21,7 @@ from .training import distributed, stops
 
 _CONFIG = flag.define("config")
 _PRINT_CONFIG = flags.DEFINE_bool("print-config", False, "print every field of the config and end")
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/<name of the config>")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where the run is kept; runs/RECIPE-METHOD")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, of several")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "which of them this is, from 0")
@@ -36,9 +36,8 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax reports each of its steps at INFO
     distributed.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     config = parse(_CONFIG.value)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    method = "" if config.method.name == "tera" else f"-{config.method.name}"
-    workdir = Path(_WORKDIR.value or f"runs/{name}{method}")
+    recipe = config_flags.get_config_filename(flags.FLAGS["config"])
+    workdir = Path(_WORKDIR.value or default_workdir(recipe, config.method.name))
     distributed.require_same({**to_dict(config), "workdir": str(workdir)})
     try:
         pipeline.train(config, workdir)
@@ -48,6 +47,17 @@ def main(_: Sequence[str]) -> None:
         except OSError:  # it lies on the full disk too; at its end Python flushes what is left
             sys.stdout = None
         raise
+
+
+def default_workdir(recipe: str, method: str) -> Path:
+    """Where a run is kept that names no directory: ``runs/sft``, or ``runs/sft-lora``.
+
+    Args:
+        recipe: a file, or the name of a recipe, which may have a method after a colon.
+        method: of the run.
+    """
+    name = Path(recipe.partition(":")[0]).stem
+    return Path("runs") / (name if method == "tera" else f"{name}-{method}")
 
 
 def cli() -> None:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -201,6 +202,12 @@ def test_frozen_arrays_that_no_seed_regenerates_are_kept_with_the_run(
     runs.keep_frozen(again, tmp_path)
     assert runs.build(parse(config), tmp_path).meta == run.meta
     assert "made again" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("recipe", ["configs/sft.py", "sft", "sft:lora"])
+def test_a_run_without_a_directory_has_that_of_its_recipe_and_method(recipe):
+    assert main.default_workdir(recipe, "tera") == Path("runs/sft")
+    assert main.default_workdir(recipe, "lora") == Path("runs/sft-lora")
 
 
 def test_the_run_wrote_its_configuration(finished):
