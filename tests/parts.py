@@ -31,6 +31,7 @@ SMALL_METHODS: dict[str, dict[str, Any]] = {
     "full": {},
     "hira": {"rank": 4},
     "ia3": {},
+    "ln_tuning": {},
     "lora": {"rank": 4},
     "loretta": {"rank": 4, "dropout": 0.0},
     "mora": {"rank": 2},

@@ -5,6 +5,7 @@ from tera_jax.methods.dora import DoRA
 from tera_jax.methods.full import Full
 from tera_jax.methods.hira import HiRA
 from tera_jax.methods.ia3 import IA3
+from tera_jax.methods.ln_tuning import LNTuning
 from tera_jax.methods.lora import LoRA
 from tera_jax.methods.loretta import LoRETTA
 from tera_jax.methods.mora import MoRA
@@ -33,6 +34,7 @@ TABLE: dict[str, type[Method]] = {
     "unilora": UniLoRA,
     "hira": HiRA,
     "ia3": IA3,
+    "ln_tuning": LNTuning,
     "mora": MoRA,
     "quanta": QuanTA,
     "loretta": LoRETTA,

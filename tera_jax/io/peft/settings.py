@@ -129,6 +129,12 @@ _UNILORA = {
     "theta_d_length": Key(int, 256, least=1),
     "unilora_dropout": _DROPOUT,
 }
+_LN_TUNING = {
+    **_COMMON,
+    **_EXCLUDE,
+    "modules_to_save": Key(list[str] | None, None),
+    "target_modules": Key(_NAMES, None),
+}
 _PROMPT = {
     **_COMMON,
     "modules_to_save": _only(_EMPTY, None, "a prompt beside trained modules is not read; use PEFT"),
@@ -145,6 +151,7 @@ TABLES: dict[str, dict[str, Key]] = {
     "VERA": _VERA,
     "HIRA": _HIRA,
     "UNILORA": _UNILORA,
+    "LN_TUNING": _LN_TUNING,
     "PROMPT_TUNING": {
         **_PROMPT,
         "prompt_tuning_init": _harmless(Literal["RANDOM", "TEXT", "SAMPLE_VOCAB"], "RANDOM"),

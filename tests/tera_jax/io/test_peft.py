@@ -19,6 +19,7 @@ from tera_jax.methods import TABLE
 from tests.margins import within
 from tests.marks import quick_only
 from tests.tera_jax.io.peft_models import (
+    NORMS,
     TOKENS,
     made,
     our_base,
@@ -27,6 +28,7 @@ from tests.tera_jax.io.peft_models import (
     write_bases,
 )
 
+pytestmark = NORMS
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS = {
     "lora": {"rank": 4, "alpha": 6.0},
@@ -35,6 +37,7 @@ SETTINGS = {
     "hira": {"rank": 3},
     "vera": {"rank": 12},
     "unilora": {"rank": 4, "length": 100, "init_bound": 0.3},
+    "ln_tuning": {},
     "prompt": {"num_virtual_tokens": 5},
     "p_tuning": {"num_virtual_tokens": 5, "hidden_size": 24},
 }
@@ -47,6 +50,7 @@ THEIRS = {
     "hira": lambda: peft.HiraConfig(r=3, target_modules=TARGETS),
     "vera": lambda: peft.VeraConfig(r=12, target_modules=TARGETS),
     "unilora": lambda: peft.UniLoraConfig(r=4, theta_d_length=100, target_modules=TARGETS),
+    "ln_tuning": lambda: peft.LNTuningConfig(task_type="CAUSAL_LM"),
     "prompt": lambda: peft.PromptTuningConfig(**PROMPT),
     "p_tuning": lambda: peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=24),
 }
@@ -102,7 +106,8 @@ def train(adapter, model, variables, steps=20):
 def trained(base, name):
     model, params = our_base(base)
     config, tokens = TABLE[name](**SETTINGS[name]), jnp.ones((1, 2), jnp.int32)
-    adapter = adapt(model, tokens, method=name, config=config, targets=TARGETS)
+    targets = None if name == "ln_tuning" else TARGETS
+    adapter = adapt(model, tokens, method=name, config=config, targets=targets)
     frozen = adapter.init_frozen(params)
     variables = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
     dtype = jnp.asarray(1.0).dtype

@@ -17,6 +17,7 @@ CONFIGS = {
     "VERA": peft.VeraConfig,
     "HIRA": peft.HiraConfig,
     "UNILORA": peft.UniLoraConfig,
+    "LN_TUNING": peft.LNTuningConfig,
     "PROMPT_TUNING": peft.PromptTuningConfig,
     "P_TUNING": peft.PromptEncoderConfig,
 }
@@ -24,7 +25,7 @@ BEFORE_0_3 = {"LORA": {"enable_lora", "merge_weights"}}
 NOT_IN_FILES = {"runtime_config"}
 KEYS = [(kind, key) for kind, table in TABLES.items() for key in table]
 PROMPT = {"num_virtual_tokens": 3}
-PROMPT_OF = {kind: PROMPT if kind.endswith("_TUNING") else {} for kind in TABLES}
+PROMPT_OF = {kind: PROMPT if kind in ("PROMPT_TUNING", "P_TUNING") else {} for kind in TABLES}
 
 
 def read(path, kind="LORA", text=None, **config):
