@@ -28,6 +28,7 @@ SMALL = {
 """The sizes of a decoder for tests, as a config.json has them."""
 SMALL_METHODS: dict[str, dict[str, Any]] = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 48, "scaling": 100.0},
     "full": {},
     "hira": {"rank": 4},
     "ia3": {},

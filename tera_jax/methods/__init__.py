@@ -2,6 +2,7 @@
 
 from tera_jax.methods.base import Method, NotMergeableError, TargetLayer
 from tera_jax.methods.dora import DoRA
+from tera_jax.methods.fourierft import FourierFT
 from tera_jax.methods.full import Full
 from tera_jax.methods.hira import HiRA
 from tera_jax.methods.ia3 import IA3
@@ -32,6 +33,7 @@ TABLE: dict[str, type[Method]] = {
     "toplora": TopLoRA,
     "vera": VeRA,
     "unilora": UniLoRA,
+    "fourierft": FourierFT,
     "hira": HiRA,
     "ia3": IA3,
     "ln_tuning": LNTuning,

@@ -53,7 +53,7 @@ def target_layers(
 
     Raises:
         ValueError: when it names none, some layers of a stack alone, the embedding, or a head that
-            the base does not have; when it names linear layers and norms are adapted; or for a
+            the base does not have. When it names linear layers and norms are adapted. For a
             pattern that is no regular expression.
     """
     file = path / CONFIG

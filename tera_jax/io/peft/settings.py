@@ -129,6 +129,16 @@ _UNILORA = {
     "theta_d_length": Key(int, 256, least=1),
     "unilora_dropout": _DROPOUT,
 }
+_FOURIERFT = {
+    **_MODULES,
+    **_EXCLUDE,
+    **_BIAS,
+    "init_weights": Key(bool, False),
+    "n_frequency": Key(int, 1000, least=1),
+    "n_frequency_pattern": _only(dict[str, Never] | None, {}),
+    "random_loc_seed": Key(int, 777, least=0),
+    "scaling": _alpha(float, 150.0),
+}
 _LN_TUNING = {
     **_COMMON,
     **_EXCLUDE,
@@ -151,6 +161,7 @@ TABLES: dict[str, dict[str, Key]] = {
     "VERA": _VERA,
     "HIRA": _HIRA,
     "UNILORA": _UNILORA,
+    "FOURIERFT": _FOURIERFT,
     "LN_TUNING": _LN_TUNING,
     "PROMPT_TUNING": {
         **_PROMPT,

@@ -27,6 +27,7 @@ SETTINGS = {
     "hira": {"rank": 4},
     "tera": {"num_modes": 2, "tensorizations": ("32|8x4",)},
     "unilora": {"rank": 4, "length": 200},
+    "fourierft": {"num_frequencies": 20},
     "loretta": {"modes": ("4x8x8",)},
 }
 LAYER = TargetLayer(("layers", "self_attn", "q_proj"), (32, 32), (2,))

@@ -17,6 +17,7 @@ CONFIGS = {
     "VERA": peft.VeraConfig,
     "HIRA": peft.HiraConfig,
     "UNILORA": peft.UniLoraConfig,
+    "FOURIERFT": peft.FourierFTConfig,
     "LN_TUNING": peft.LNTuningConfig,
     "PROMPT_TUNING": peft.PromptTuningConfig,
     "P_TUNING": peft.PromptEncoderConfig,

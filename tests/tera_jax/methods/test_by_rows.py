@@ -19,6 +19,7 @@ from tests.tera_jax.methods.test_methods import NOT_MERGEABLE, relative, widened
 
 SETTINGS = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 300, "scaling": 150.0},
     "hira": {"rank": 3},
     "ia3": {},
     "ia3 feedforward": {"feedforward": ("layer",)},

@@ -22,6 +22,8 @@ SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
 FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough for a transform
 SETTINGS = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 3, "scaling": 60.0, "seed": 67},  # apart from each other
+    "fourierft dense": {"num_frequencies": 90, "scaling": 30.0},
     "hira": {"rank": 4},
     "ia3": {},
     "ia3 feedforward": {"feedforward": ("layer",)},
@@ -38,11 +40,16 @@ SETTINGS = {
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
     "vera": {"rank": 8},
 }
-NOT_IDENTITY = {"loretta", "unilora"}  # the published initial values already change the model
+NOT_IDENTITY = {
+    "fourierft",
+    "fourierft dense",
+    "loretta",
+    "unilora",
+}  # the published initial values already change the model
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
-KERNEL_METHODS += ["tera fast", "ia3 feedforward"]
+KERNEL_METHODS += ["tera fast", "ia3 feedforward", "fourierft dense"]
 LAYERS = list(itertools.product(KERNEL_METHODS, SHAPES))
 QUICK_LAYERS = [(name, shape) for name, shape in LAYERS if shape == "gqa" or name == "tera"]
 DTYPES = [jnp.float32, jnp.bfloat16]
