@@ -40,6 +40,7 @@ SMALL_METHODS: dict[str, dict[str, Any]] = {
     "pissa": {"rank": 4},
     "prompt": {"num_virtual_tokens": 4},
     "quanta": {"axes": (4, 4, 2)},
+    "randlora": {"rank": 5, "alpha": 5.0},
     "tera": {"num_modes": 2},
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},

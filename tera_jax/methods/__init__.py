@@ -13,6 +13,7 @@ from tera_jax.methods.mora import MoRA
 from tera_jax.methods.pissa import PiSSA
 from tera_jax.methods.prompt import PromptTuning, PTuning
 from tera_jax.methods.quanta import QuanTA
+from tera_jax.methods.randlora import RandLoRA
 from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
 from tera_jax.methods.toplora import TopLoRA
 from tera_jax.methods.unilora import UniLoRA
@@ -32,6 +33,7 @@ TABLE: dict[str, type[Method]] = {
     "dora": DoRA,
     "toplora": TopLoRA,
     "vera": VeRA,
+    "randlora": RandLoRA,
     "unilora": UniLoRA,
     "fourierft": FourierFT,
     "hira": HiRA,

@@ -1,7 +1,7 @@
 """Adapter directories of Hugging Face PEFT, read and written.
 
-Read and written: LoRA, DoRA, VeRA, HiRA, Uni-LoRA, FourierFT, LN-tuning, prompt tuning and
-P-tuning on the Llama family.
+Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, FourierFT, LN-tuning, prompt
+tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
 which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
 
@@ -19,7 +19,16 @@ from typing import Any
 from tera_jax.adapters.base import Adapter
 from tera_jax.atomic import write_json
 from tera_jax.fingerprint import base_fingerprint
-from tera_jax.io.peft import base_weights, fourierft, layers, ln_tuning, prompts, settings, unilora
+from tera_jax.io.peft import (
+    base_weights,
+    fourierft,
+    layers,
+    ln_tuning,
+    prompts,
+    randlora,
+    settings,
+    unilora,
+)
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
 
 _log = logging.getLogger(__name__)
@@ -29,6 +38,7 @@ __all__ = ["CONFIG", "METHODS", "load", "save"]
 _WRITERS = {
     **dict.fromkeys(layers.LEAVES, layers.files),
     unilora.NAME: unilora.files,
+    randlora.NAME: randlora.files,
     fourierft.NAME: fourierft.files,
     ln_tuning.NAME: ln_tuning.files,
     "prompt": prompts.files,
@@ -42,6 +52,7 @@ _READERS = {
     "VERA": layers.load,
     "HIRA": layers.load,
     "UNILORA": unilora.load,
+    "RANDLORA": randlora.load,
     "FOURIERFT": fourierft.load,
     "LN_TUNING": ln_tuning.load,
     "PROMPT_TUNING": prompts.load,

@@ -110,6 +110,18 @@ _VERA = {
     "save_projection": _harmless(bool, True),
     "vera_dropout": _DROPOUT,
 }
+_RANDLORA = {
+    **_MODULES,
+    **_BIAS,
+    "init_weights": _harmless(bool, True),
+    "projection_prng_key": _harmless(int, 0),
+    "r": Key(int, 32, least=1),
+    "randlora_alpha": _alpha(float, 640),
+    "randlora_dropout": _DROPOUT,
+    "save_projection": _harmless(bool, True),
+    "sparse": _harmless(bool, False),  # so are the saved bases
+    "very_sparse": _harmless(bool, False),
+}
 _HIRA = {
     **_MODULES,
     **_EXCLUDE,
@@ -159,6 +171,7 @@ _PROMPT = {
 TABLES: dict[str, dict[str, Key]] = {
     "LORA": _LORA,
     "VERA": _VERA,
+    "RANDLORA": _RANDLORA,
     "HIRA": _HIRA,
     "UNILORA": _UNILORA,
     "FOURIERFT": _FOURIERFT,

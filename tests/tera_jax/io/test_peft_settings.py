@@ -15,6 +15,7 @@ from tera_jax.json_files import REQUIRED
 CONFIGS = {
     "LORA": peft.LoraConfig,
     "VERA": peft.VeraConfig,
+    "RANDLORA": peft.RandLoraConfig,
     "HIRA": peft.HiraConfig,
     "UNILORA": peft.UniLoraConfig,
     "FOURIERFT": peft.FourierFTConfig,
@@ -108,7 +109,7 @@ def test_an_unknown_key_is_refused_by_name(kind, tmp_path):
         read(tmp_path, text='{"peft_type": ' + "[" * 5000)
 
 
-@pytest.mark.parametrize("kind", ["LORA", "VERA", "HIRA", "UNILORA"])
+@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "HIRA", "UNILORA"])
 @pytest.mark.parametrize("rank", ["8", 8.5, 8.0, True, 0, -1, None, [8]])
 def test_a_rank_is_a_whole_number_of_at_least_1(kind, rank, tmp_path):
     assert read(tmp_path, kind, r=1)["r"] == 1

@@ -28,6 +28,8 @@ SETTINGS = {
     "mora": {"rank": 2},
     "pissa": {"rank": 4},
     "quanta": {"axes": (8, 4, 4)},
+    "randlora": {"rank": 20, "alpha": 20.0},
+    "randlora basis by basis": {"rank": 3, "alpha": 3.0},
     "tera": {"num_modes": 2},
     "tera hadamard_factor": {"num_modes": 2, "structure": "hadamard_factor"},
     "tera hadamard": {"num_modes": 2, "structure": "hadamard"},

@@ -32,6 +32,7 @@ SETTINGS = {
     "mora": {"rank": 2},
     "pissa": {"rank": 4},
     "quanta": {"axes": (4, 4, 2)},
+    "randlora": {"rank": 5, "alpha": 5.0},
     "tera": {"num_modes": 2},
     "tera fast": {"num_modes": 2, "structure": "hadamard_factor"},
     "tera_iden": {"num_modes": 2},
