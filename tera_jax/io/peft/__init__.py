@@ -1,7 +1,7 @@
 """Adapter directories of Hugging Face PEFT, read and written.
 
-Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, FourierFT, LN-tuning, prompt
-tuning and P-tuning on the Llama family.
+Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, VB-LoRA, FourierFT,
+LN-tuning, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
 which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
 
@@ -28,6 +28,7 @@ from tera_jax.io.peft import (
     randlora,
     settings,
     unilora,
+    vblora,
 )
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
 
@@ -39,6 +40,7 @@ _WRITERS = {
     **dict.fromkeys(layers.LEAVES, layers.files),
     unilora.NAME: unilora.files,
     randlora.NAME: randlora.files,
+    vblora.NAME: vblora.files,
     fourierft.NAME: fourierft.files,
     ln_tuning.NAME: ln_tuning.files,
     "prompt": prompts.files,
@@ -53,6 +55,7 @@ _READERS = {
     "HIRA": layers.load,
     "UNILORA": unilora.load,
     "RANDLORA": randlora.load,
+    "VBLORA": vblora.load,
     "FOURIERFT": fourierft.load,
     "LN_TUNING": ln_tuning.load,
     "PROMPT_TUNING": prompts.load,

@@ -141,6 +141,21 @@ _UNILORA = {
     "theta_d_length": Key(int, 256, least=1),
     "unilora_dropout": _DROPOUT,
 }
+_VBLORA = {
+    **_MODULES,
+    **_EXCLUDE,
+    **_BIAS,
+    "init_logits_std": Key(float, 0.1, above=0),
+    "init_vector_bank_bound": Key(float, 0.02, above=0),
+    "num_vectors": Key(int, 256, least=1),
+    "r": Key(int, 4, least=1),
+    "save_only_topk_weights": _only(
+        Literal[False], False, "the other logits are lost; save it with all of them"
+    ),
+    "topk": Key(int, 2, least=1),
+    "vblora_dropout": _DROPOUT,
+    "vector_length": Key(int, 256, least=1),
+}
 _FOURIERFT = {
     **_MODULES,
     **_EXCLUDE,
@@ -174,6 +189,7 @@ TABLES: dict[str, dict[str, Key]] = {
     "RANDLORA": _RANDLORA,
     "HIRA": _HIRA,
     "UNILORA": _UNILORA,
+    "VBLORA": _VBLORA,
     "FOURIERFT": _FOURIERFT,
     "LN_TUNING": _LN_TUNING,
     "PROMPT_TUNING": {

@@ -28,6 +28,7 @@ SETTINGS = {
     "tera": {"num_modes": 2, "tensorizations": ("32|8x4",)},
     "unilora": {"rank": 4, "length": 200},
     "fourierft": {"num_frequencies": 20},
+    "vblora": {"num_vectors": 20, "vector_length": 16},
     "loretta": {"modes": ("4x8x8",)},
 }
 LAYER = TargetLayer(("layers", "self_attn", "q_proj"), (32, 32), (2,))

@@ -41,6 +41,7 @@ SETTINGS = {
     "unilora": {"rank": 4, "length": 100, "init_bound": 0.3},
     "fourierft": {"num_frequencies": 60, "scaling": 40.0},
     "randlora": {"rank": 5, "alpha": 8.0},
+    "vblora": {"rank": 3, "num_vectors": 20, "vector_length": 8, "bank_bound": 0.3},
     "ln_tuning": {},
     "prompt": {"num_virtual_tokens": 5},
     "p_tuning": {"num_virtual_tokens": 5, "hidden_size": 24},
@@ -56,6 +57,9 @@ THEIRS = {
     "unilora": lambda: peft.UniLoraConfig(r=4, theta_d_length=100, target_modules=TARGETS),
     "fourierft": lambda: peft.FourierFTConfig(n_frequency=60, scaling=40.0, target_modules=TARGETS),
     "randlora": lambda: peft.RandLoraConfig(r=5, randlora_alpha=8, target_modules=TARGETS),
+    "vblora": lambda: peft.VBLoRAConfig(
+        r=3, num_vectors=20, vector_length=8, target_modules=TARGETS
+    ),
     "ln_tuning": lambda: peft.LNTuningConfig(task_type="CAUSAL_LM"),
     "prompt": lambda: peft.PromptTuningConfig(**PROMPT),
     "p_tuning": lambda: peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=24),

@@ -18,6 +18,7 @@ CONFIGS = {
     "RANDLORA": peft.RandLoraConfig,
     "HIRA": peft.HiraConfig,
     "UNILORA": peft.UniLoraConfig,
+    "VBLORA": peft.VBLoRAConfig,
     "FOURIERFT": peft.FourierFTConfig,
     "LN_TUNING": peft.LNTuningConfig,
     "PROMPT_TUNING": peft.PromptTuningConfig,
@@ -109,7 +110,7 @@ def test_an_unknown_key_is_refused_by_name(kind, tmp_path):
         read(tmp_path, text='{"peft_type": ' + "[" * 5000)
 
 
-@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "HIRA", "UNILORA"])
+@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "HIRA", "UNILORA", "VBLORA"])
 @pytest.mark.parametrize("rank", ["8", 8.5, 8.0, True, 0, -1, None, [8]])
 def test_a_rank_is_a_whole_number_of_at_least_1(kind, rank, tmp_path):
     assert read(tmp_path, kind, r=1)["r"] == 1

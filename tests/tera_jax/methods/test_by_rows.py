@@ -38,6 +38,7 @@ SETTINGS = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "vblora": {"rank": 4, "num_vectors": 30, "vector_length": 16},
     "vera": {"rank": 8},
 }
 SIDE, ROWS, TOKENS = 128, 4, 3

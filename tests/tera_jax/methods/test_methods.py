@@ -39,14 +39,11 @@ SETTINGS = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "vblora": {"rank": 2, "num_vectors": 9, "vector_length": 2, "bank_bound": 0.5},
     "vera": {"rank": 8},
 }
-NOT_IDENTITY = {
-    "fourierft",
-    "fourierft dense",
-    "loretta",
-    "unilora",
-}  # the published initial values already change the model
+# The published initial values already change the model.
+NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "vblora"}
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
@@ -133,7 +130,8 @@ def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
     y = method.apply(frozen, moved, kernel, x, None)
     leaves, tree = jax.tree.flatten(moved)
     for i, leaf in enumerate(leaves):
-        other = jax.tree.unflatten(tree, [*leaves[:i], leaf + 0.3, *leaves[i + 1 :]])
+        change = 0.3 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))  # not one for all logits
+        other = jax.tree.unflatten(tree, [*leaves[:i], leaf + change, *leaves[i + 1 :]])
         assert not jnp.allclose(method.apply(frozen, other, kernel, x, None), y, atol=1e-5)
 
 
