@@ -28,9 +28,11 @@ SMALL = {
 """The sizes of a decoder for tests, as a config.json has them."""
 SMALL_METHODS: dict[str, dict[str, Any]] = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 48, "scaling": 100.0},
     "full": {},
     "hira": {"rank": 4},
     "ia3": {},
+    "ln_tuning": {},
     "lora": {"rank": 4},
     "loretta": {"rank": 4, "dropout": 0.0},
     "mora": {"rank": 2},
@@ -38,11 +40,13 @@ SMALL_METHODS: dict[str, dict[str, Any]] = {
     "pissa": {"rank": 4},
     "prompt": {"num_virtual_tokens": 4},
     "quanta": {"axes": (4, 4, 2)},
+    "randlora": {"rank": 5, "alpha": 5.0},
     "tera": {"num_modes": 2},
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4, "dropout": 0.0},
     "unilora": {"rank": 4, "length": 200},
+    "vblora": {"rank": 4, "num_vectors": 20, "vector_length": 8, "bank_bound": 0.3},
     "vera": {"rank": 8},
 }
 """Settings of each method for that decoder."""

@@ -94,8 +94,8 @@ class Adapter(abc.ABC):
     ) -> dict[str, Any]:
         """The ``d`` collection, float32, with which the adapted model is the base.
 
-        Exceptions, by their publications: LoRETTA, Uni-LoRA, prompt tuning and P-tuning change it
-        at once.
+        Exceptions, by their publications: LoRETTA, Uni-LoRA, VB-LoRA, FourierFT, prompt
+        tuning and P-tuning change it at once.
 
         Args:
             params: the base's ``params`` collection.

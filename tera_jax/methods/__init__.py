@@ -2,18 +2,22 @@
 
 from tera_jax.methods.base import Method, NotMergeableError, TargetLayer
 from tera_jax.methods.dora import DoRA
+from tera_jax.methods.fourierft import FourierFT
 from tera_jax.methods.full import Full
 from tera_jax.methods.hira import HiRA
 from tera_jax.methods.ia3 import IA3
+from tera_jax.methods.ln_tuning import LNTuning
 from tera_jax.methods.lora import LoRA
 from tera_jax.methods.loretta import LoRETTA
 from tera_jax.methods.mora import MoRA
 from tera_jax.methods.pissa import PiSSA
 from tera_jax.methods.prompt import PromptTuning, PTuning
 from tera_jax.methods.quanta import QuanTA
+from tera_jax.methods.randlora import RandLoRA
 from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
 from tera_jax.methods.toplora import TopLoRA
 from tera_jax.methods.unilora import UniLoRA
+from tera_jax.methods.vblora import VBLoRA
 from tera_jax.methods.vera import VeRA
 
 __all__ = ["TABLE", "Method", "NotMergeableError", "TargetLayer", "method_class"]
@@ -30,9 +34,13 @@ TABLE: dict[str, type[Method]] = {
     "dora": DoRA,
     "toplora": TopLoRA,
     "vera": VeRA,
+    "randlora": RandLoRA,
     "unilora": UniLoRA,
+    "vblora": VBLoRA,
+    "fourierft": FourierFT,
     "hira": HiRA,
     "ia3": IA3,
+    "ln_tuning": LNTuning,
     "mora": MoRA,
     "quanta": QuanTA,
     "loretta": LoRETTA,

@@ -1,6 +1,7 @@
 """Adapter directories of Hugging Face PEFT, read and written.
 
-Read and written: LoRA, DoRA, VeRA, HiRA, Uni-LoRA, prompt tuning and P-tuning on the Llama family.
+Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, VB-LoRA, FourierFT,
+LN-tuning, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
 which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
 
@@ -18,14 +19,34 @@ from typing import Any
 from tera_jax.adapters.base import Adapter
 from tera_jax.atomic import write_json
 from tera_jax.fingerprint import base_fingerprint
-from tera_jax.io.peft import base_weights, layers, prompts, settings, unilora
+from tera_jax.io.peft import (
+    base_weights,
+    fourierft,
+    layers,
+    ln_tuning,
+    prompts,
+    randlora,
+    settings,
+    unilora,
+    vblora,
+)
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
 
 _log = logging.getLogger(__name__)
 
 __all__ = ["CONFIG", "METHODS", "load", "save"]
 
-METHODS = (*layers.LEAVES, unilora.NAME, "prompt", "p_tuning")
+_WRITERS = {
+    **dict.fromkeys(layers.LEAVES, layers.files),
+    unilora.NAME: unilora.files,
+    randlora.NAME: randlora.files,
+    vblora.NAME: vblora.files,
+    fourierft.NAME: fourierft.files,
+    ln_tuning.NAME: ln_tuning.files,
+    "prompt": prompts.files,
+    "p_tuning": prompts.files,
+}
+METHODS = tuple(_WRITERS)
 """Of our methods those that PEFT has."""
 
 _READERS = {
@@ -33,6 +54,10 @@ _READERS = {
     "VERA": layers.load,
     "HIRA": layers.load,
     "UNILORA": unilora.load,
+    "RANDLORA": randlora.load,
+    "VBLORA": vblora.load,
+    "FOURIERFT": fourierft.load,
+    "LN_TUNING": ln_tuning.load,
     "PROMPT_TUNING": prompts.load,
     "P_TUNING": prompts.load,
 }
@@ -95,18 +120,13 @@ def save(
     Raises:
         ValueError: for a method that PEFT does not have.
     """
-    if adapter.name in ("prompt", "p_tuning"):
-        config, arrays = prompts.files(adapter, variables)
-    elif adapter.name == unilora.NAME:
-        config, arrays = unilora.files(adapter, variables)
-    elif adapter.name in layers.LEAVES:
-        config, arrays = layers.files(adapter, variables)
-    else:
+    if adapter.name not in _WRITERS:
         raise ValueError(
             f"PEFT has no method {adapter.name!r}, only "
             f"{list(METHODS)}; export the adapter in our "
             "format, or merged weights"
         )
+    config, arrays = _WRITERS[adapter.name](adapter, variables)
     common = {
         "base_model_name_or_path": base_name,
         "task_type": "CAUSAL_LM",

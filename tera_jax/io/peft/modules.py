@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import regex
 
@@ -22,6 +22,8 @@ DEFAULT = ("q_proj", "v_proj")
 """PEFT's targets for every family that this library has."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_OPTIONAL = (_HEAD, "q_norm", "k_norm")
+"""Modules that a base may lack."""
 _SECONDS = 1.0
 """The most that a regular expression may take for one module."""
 _PARTIAL = (
@@ -30,13 +32,16 @@ _PARTIAL = (
 )
 
 
-def module_name(name: str, layer: int) -> str:
+def module_name(name: str, layer: int, leaf: str = "kernel") -> str:
     """That of a torch Llama for a layer of the target of that name."""
-    return names.TABLE[f"{name}/kernel"].hf.removesuffix(".weight").format(layer)
+    return names.TABLE[f"{name}/{leaf}"].hf.removesuffix(".weight").format(layer)
 
 
 def target_layers(
-    path: Path, config: Mapping[str, Any], params: Any
+    path: Path,
+    config: Mapping[str, Any],
+    params: Any,
+    leaf: Literal["kernel", "scale"] = "kernel",
 ) -> dict[TargetLayer, list[str]]:
     """The layers that a configuration adapts, each with the names of its modules in torch.
 
@@ -44,16 +49,18 @@ def target_layers(
         path: of the adapter directory, for errors.
         config: from :func:`tera_jax.io.peft.settings.read`.
         params: the base's.
+        leaf: the parameter that is adapted: of linear layers or of norms.
 
     Raises:
         ValueError: when it names none, some layers of a stack alone, the embedding, or a head that
-            the base does not have; or for a pattern that is no regular expression.
+            the base does not have. When it names linear layers and norms are adapted. For a
+            pattern that is no regular expression.
     """
     file = path / CONFIG
     found: dict[TargetLayer, list[str]] = {}
-    for target in _linear_layers(params):
+    for target in _layers(params, leaf):
         count = target.stack[0] if target.stack else 1
-        modules = [module_name(target.name, layer) for layer in range(count)]
+        modules = [module_name(target.name, layer, leaf) for layer in range(count)]
         chosen = [module for module in modules if _chosen(file, config, module)]
         if chosen and len(chosen) < count:
             raise ValueError(
@@ -72,6 +79,12 @@ def target_layers(
             f"{file} adapts {_HEAD}, which is this base's embedding and has no kernel of its own; "
             "untie them in the base, or train without this target"
         )
+    for target in _layers(params, "kernel") if leaf == "scale" else ():
+        if _chosen(file, config, module_name(target.name, 0)):
+            raise ValueError(
+                f"{file} adapts {target.path[-1]}, of which {config['peft_type']} trains a copy, "
+                "and copies of norms alone are read; merge it in PEFT, and load the merged weights"
+            )
     if not found:
         raise ValueError(
             f"{file} sets target_modules to {json_files.shown(config['target_modules'])}, which "
@@ -116,12 +129,20 @@ def pattern_value(
     return next(iter(found.values()), default)
 
 
-def _linear_layers(params: Any) -> Iterator[TargetLayer]:
+def _layers(params: Any, leaf: str) -> Iterator[TargetLayer]:
+    axes = {"kernel": 2, "scale": 1}[leaf]
     for name in names.TABLE.values():
-        *path, leaf = name.path.split("/")
-        if leaf == "kernel" and (path != [_HEAD] or _HEAD in params):
+        *path, own = name.path.split("/")
+        if own == leaf and (path[-1] not in _OPTIONAL or _has(params, path)):
             shape = parameter(params, TargetLayer(tuple(path), ()), leaf).shape
-            yield TargetLayer(tuple(path), shape[-2:], shape[:-2])
+            yield TargetLayer(tuple(path), shape[-axes:], shape[:-axes])
+
+
+def _has(params: Any, path: Sequence[str]) -> bool:
+    node = params
+    for part in path:
+        node = node.get(part) if isinstance(node, Mapping) else None
+    return node is not None
 
 
 def _chosen(file: Path, config: Mapping[str, Any], module: str) -> bool:
@@ -136,7 +157,7 @@ def _chosen(file: Path, config: Mapping[str, Any], module: str) -> bool:
         return module not in (_HEAD, _EMBEDDING)
     if not _named(file, "target_modules", targets, module):
         return False
-    layers = config["layers_to_transform"]
+    layers = config.get("layers_to_transform")
     if isinstance(targets, str) or layers is None or layers == []:
         return True
     patterns = config["layers_pattern"] or (r"[^.]*",)

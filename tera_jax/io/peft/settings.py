@@ -110,6 +110,18 @@ _VERA = {
     "save_projection": _harmless(bool, True),
     "vera_dropout": _DROPOUT,
 }
+_RANDLORA = {
+    **_MODULES,
+    **_BIAS,
+    "init_weights": _harmless(bool, True),
+    "projection_prng_key": _harmless(int, 0),
+    "r": Key(int, 32, least=1),
+    "randlora_alpha": _alpha(float, 640),
+    "randlora_dropout": _DROPOUT,
+    "save_projection": _harmless(bool, True),
+    "sparse": _harmless(bool, False),  # so are the saved bases
+    "very_sparse": _harmless(bool, False),
+}
 _HIRA = {
     **_MODULES,
     **_EXCLUDE,
@@ -129,6 +141,37 @@ _UNILORA = {
     "theta_d_length": Key(int, 256, least=1),
     "unilora_dropout": _DROPOUT,
 }
+_VBLORA = {
+    **_MODULES,
+    **_EXCLUDE,
+    **_BIAS,
+    "init_logits_std": Key(float, 0.1, above=0),
+    "init_vector_bank_bound": Key(float, 0.02, above=0),
+    "num_vectors": Key(int, 256, least=1),
+    "r": Key(int, 4, least=1),
+    "save_only_topk_weights": _only(
+        Literal[False], False, "the other logits are lost; save it with all of them"
+    ),
+    "topk": Key(int, 2, least=1),
+    "vblora_dropout": _DROPOUT,
+    "vector_length": Key(int, 256, least=1),
+}
+_FOURIERFT = {
+    **_MODULES,
+    **_EXCLUDE,
+    **_BIAS,
+    "init_weights": Key(bool, False),
+    "n_frequency": Key(int, 1000, least=1),
+    "n_frequency_pattern": _only(dict[str, Never] | None, {}),
+    "random_loc_seed": Key(int, 777, least=0),
+    "scaling": _alpha(float, 150.0),
+}
+_LN_TUNING = {
+    **_COMMON,
+    **_EXCLUDE,
+    "modules_to_save": Key(list[str] | None, None),
+    "target_modules": Key(_NAMES, None),
+}
 _PROMPT = {
     **_COMMON,
     "modules_to_save": _only(_EMPTY, None, "a prompt beside trained modules is not read; use PEFT"),
@@ -143,8 +186,12 @@ _PROMPT = {
 TABLES: dict[str, dict[str, Key]] = {
     "LORA": _LORA,
     "VERA": _VERA,
+    "RANDLORA": _RANDLORA,
     "HIRA": _HIRA,
     "UNILORA": _UNILORA,
+    "VBLORA": _VBLORA,
+    "FOURIERFT": _FOURIERFT,
+    "LN_TUNING": _LN_TUNING,
     "PROMPT_TUNING": {
         **_PROMPT,
         "prompt_tuning_init": _harmless(Literal["RANDOM", "TEXT", "SAMPLE_VOCAB"], "RANDOM"),

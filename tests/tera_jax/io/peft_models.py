@@ -31,6 +31,8 @@ SAVED_LAYERS = pytest.mark.filterwarnings(
     "ignore:Model with `tie_word_embeddings=True`:UserWarning",
     "ignore:.*eva:UserWarning",
 )
+NORMS = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+"""PEFT's LN-tuning warns of every norm."""
 
 
 def write_bases(root):

@@ -18,7 +18,7 @@ from tera_jax.disk import require_header, save_arrays
 from tera_jax.io import adapter_description
 from tera_jax.io.adapter_files import save_adapter
 from tera_jax.methods import TABLE, TargetLayer
-from tera_jax.methods.base import LinearMethod
+from tera_jax.methods.base import LinearMethod, NormMethod
 
 SETTINGS = {
     "p_tuning": {"num_virtual_tokens": 4, "hidden_size": 16},
@@ -27,15 +27,21 @@ SETTINGS = {
     "hira": {"rank": 4},
     "tera": {"num_modes": 2, "tensorizations": ("32|8x4",)},
     "unilora": {"rank": 4, "length": 200},
+    "fourierft": {"num_frequencies": 20},
+    "vblora": {"num_vectors": 20, "vector_length": 16},
     "loretta": {"modes": ("4x8x8",)},
 }
 LAYER = TargetLayer(("layers", "self_attn", "q_proj"), (32, 32), (2,))
+NORM = TargetLayer(("norm",), (32,))
 EMBEDDING = TargetLayer(("embed_tokens",), (64, 32))
 
 
 def adapter_of(name):
     row = TABLE[name]
-    layers = (LAYER,) if issubclass(row, LinearMethod) else (EMBEDDING,) * (name != "full")
+    if issubclass(row, LinearMethod | NormMethod):
+        layers = (LAYER,) if issubclass(row, LinearMethod) else (NORM,)
+    else:
+        layers = (EMBEDDING,) * (name != "full")
     return make(name, row(**SETTINGS.get(name, {})), layers)
 
 

@@ -19,6 +19,7 @@ from tera_jax.methods import TABLE
 from tests.margins import within
 from tests.marks import quick_only
 from tests.tera_jax.io.peft_models import (
+    NORMS,
     TOKENS,
     made,
     our_base,
@@ -27,6 +28,9 @@ from tests.tera_jax.io.peft_models import (
     write_bases,
 )
 
+pytestmark = NORMS
+ONE_COPY = pytest.mark.filterwarnings("ignore:Found missing adapter keys.*randlora_A:UserWarning")
+"""PEFT's own file has RandLoRA's bases once for each module, and ours has the shared ones alone."""
 TARGETS = ["q_proj", "v_proj"]
 SETTINGS = {
     "lora": {"rank": 4, "alpha": 6.0},
@@ -35,6 +39,10 @@ SETTINGS = {
     "hira": {"rank": 3},
     "vera": {"rank": 12},
     "unilora": {"rank": 4, "length": 100, "init_bound": 0.3},
+    "fourierft": {"num_frequencies": 60, "scaling": 40.0},
+    "randlora": {"rank": 5, "alpha": 8.0},
+    "vblora": {"rank": 3, "num_vectors": 20, "vector_length": 8, "bank_bound": 0.3},
+    "ln_tuning": {},
     "prompt": {"num_virtual_tokens": 5},
     "p_tuning": {"num_virtual_tokens": 5, "hidden_size": 24},
 }
@@ -47,6 +55,12 @@ THEIRS = {
     "hira": lambda: peft.HiraConfig(r=3, target_modules=TARGETS),
     "vera": lambda: peft.VeraConfig(r=12, target_modules=TARGETS),
     "unilora": lambda: peft.UniLoraConfig(r=4, theta_d_length=100, target_modules=TARGETS),
+    "fourierft": lambda: peft.FourierFTConfig(n_frequency=60, scaling=40.0, target_modules=TARGETS),
+    "randlora": lambda: peft.RandLoraConfig(r=5, randlora_alpha=8, target_modules=TARGETS),
+    "vblora": lambda: peft.VBLoRAConfig(
+        r=3, num_vectors=20, vector_length=8, target_modules=TARGETS
+    ),
+    "ln_tuning": lambda: peft.LNTuningConfig(task_type="CAUSAL_LM"),
     "prompt": lambda: peft.PromptTuningConfig(**PROMPT),
     "p_tuning": lambda: peft.PromptEncoderConfig(**PROMPT, encoder_hidden_size=24),
 }
@@ -102,7 +116,8 @@ def train(adapter, model, variables, steps=20):
 def trained(base, name):
     model, params = our_base(base)
     config, tokens = TABLE[name](**SETTINGS[name]), jnp.ones((1, 2), jnp.int32)
-    adapter = adapt(model, tokens, method=name, config=config, targets=TARGETS)
+    targets = None if name == "ln_tuning" else TARGETS
+    adapter = adapt(model, tokens, method=name, config=config, targets=targets)
     frozen = adapter.init_frozen(params)
     variables = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
     dtype = jnp.asarray(1.0).dtype
@@ -110,6 +125,7 @@ def trained(base, name):
     return adapter, model, train(adapter, model, variables)
 
 
+@ONE_COPY
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("name", quick_only(["lora", "pissa", "prompt"], SETTINGS))
 def test_an_adapter_trained_here_gives_the_same_logits_in_peft(base, tmp_path, name):

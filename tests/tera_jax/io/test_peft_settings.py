@@ -15,8 +15,12 @@ from tera_jax.json_files import REQUIRED
 CONFIGS = {
     "LORA": peft.LoraConfig,
     "VERA": peft.VeraConfig,
+    "RANDLORA": peft.RandLoraConfig,
     "HIRA": peft.HiraConfig,
     "UNILORA": peft.UniLoraConfig,
+    "VBLORA": peft.VBLoRAConfig,
+    "FOURIERFT": peft.FourierFTConfig,
+    "LN_TUNING": peft.LNTuningConfig,
     "PROMPT_TUNING": peft.PromptTuningConfig,
     "P_TUNING": peft.PromptEncoderConfig,
 }
@@ -24,7 +28,7 @@ BEFORE_0_3 = {"LORA": {"enable_lora", "merge_weights"}}
 NOT_IN_FILES = {"runtime_config"}
 KEYS = [(kind, key) for kind, table in TABLES.items() for key in table]
 PROMPT = {"num_virtual_tokens": 3}
-PROMPT_OF = {kind: PROMPT if kind.endswith("_TUNING") else {} for kind in TABLES}
+PROMPT_OF = {kind: PROMPT if kind in ("PROMPT_TUNING", "P_TUNING") else {} for kind in TABLES}
 
 
 def read(path, kind="LORA", text=None, **config):
@@ -106,7 +110,7 @@ def test_an_unknown_key_is_refused_by_name(kind, tmp_path):
         read(tmp_path, text='{"peft_type": ' + "[" * 5000)
 
 
-@pytest.mark.parametrize("kind", ["LORA", "VERA", "HIRA", "UNILORA"])
+@pytest.mark.parametrize("kind", ["LORA", "VERA", "RANDLORA", "HIRA", "UNILORA", "VBLORA"])
 @pytest.mark.parametrize("rank", ["8", 8.5, 8.0, True, 0, -1, None, [8]])
 def test_a_rank_is_a_whole_number_of_at_least_1(kind, rank, tmp_path):
     assert read(tmp_path, kind, r=1)["r"] == 1

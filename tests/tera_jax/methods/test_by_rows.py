@@ -19,6 +19,7 @@ from tests.tera_jax.methods.test_methods import NOT_MERGEABLE, relative, widened
 
 SETTINGS = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 300, "scaling": 150.0},
     "hira": {"rank": 3},
     "ia3": {},
     "ia3 feedforward": {"feedforward": ("layer",)},
@@ -27,6 +28,8 @@ SETTINGS = {
     "mora": {"rank": 2},
     "pissa": {"rank": 4},
     "quanta": {"axes": (8, 4, 4)},
+    "randlora": {"rank": 20, "alpha": 20.0},
+    "randlora basis by basis": {"rank": 3, "alpha": 3.0},
     "tera": {"num_modes": 2},
     "tera hadamard_factor": {"num_modes": 2, "structure": "hadamard_factor"},
     "tera hadamard": {"num_modes": 2, "structure": "hadamard"},
@@ -35,6 +38,7 @@ SETTINGS = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "vblora": {"rank": 4, "num_vectors": 30, "vector_length": 16},
     "vera": {"rank": 8},
 }
 SIDE, ROWS, TOKENS = 128, 4, 3

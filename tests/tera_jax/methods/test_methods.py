@@ -22,6 +22,8 @@ SHAPES = {"mha": (32, 32), "gqa": (32, 8), "odd": (18, 12)}
 FAST_SHAPES = {"mha": (96, 96), "gqa": (96, 8), "odd": (130, 12)}  # wide enough for a transform
 SETTINGS = {
     "dora": {"rank": 4},
+    "fourierft": {"num_frequencies": 3, "scaling": 60.0, "seed": 67},  # apart from each other
+    "fourierft dense": {"num_frequencies": 90, "scaling": 30.0},
     "hira": {"rank": 4},
     "ia3": {},
     "ia3 feedforward": {"feedforward": ("layer",)},
@@ -30,19 +32,22 @@ SETTINGS = {
     "mora": {"rank": 2},
     "pissa": {"rank": 4},
     "quanta": {"axes": (4, 4, 2)},
+    "randlora": {"rank": 5, "alpha": 5.0},
     "tera": {"num_modes": 2},
     "tera fast": {"num_modes": 2, "structure": "hadamard_factor"},
     "tera_iden": {"num_modes": 2},
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "vblora": {"rank": 2, "num_vectors": 9, "vector_length": 2, "bank_bound": 0.5},
     "vera": {"rank": 8},
 }
-NOT_IDENTITY = {"loretta", "unilora"}  # the published initial values already change the model
+# The published initial values already change the model.
+NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "vblora"}
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
-KERNEL_METHODS += ["tera fast", "ia3 feedforward"]
+KERNEL_METHODS += ["tera fast", "ia3 feedforward", "fourierft dense"]
 LAYERS = list(itertools.product(KERNEL_METHODS, SHAPES))
 QUICK_LAYERS = [(name, shape) for name, shape in LAYERS if shape == "gqa" or name == "tera"]
 DTYPES = [jnp.float32, jnp.bfloat16]
@@ -125,7 +130,8 @@ def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
     y = method.apply(frozen, moved, kernel, x, None)
     leaves, tree = jax.tree.flatten(moved)
     for i, leaf in enumerate(leaves):
-        other = jax.tree.unflatten(tree, [*leaves[:i], leaf + 0.3, *leaves[i + 1 :]])
+        change = 0.3 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))  # not one for all logits
+        other = jax.tree.unflatten(tree, [*leaves[:i], leaf + change, *leaves[i + 1 :]])
         assert not jnp.allclose(method.apply(frozen, other, kernel, x, None), y, atol=1e-5)
 
 
