@@ -46,7 +46,10 @@ A = {"name": "a"}
         ([A, {"name": "A"}], r"line 2 is named 'A', as .*line 1 is; give each a name of its own"),
         ([A, {}], "line 2 lacks name, a text; give each adapter a name and its data"),
         ([{"name": "../a"}], r"line 1 is named '\.\./a', but its directory has that name"),
-        ([A, {"name": "b", "data": "none.jsonl"}], r"line 2 \('b'\): data file none\.jsonl does not"),
+        (
+            [A, {"name": "b", "data": "none.jsonl"}],
+            r"line 2 \('b'\): data file none\.jsonl does not",
+        ),
         ([{**A, "steps": 2, "epochs": 1}], "line 1 has both steps and epochs; leave one out"),
         ([{**A, "steps": 0}], "line 1: config.loop.steps is 0; it must be at least 1"),
         ([{**A, "learning_rate": "x"}], "line 1: config.optim.learning_rate is 'x', a str"),
