@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not field.startswith(("--config.", "--noconfig.")):
             parser.error(f"unknown argument {field}; the fields are --config.KEY=VALUE")
     logging.set_verbosity(logging.ERROR)  # Orbax warns of each checkpoint without a held-out loss
-    base = _config(args.config, args.model, fields)
+    base = base_config(args.config, args.model, fields)
     try:
         found = many_adapters.train(base, args.adapters, args.workdir, args.active)
     except stops.Stopped as stopped:
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_FAILED)
 
 
-def _config(recipe: str, model: str, fields: Sequence[str]) -> dict[str, Any]:
-    """A recipe with the fields of the command line, as plain values."""
+def base_config(recipe: str, model: str, fields: Sequence[str]) -> dict[str, Any]:
+    """A recipe for the model, with fields as the command line has them, as plain values."""
     values = flags.FlagValues()
     argv = ["train.many", f"--config={recipe}", f"--config.model.path={model}", *fields]
     holder = flag.define("config", values, argv)

@@ -66,7 +66,7 @@ def base(*given: str) -> dict[str, Any]:
     """The configuration that the command's arguments make."""
     fields = [word for word in given if word.startswith("--config.")]
     named = dict(word[2:].split("=", 1) for word in given if not word.startswith("--config."))
-    return many._config(named["config"], named["model"], fields)
+    return many.base_config(named["config"], named["model"], fields)
 
 
 def alone(run: Run, found: specification.Specification) -> tuple[Any, Any]:
