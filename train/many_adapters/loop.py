@@ -167,7 +167,8 @@ class _Trainer:
 
     def _advance(self, step: int, log: Log) -> None:
         """Dispatch a step, and read the metrics of the one before."""
-        batches, taken = [], []
+        batches: list[Batch] = []
+        taken: list[tuple[Progress, int] | None] = []
         rate_G = np.zeros(self._active, np.float32)
         active_G = np.zeros(self._active, bool)
         for slot, each in enumerate(self.board.occupants()):

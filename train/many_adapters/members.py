@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from .. import data
@@ -128,8 +129,11 @@ def padded(batch: Batch, row: Row) -> Batch:
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """The rows of several batches of one shape, one after the other."""
-    columns = zip(*batches, strict=True)
-    return Batch(*(None if c[0] is None else np.concatenate(c) for c in columns))
+
+    def join(*arrays_BX: np.ndarray) -> np.ndarray:
+        return np.concatenate(arrays_BX)
+
+    return jax.tree.map(join, *batches)
 
 
 def unweighted(batch: Batch) -> Batch:

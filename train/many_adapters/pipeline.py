@@ -15,7 +15,7 @@ from ..config import Config, parse
 from ..training import distributed, lock, stops
 from ..training import run as runs
 from ..training.data_identity import keep_data_identity, require_same_data
-from . import claim, members, results, specification
+from . import directory, members, results, specification
 from .loop import fit
 from .progress import Progress
 from .specification import Specification
@@ -46,9 +46,9 @@ def train(base: dict[str, Any], adapters: Path, workdir: Path, active: int) -> l
     config = parse({**base, "data": {**base["data"], "path": str(adapters)}})
     _require_possible(config)
     active = min(active, len(found))
-    content = claim.content(config, specification.as_saved(found), active)
+    content = directory.content(config, specification.as_saved(found), active)
     with stops.disk_full(workdir):
-        claim.require(workdir, content)
+        directory.require(workdir, content)
         with lock.held(workdir):
             return _train(config, found, workdir, content)
 
@@ -68,7 +68,7 @@ def _train(
 
     run = runs.build(config, workdir, tokenizer, identities)
     ready = [members.member(each, run) for each in read]
-    claim.write(workdir, content)
+    directory.write(workdir, content)
     keep_data_identity(workdir, identities)
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))

@@ -72,8 +72,8 @@ def loss_by_row(
     )
     nll = _nll_of(model, adapter, variables, materialized, rows)
     target, weight = (batch.target_BT, batch.weight_BT) if picked else _spread(batch)
-    rows, targets = target.shape
-    size = chunk_size(rows, targets, model.config.vocab_size)
+    count, targets = target.shape
+    size = chunk_size(count, targets, model.config.vocab_size)
     pieces = chunks(size, state, jnp.asarray(target), jnp.asarray(weight))
     nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
     return LossSum(jnp.sum(nlls, axis=0), jnp.sum(batch.weight_BT, axis=1))

@@ -195,7 +195,7 @@ def test_eight_adapters_are_what_each_is_alone(method, tiny_llama, tmp_path):
         "vera": ("--config.method.rank=8",),
         "prompt": ("--config.method.num_virtual_tokens=4",),
     }
-    rates = {"vera": 0.3, "prompt": 0.3}
+    rates = {"vera": 0.03, "prompt": 0.3}
     steps = ({"learning_rate": rates[method]} if method in rates else {}) | {"steps": 50}
     file = worlds.write_people(tmp_path / "people", 8, **steps)
     more = settings.get(method, ())
@@ -244,5 +244,5 @@ def test_a_killed_run_goes_on_to_the_same_bits(trained, tiny_llama, tmp_path):
     assert run("run", kill, "61").returncode == -signal.SIGKILL
     done = run("run", "-m", "train.many")
     assert done.returncode == 1, done.stderr
-    assert "resumed at step 21" in done.stdout + done.stderr
+    assert "resumed at step 14" in done.stdout + done.stderr
     assert arrays(tmp_path / "run") == arrays(tmp_path / "whole")
