@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Integer, Key
 
 _QUANTILE_BITS = 16
 
 
-def seed_key(seed: int | Int[Array, ""], *address: str) -> Key[Array, ""]:
+def seed_key(seed: int | Integer[Array, ""], *address: str) -> Key[Array, ""]:
     """The Threefry key of a seed, which may be traced, and an address, as the name of a frozen set.
 
     The address goes in by its CRC-32, so that a set's values do not depend on which others exist.

@@ -18,6 +18,7 @@ PROGRAMS = (
     "tera-evaluate",
     "tera-export",
     "tera-generate",
+    "tera-many",
     "tera-params",
     "tera-report",
     "tera-train",

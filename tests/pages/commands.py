@@ -81,6 +81,10 @@ def _check_arguments(module: str, arguments: Sequence[str]) -> None:
 
     def read_alone(self, args=None, namespace=None):
         found, unknown = read(self, args, namespace)
+        if module == "train.many":  # the rest are fields of the configuration
+            given = (f"--config={found.config}", "--config.model.path=m", "--config.data.path=d")
+            _check_config([*given, *unknown])
+            raise _Read(found)
         if unknown and module != "train.data":  # which hands them on
             self.error(f"unknown arguments {unknown}")
         raise _Read(found)

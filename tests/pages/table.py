@@ -11,6 +11,11 @@ LIMITS = {
         "--config.data.validation_rows=4",
         "--config.decoding.max_new_tokens=4",
     ),
+    "train.many": (
+        "--config.loop.epochs=0.1",
+        "--config.loop.eval_every=2",
+        "--config.evaluate.batch_size=4",
+    ),
     "train.evaluate": ("--limit=2", "--max-new-tokens=4"),
     "train.generate": ("--max-new-tokens=4",),
 }

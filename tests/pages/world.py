@@ -75,6 +75,10 @@ def build(place: Path, model: Path) -> None:
     with gzip.open(place / "commonsense_161k.jsonl.gz", "wt") as file:
         file.write(lines)
     _write_lines(place / "mine.jsonl", _chats())
+    for name, number in (("ana", 0), ("ben", 1)):
+        _write_lines(place / f"{name}.jsonl", _chats()[number : 9 + number])
+    people = ({"name": "ana", "data": "ana.jsonl"}, {"name": "ben", "data": "ben.jsonl", "seed": 1})
+    _write_lines(place / "people.jsonl", [*people])
     _write_lines(place / "questions.jsonl", [{"prompt": "What is red?"}, {"prompt": "Is it?"}])
     (place / "mine.csv").write_text(
         "question,answer,source\n" + "".join(f"what is {i}?,the sun,a\n" for i in range(20))

@@ -18,7 +18,7 @@ SIGNATURES = {
     tera_jax.load_adapter: "directory, params, allow_other_base=False",
     tera_jax.save_adapter: (
         "directory, adapter, variables, base_name, with_frozen=False, "
-        "dtype=<class 'jax.numpy.float32'>"
+        "dtype=<class 'jax.numpy.float32'>, check_frozen=True"
     ),
     tera_jax.finetune: (
         "model, records, method='tera', workdir=None, validation=None, callbacks=(), live=None, "

@@ -42,7 +42,7 @@ print("answer", repr(tuned.generate("red?", max_new_tokens=4)))
 
 
 def check(place: Path, directory: Path, environment: Mapping[str, str] = os.environ) -> None:
-    """Train, evaluate, compare, export, report and answer by the scripts, and from Python.
+    """Train, train many, evaluate, compare, export, report and answer: scripts and Python.
 
     Args:
         place: of the Python and of the scripts.
@@ -99,6 +99,18 @@ def check(place: Path, directory: Path, environment: Mapping[str, str] = os.envi
     )
     assert "| `lora:rank=2` | q_proj+v_proj | 448 |" in compared
     run("tera-export", "--workdir=run", "--format=hf", "--output=merged")
+    line = {"name": "one", "data": records, "steps": 2}
+    (user / "adapters.jsonl").write_text(json.dumps(line) + "\n")
+    run(
+        "tera-many",
+        "--adapters=adapters.jsonl",
+        f"--model={model}",
+        "--workdir=many",
+        "--config.model.dtype=float32",
+        "--config.data.packed_length=64",
+        "--config.method.num_modes=2",
+    )
+    assert (user / "many" / "adapters" / "one" / "adapter.safetensors").is_file()
     run("tera-generate", "--workdir=run", "--prompt=red?", "--max-new-tokens=4")
     said = run("python", "load.py")
     assert "tera" in said

@@ -37,6 +37,7 @@ class Meta(NamedTuple):
         data: identities of the records, by the field of the configuration that names them; empty
             in checkpoints of older versions, and where they are not to be compared.
         base_exact: fingerprint of every bit of the base; empty in checkpoints of older versions.
+        progress: where each adapter stands, of a run of many (:mod:`train.many_adapters`).
     """
 
     position: int
@@ -45,6 +46,7 @@ class Meta(NamedTuple):
     config: dict[str, Any]
     data: dict[str, str] = {}  # noqa: RUF012 - it is never changed
     base_exact: str = ""
+    progress: dict[str, Any] = {}  # noqa: RUF012 - likewise
 
 
 class Checkpoints:

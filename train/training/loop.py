@@ -67,10 +67,10 @@ def fit(
     )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 
-    late = _deadline(loop.max_hours)
+    late = deadline(loop.max_hours)
     with (
         Checkpoints(workdir) as checkpoints,
-        _caught_signals() as caught,
+        caught_signals() as caught,
         stops.disk_full(workdir),
         stops.not_finite(workdir, stream),
     ):
@@ -144,7 +144,7 @@ def _require_finite(step: int, fed: tuple[int, int], loss: float | None, state: 
         raise NotFiniteError(step, f"left NaN or infinity in {array}", {"array": array}, fed)
 
 
-def _deadline(hours: float | None) -> Callable[[], bool]:
+def deadline(hours: float | None) -> Callable[[], bool]:
     """Whether so many hours have passed since this call; all processes go by the first's clock."""
     if hours is None:
         return lambda: False
@@ -191,7 +191,7 @@ def one_late(items: Iterable[_T]) -> Iterator[_T]:
 
 
 @contextmanager
-def _caught_signals() -> Iterator[list[int]]:
+def caught_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM are put on a list; the second of either acts at once.
 
     Several processes leave them to JAX, which makes all stop at one step. In a thread that is not

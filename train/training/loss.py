@@ -35,9 +35,27 @@ def loss_sum(
 ) -> LossSum:
     """Negative log-likelihood of the batch's targets under the adapted model.
 
+    The arguments are those of :func:`loss_by_row`.
+    """
+    found = loss_by_row(model, adapter, variables, batch, dropout, materialized)
+    return LossSum(jnp.sum(found.nll), jnp.sum(found.tokens))
+
+
+def loss_by_row(
+    model: Llama,
+    adapter: Adapter,
+    variables: Any,
+    batch: Batch,
+    dropout: Any = None,
+    materialized: Any = None,
+    rows: Any = None,
+) -> LossSum:
+    """:func:`loss_sum` of each row, (B,).
+
     Logits are computed at the target positions only, a limited number of them at a time, and so is
     the last layer where the layers are unrolled. ``dropout`` is a key, or None for none;
-    ``materialized`` is from :meth:`Adapter.materialize`.
+    ``materialized`` is from :meth:`Adapter.materialize`. With ``rows``, (B,) int32, ``d`` is
+    that of several adapters and each row uses one of them, as in :meth:`Adapter.apply`.
     """
     rngs = None if dropout is None else {"dropout": dropout}
     picked = _are_picked(batch)
@@ -50,14 +68,15 @@ def loss_sum(
         method="hidden",
         rngs=rngs,
         materialized=materialized,
+        rows=rows,
     )
-    nll = _nll_of(model, adapter, variables, materialized)
+    nll = _nll_of(model, adapter, variables, materialized, rows)
     target, weight = (batch.target_BT, batch.weight_BT) if picked else _spread(batch)
-    rows, targets = target.shape
-    size = chunk_size(rows, targets, model.config.vocab_size)
+    count, targets = target.shape
+    size = chunk_size(count, targets, model.config.vocab_size)
     pieces = chunks(size, state, jnp.asarray(target), jnp.asarray(weight))
     nlls = jax.lax.map(lambda piece: nll(*piece), pieces)
-    return LossSum(jnp.sum(nlls), jnp.sum(batch.weight_BT))
+    return LossSum(jnp.sum(nlls, axis=0), jnp.sum(batch.weight_BT, axis=1))
 
 
 def _are_picked(batch: Batch) -> bool:
@@ -81,24 +100,29 @@ def _spread(batch: Batch) -> tuple[Array, Array]:
 
 
 def _nll_of(
-    model: Llama, adapter: Adapter, variables: Any, materialized: Any
-) -> Callable[[Array, Array, Array], Float[Array, ""]]:
-    """(states, targets, weights) -> the weighted sum of the targets' negative log-likelihoods.
+    model: Llama, adapter: Adapter, variables: Any, materialized: Any, rows: Any
+) -> Callable[[Array, Array, Array], Float[Array, " B"]]:
+    """(states, targets, weights) -> the weighted sum of each row's negative log-likelihoods.
 
     No logits are residuals of the backward pass. Where the head is frozen the gradient of the
     hidden states is taken with the loss, of the logits that are there; else they are recomputed.
     """
     trained = adapter.adapts("lm_head")
 
-    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, ""]:
+    def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, " B"]:
         if trained:
             logits_BCV = adapter.apply(
-                model, variables, state_BCD, method="logits", materialized=materialized
+                model,
+                variables,
+                state_BCD,
+                method="logits",
+                materialized=materialized,
+                rows=rows,
             )
         else:
             logits_BCV = model.apply({"params": variables["params"]}, state_BCD, method="logits")
         nll_BC = optax.softmax_cross_entropy_with_integer_labels(logits_BCV, target_BC)
-        return jnp.sum(nll_BC * weight_BC)
+        return jnp.sum(nll_BC * weight_BC, axis=1)
 
     if trained:
         return jax.checkpoint(nll)
@@ -117,10 +141,10 @@ def _nll_of(
         is_target_BCV = jax.nn.one_hot(target_BC, logits_BCV.shape[-1], dtype=logits_BCV.dtype)
         slope_BCV = jnp.exp(logits_BCV - log_sum_BC1) - is_target_BCV
         (gradient_BCD,) = pull(slope_BCV * weight_BC[:, :, None])
-        return jnp.sum(nll_BC * weight_BC), gradient_BCD
+        return jnp.sum(nll_BC * weight_BC, axis=1), gradient_BCD
 
-    def backward(gradient_BCD: Array, cotangent: Array) -> tuple[Array, None, None]:
-        scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent
+    def backward(gradient_BCD: Array, cotangent_B: Array) -> tuple[Array, None, None]:
+        scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent_B[:, None, None]
         return scaled_BCD.astype(gradient_BCD.dtype), None, None
 
     with_gradient = jax.custom_vjp(nll)

@@ -47,7 +47,7 @@ class Log:
         first = distributed.is_main_process()
         path = workdir / "metrics.jsonl" if first else Path(os.devnull)
         if first:
-            _repair(path, step)
+            repair(path, step)
         self._file: TextIO = path.open("a")
         self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
         self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
@@ -151,7 +151,7 @@ class Log:
             self._log._since += time.perf_counter() - self._start
 
 
-def _repair(path: Path, last: int) -> None:
+def repair(path: Path, last: int) -> None:
     """Keep the whole lines of steps up to ``last``, of those of one kind and step the last."""
     if not path.is_file():
         return

@@ -1,6 +1,9 @@
 """The optimizer: AdamW under a linear warm-up, and a linear or cosine decay or none."""
 
+import jax
+import numpy as np
 import optax
+from jaxtyping import Float32
 
 from ..config import OptimConfig
 
@@ -24,6 +27,13 @@ def schedule(config: OptimConfig, steps: int) -> optax.Schedule:
     return optax.schedules.join_schedules([rise, fall], [warmup])
 
 
+def rates(config: OptimConfig, steps: int) -> Float32[np.ndarray, " steps"]:
+    """The schedule's rate of each of ``steps`` steps."""
+    with jax.numpy_dtype_promotion("standard"):
+        found = schedule(config, steps)(np.arange(steps))
+    return np.broadcast_to(np.asarray(found, np.float32), (steps,))
+
+
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """AdamW for ``steps`` updates of the ``d`` collection."""
     return adamw(config, schedule(config, steps))
@@ -32,7 +42,12 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
 def adamw(
     config: OptimConfig, learning_rate: optax.ScalarOrSchedule
 ) -> optax.GradientTransformation:
-    """AdamW as configured, under any learning rate."""
+    """AdamW at any learning rate: ``config.schedule`` and what it reads do not count.
+
+    Args:
+        config: of the other settings.
+        learning_rate: of the next update, which may be traced; or a schedule.
+    """
     rule = optax.adamw(
         learning_rate,
         b1=config.b1,

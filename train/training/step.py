@@ -122,7 +122,7 @@ def make_train_step(
     layout = state_shardings(state, adapter, optimizer, mesh)
     return jax.jit(
         step,
-        in_shardings=(layout, *_base_shardings(mesh, params)),
+        in_shardings=(layout, *base_shardings(mesh, params)),
         out_shardings=(layout, sharding.replicated(mesh)),
         donate_argnums=0,
         compiler_options=fp8_matmul.compiler_options() if quantize.in_fp8(params) else None,
@@ -171,11 +171,11 @@ def make_eval_step(
 
     return jax.jit(
         step,
-        in_shardings=(None, *_base_shardings(mesh, params)),
+        in_shardings=(None, *base_shardings(mesh, params)),
         out_shardings=sharding.replicated(mesh),
     )
 
 
-def _base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
+def base_shardings(mesh: Mesh, params: Any) -> tuple[Any, Any, Any]:
     """Of params, frozen and batch. The frozen arrays keep the layout that they were made with."""
     return stacking.shardings(params, mesh), None, sharding.rows(mesh)

@@ -53,7 +53,7 @@ def require_workdir(workdir: str | os.PathLike[str], config: Config) -> None:
     saved = to_json(_parsed(directory, saved_config(directory)))
     given = to_json(config)
     grows = {saved["optim"]["schedule"], given["optim"]["schedule"]} == {"constant"}
-    rows = differences(_what_counts(saved, grows), _what_counts(given, grows))
+    rows = differences(what_counts(saved, grows), what_counts(given, grows))
     if rows:
         raise FileExistsError(
             f"{workdir} holds a run that was trained under other values: {'; '.join(rows)}. Give "
@@ -145,7 +145,7 @@ def _parsed(directory: Path, saved: dict[str, Any]) -> Config:
         ) from None
 
 
-def _what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
+def what_counts(tree: dict[str, Any], grows: bool) -> dict[str, Any]:
     """A configuration without what leaves the trained numbers as they are, but for rounding.
 
     Args:

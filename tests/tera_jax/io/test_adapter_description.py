@@ -19,16 +19,25 @@ from tests.marks import quick_only
 
 # What commit 057fdb9 wrote, the last of version 1: descriptions, the shapes of d, and the outputs.
 VERSION_1 = json.loads(Path(__file__).with_name("version_1.json").read_text())
+KAIMING = {"init": "normal"}  # the default of that time
 TODAY = {
-    "tera": {"num_modes": 2, "zero_init_mode": -1, "tensorizations": ("96|8x6", "48|3x2")},
+    "tera": KAIMING
+    | {"num_modes": 2, "zero_init_mode": -1, "tensorizations": ("96|8x6", "48|3x2")},
     "tera_fast": {
+        "init": "normal",
         "num_modes": 2,
         "zero_init_mode": 2,
         "structure": "hadamard_factor",
         "tensorizations": ("96|8x6",),
     },
-    "tera_hadamard": {"num_modes": 2, "structure": "hadamard", "tensorizations": ("96|8x6",)},
-    "tera_unique": {"num_modes": 2},
+    "tera_hadamard": KAIMING
+    | {
+        "num_modes": 2,
+        "zero_init_mode": 1,
+        "structure": "hadamard",
+        "tensorizations": ("96|8x6",),
+    },
+    "tera_unique": KAIMING | {"num_modes": 2, "zero_init_mode": 1},
     "lora": {"rank": 2, "alpha": 8.0},
     "vera": {"rank": 3},
     "prompt": {"num_virtual_tokens": 4},

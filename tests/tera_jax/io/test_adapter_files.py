@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.adapters.factory import make
 from tera_jax.disk import _flatten, save_arrays, write_checked
+from tera_jax.io import adapter_files
 from tera_jax.io.orbax import load_orbax, save_orbax
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.tera import TeRA
@@ -60,6 +61,28 @@ def test_an_adapter_survives_the_round_trip_exactly(tmp_path, sharing, with_froz
     assert not jnp.array_equal(y, MODEL.apply({"params": variables["params"]}, X))
     assert (tmp_path / "a" / "frozen.safetensors").exists() == with_frozen
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_frozen_network_that_was_compared_need_not_be_drawn_again(tmp_path, monkeypatch):
+    adapter, variables = made()
+    save_adapter(tmp_path / "a", adapter, variables, "base")
+
+    def drawn(*_):
+        raise RuntimeError("drawn")
+
+    save = adapter_files.save_arrays
+    monkeypatch.setattr(type(adapter), "init_frozen", drawn)
+    with pytest.raises(RuntimeError, match="drawn"):
+        save_adapter(tmp_path / "b", adapter, variables, "base")
+    save_adapter(tmp_path / "b", adapter, variables, "base", check_frozen=False)
+    for file in (tmp_path / "a").iterdir():
+        assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
+    monkeypatch.setattr(
+        adapter_files, "save_arrays", lambda path, d: save(path, jax.tree.map(jnp.negative, d))
+    )
+    with pytest.raises(ValueError, match="is not what was written"):
+        save_adapter(tmp_path / "c", adapter, variables, "base", check_frozen=False)
+    assert not (tmp_path / "c").exists()
 
 
 def test_bfloat16_rounds_d_once_and_halves_the_file(tmp_path):

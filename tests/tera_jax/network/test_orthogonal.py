@@ -154,7 +154,7 @@ def test_seeds_differ(seed):
 )
 def test_factors_have_kaimings_mean_square_and_orthogonal_rows(text):
     scheme, frozen = of(text)
-    gaussian = init_frozen(KEY, scheme, TeRA())
+    gaussian = init_frozen(KEY, scheme, TeRA(init="normal"))
     assert jnp.array_equal(frozen["core"], gaussian["core"])
     assert not jnp.array_equal(frozen["factors"][0], gaussian["factors"][0])
     for i, (factor, rank) in enumerate(zip(frozen["factors"], scheme.ranks, strict=True)):
@@ -171,7 +171,8 @@ def test_a_transform_stays_one_beside_orthogonal_factors():
     assert [factor.shape for factor in fast["factors"]] == [(576,), (24, 24), (24, 24)]
     _, dense = of("576|24x24")
     assert fingerprint(fast["factors"][1:]) == fingerprint(dense["factors"][1:])
-    gaussian = init_frozen(KEY, Tensorization.parse("576|24x24"), TeRA(structure="hadamard_factor"))
+    normal = TeRA(structure="hadamard_factor", init="normal")
+    gaussian = init_frozen(KEY, Tensorization.parse("576|24x24"), normal)
     assert jnp.array_equal(gaussian["factors"][0], fast["factors"][0])
     assert not jnp.array_equal(gaussian["factors"][1], fast["factors"][1])
 

@@ -1,0 +1,94 @@
+"""Small runs of many adapters, and the same adapters trained each by itself."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import data, many
+from train.many_adapters import members, specification
+from train.training import run as runs
+from train.training.loop import to_device
+from train.training.run import Run
+from train.training.step import make_train_step
+
+ROWS = 2
+_WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
+
+
+def write_people(place: Path, count: int, **fields: Any) -> Path:
+    """A file of adapters, each with records, steps and a rate of its own."""
+    place.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        draw = random.Random(number)
+        words = [draw.choice(_WORDS) for _ in range(3)]
+        rows = [
+            {"prompt": f"{draw.choice(_WORDS)}?", "completion": " ".join(words[: 1 + i % 3])}
+            for i in range(7 + number % 5)
+        ]
+        file = place / f"p{number}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = {"learning_rate": 0.01 + 0.002 * (number % 4), "seed": number, "steps": 6}
+        lines.append({"name": f"p{number}", "data": str(file), **given, **fields})
+    return write_lines(place / "people.jsonl", lines)
+
+
+def write_lines(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def arguments(model: Path, adapters: Path, workdir: Path, method: str, *more: str) -> list[str]:
+    settings = {"tera": ["--config.method.num_modes=2"], "lora": ["--config.method.rank=4"]}
+    return [
+        f"--adapters={adapters}",
+        f"--model={model}",
+        f"--workdir={workdir}",
+        f"--config=sft:{method}",
+        "--active=3",
+        "--config.model.dtype=float32",
+        "--config.model.remat=none",
+        "--config.data.packed_length=64",
+        f"--config.loop.batch_size={ROWS}",
+        "--config.optim.warmup_steps=2",
+        "--config.optim.clip_norm=0.5",
+        "--config.evaluate.batch_size=4",
+        *settings.get(method, []),
+        *more,
+    ]
+
+
+def base(*given: str) -> dict[str, Any]:
+    """The configuration that the command's arguments make."""
+    fields = [word for word in given if word.startswith("--config.")]
+    named = dict(word[2:].split("=", 1) for word in given if not word.startswith("--config."))
+    return many.base_config(named["config"], named["model"], fields)
+
+
+def alone(run: Run, found: specification.Specification) -> tuple[Any, Any]:
+    """The first and the last d of an adapter that is trained by itself, as train.main does it."""
+    config = found.config
+    adapter = runs.make_adapter(config, run.model)
+    own = run._replace(config=config, adapter=adapter)
+    member = members.member(members.read(found, run.tokenizer), own)
+    state, optimizer = runs.init_train_state(own, member.steps)
+    first = jax.device_get(state.d)
+    loop = config.loop
+    stream = data.DataIterator(member.stream.examples, loop.batch_size, loop.seed, config.data)
+    given = own.model, own.adapter, optimizer, own.mesh, own.params, state, loop.seed
+    step = make_train_step(*given)
+    with jax.set_mesh(own.mesh):
+        for _ in range(member.steps):
+            batch = to_device(next(stream), own)
+            state, _ = step(state, own.params, own.frozen, batch)
+    return first, jax.device_get(state.d)
+
+
+def distance(a: Any, b: Any) -> float:
+    """The norm of the difference of two trees."""
+    parts = jax.tree.map(lambda x, y: np.sum((np.float64(x) - np.float64(y)) ** 2), a, b)
+    return float(np.sqrt(sum(jax.tree.leaves(parts))))

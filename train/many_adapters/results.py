@@ -1,0 +1,103 @@
+"""What is left of an adapter that ended: its directory, a line of results, a row of the table."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tera_jax import atomic, load_adapter
+from tera_jax.fingerprint import fingerprint
+
+from .. import export
+from ..training.run import Run
+from .progress import Progress
+
+FILE = "results.jsonl"
+_DIRECTORY = "adapters"
+
+
+def place(workdir: Path, name: str) -> Path:
+    """The directory of an adapter."""
+    return workdir / _DIRECTORY / name
+
+
+def write_adapter(run: Run, d: Any, name: str, workdir: Path, check_frozen: bool) -> Path:
+    """Write a finished adapter, unless it is there to the bit; another one is set aside.
+
+    Args:
+        run: whose method is the adapter's own.
+        d: trained.
+        name: of the adapter.
+        workdir: of the run.
+        check_frozen: as for :func:`tera_jax.save_adapter`.
+    """
+    directory = place(workdir, name)
+    if directory.exists():
+        if _is(directory, run, d):
+            return directory
+        atomic.set_aside(directory, workdir / "earlier")
+    return export.export(run, d, "adapter", directory, check_frozen=check_frozen)
+
+
+def _is(directory: Path, run: Run, d: Any) -> bool:
+    try:
+        adapter, variables = load_adapter(directory, run.params)
+    except (ValueError, OSError):
+        return False
+    return adapter == run.adapter and fingerprint(variables["d"]) == fingerprint(d)
+
+
+def rows(all_: Sequence[Progress], workdir: Path) -> list[dict[str, Any]]:
+    """An object for each adapter that ended, in the order of the run."""
+    found = []
+    for each in all_:
+        if each.status not in ("finished", "failed"):
+            continue
+        row: dict[str, Any] = {
+            "name": each.name,
+            "status": each.status,
+            "steps": each.taken,
+            "train_loss": each.train_loss,
+            "held_out_loss_before": each.before,
+            "held_out_loss": each.after,
+            "seconds": round(each.seconds, 3),
+        }
+        if each.status == "finished":
+            row["adapter"] = str(place(workdir, each.name))
+        else:
+            row["error"] = each.reason
+        found.append(row)
+    return found
+
+
+def write(all_: Sequence[Progress], workdir: Path) -> None:
+    """Write ``results.jsonl``: a line for each adapter that ended."""
+    lines = [json.dumps(row, allow_nan=False) + "\n" for row in rows(all_, workdir)]
+    atomic.write_text(workdir / FILE, "".join(lines))
+
+
+def table(all_: Sequence[Progress]) -> str:
+    """Every adapter: steps, losses in nats a target token, and its share of the time."""
+    head = ("adapter", "steps", "train loss", "held-out before", "held-out after", "seconds")
+    cells = [
+        (
+            each.name,
+            f"{each.taken:,}",
+            _shown(each.train_loss),
+            _shown(each.before),
+            _shown(each.after) if each.status != "failed" else "failed",
+            f"{each.seconds:.1f}",
+        )
+        for each in all_
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        first, *others = zip(row, widths, strict=True)
+        return "  ".join([first[0].ljust(first[1]), *(x.rjust(width) for x, width in others)])
+
+    return "\n".join(map(line, (head, *cells)))
+
+
+def _shown(loss: float | None) -> str:
+    return "-" if loss is None else f"{loss:.4f}"
