@@ -39,7 +39,8 @@ def read(
     Raises:
         ValueError: for an array that is missing, is of another shape, or is one too many.
     """
-    like, left, d = adapter.abstract_d(params), set(arrays) - set(others), {}
+    like, left = adapter.abstract_d(params), set(arrays) - set(others)
+    d: dict[str, Any] = {}
     for target in adapter.layers:
         dtype = acc_dtype(parameter(params, target, adapter.parameter).dtype)
         for ours, theirs in names.items():
