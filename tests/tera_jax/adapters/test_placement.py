@@ -7,6 +7,7 @@ import pytest
 from tera_jax import adapt
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import TABLE
+from tera_jax.methods.base import LinearMethod
 from tests import parts
 
 TOKENS = jax.ShapeDtypeStruct((1, 4), jnp.int32)
@@ -16,7 +17,7 @@ PLACES = {
     ("v_proj", "o_proj"): {"v_proj", "o_proj"},
     ("all-linear",): {*ATTENTION, "gate_proj", "up_proj", "down_proj"},
 }
-ADAPTING = [name for name, method in TABLE.items() if method.default_targets]
+ADAPTING = [name for name, method in TABLE.items() if issubclass(method, LinearMethod)]
 
 
 @pytest.fixture(scope="module")
