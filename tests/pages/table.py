@@ -37,6 +37,7 @@ NOT_RUN = {
     "srun": "a cluster",
     "...": "the dots stand for the reader's flags",
     "--config=configs/quickstart.py": "the real weights; `make quickstart` trains them",
+    "-m train.compare": "a study; tests/train/studies runs small ones, their reports too",
     "-m train.harness": "data sets of the hub; tests/train/test_harness.py has its own",
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
