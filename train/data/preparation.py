@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import datasets
+
 from ..config import DataConfig
 from . import records, summary
 from .bad_rows import BadRows
@@ -45,25 +47,52 @@ def prepare(
     """
     sources = records.sources(config) if given is None else given
     lines = [source.describe() for source in sources.values()]
-    lines += [source.skipped for source in sources.values() if source.skipped]
     first, *others = sources.values()
     of_parts = {"training": first, "held-out": others[0] if others else first}
-    tables = dict(zip(of_parts, records.split(config, sources), strict=True))
-    parts = {}
-    for name, source in of_parts.items():
+    tables = records.split(config, sources)
+    given_parts = {
+        name: (source, table)
+        for (name, source), table in zip(of_parts.items(), tables, strict=True)
+    }
+    parts, more = tokenized(given_parts, tokenizer, config)
+    lines += [*more, *summary.first_record(parts["training"], tokenizer, config)]
+    return Prepared(parts["training"], parts["held-out"], tuple(lines))
+
+
+def tokenized(
+    given: Mapping[str, tuple[Source, datasets.Dataset]], tokenizer: Tokenizer, config: DataConfig
+) -> tuple[dict[str, Examples], list[str]]:
+    """The parts of a data set as tokens, checked.
+
+    Args:
+        given: of each part where it is from, and its records.
+        tokenizer: of the base.
+        config: how records become tokens.
+
+    Returns:
+        the parts, without virtual tokens, and what is left out and cut of them, for the log. What
+        was left out of a source counts for its first part.
+
+    Raises:
+        ValueError: as :func:`train.data.tokenize`, :func:`require_targets` and
+            :func:`require_whole`.
+    """
+    sources = {id(source): source for source, _ in given.values()}
+    lines = [source.skipped for source in sources.values() if source.skipped]
+    parts, dropped = {}, {}
+    for name, (source, table) in given.items():
         bad = BadRows(config.skip_bad_rows)
-        parts[name] = tokenize(tables[name], tokenizer, config, (), bad, source.place)
+        parts[name] = tokenize(table, tokenizer, config, (), bad, source.place)
         bad.require_none()
         if bad.count:
             lines.append(bad.line(f"{name} records"))
-    read = {"training": first.dropped, "held-out": others[0].dropped if others else 0}
-    dropped = {name: read[name] + part.cuts.dropped for name, part in parts.items()}
+        read = sources.pop(id(source), None)
+        dropped[name] = parts[name].cuts.dropped + (0 if read is None else read.dropped)
     lines.append(summary.table(parts, dropped, config))
     for name, part in parts.items():
         require_targets(part, config, name)
     require_whole({name: part.cuts for name, part in parts.items()}, config)
-    lines += summary.first_record(parts["training"], tokenizer, config)
-    return Prepared(parts["training"], parts["held-out"], tuple(lines))
+    return parts, lines
 
 
 def require_targets(
@@ -93,10 +122,10 @@ def require_context(examples: Examples, config: DataConfig, limit: int, virtual:
     """Check that whole rows fit into a model, where nothing else limits them.
 
     Args:
-        examples: without their virtual tokens.
+        examples: with their virtual tokens, or without.
         config: of the data.
         limit: tokens of the model's context.
-        virtual: tokens before each prompt.
+        virtual: tokens before each prompt that the examples are without.
 
     Raises:
         ValueError: when a record is longer.

@@ -6,9 +6,8 @@ import datasets
 
 from .. import data
 from ..config import DataConfig
-from ..data import Examples, records, summary
-from ..data.bad_rows import BadRows
-from ..data.preparation import require_whole
+from ..data import Examples, records
+from ..data.preparation import tokenized
 from ..data.records import Source
 from .schema import TaskConfig
 
@@ -50,21 +49,11 @@ def read(task: TaskConfig, config: DataConfig, tokenizer: Any) -> tuple[Parts, t
         whole = _source(task.path, config)
         lines.append(f"{task.name}: {whole.describe()}")
         tables |= {part: (whole, table) for part, table in _split(whole, task, {*tables}).items()}
-    found, dropped = {}, {}
-    for part in Parts._fields:
-        source, table = tables[part]
-        bad = BadRows(config.skip_bad_rows)
-        found[part] = data.tokenize(table, tokenizer, config, (), bad, source.place)
-        bad.require_none()
-        dropped[part] = source.dropped + found[part].cuts.dropped
-    lines.append(summary.table(found, dropped, config))
-    for part, examples in found.items():
-        try:
-            data.require_targets(examples, config, part)
-        except ValueError as error:
-            raise ValueError(f"task {task.name}: {error}") from None
-    require_whole({part: examples.cuts for part, examples in found.items()}, config)
-    return Parts(**found), tuple(lines)
+    try:
+        found, more = tokenized({part: tables[part] for part in Parts._fields}, tokenizer, config)
+    except ValueError as error:
+        raise ValueError(f"task {task.name}: {error}") from None
+    return Parts(**found), (*lines, *more)
 
 
 def _source(path: str, config: DataConfig) -> Source:
