@@ -8,7 +8,6 @@ The same command goes on after an interruption from the last checkpoint. Several
 started with it, train together: see train/training/distributed.py and docs/scaling.md.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,14 +38,8 @@ def main(_: Sequence[str]) -> None:
     recipe = config_flags.get_config_filename(flags.FLAGS["config"])
     workdir = Path(_WORKDIR.value or default_workdir(recipe, config.method.name))
     distributed.require_same({**to_dict(config), "workdir": str(workdir)})
-    try:
+    with stops.told():
         pipeline.train(config, workdir)
-    except stops.Stopped as stopped:
-        try:
-            distributed.log(stopped.message)
-        except OSError:  # it lies on the full disk too; at its end Python flushes what is left
-            sys.stdout = None
-        raise
 
 
 def default_workdir(recipe: str, method: str) -> Path:

@@ -42,14 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             parser.error(f"unknown argument {field}; the fields are --config.KEY=VALUE")
     logging.set_verbosity(logging.ERROR)  # Orbax warns of each checkpoint without a held-out loss
     base = base_config(args.config, args.model, fields)
-    try:
+    with stops.told():
         found = many_adapters.train(base, args.adapters, args.workdir, args.active)
-    except stops.Stopped as stopped:
-        try:
-            distributed.log(stopped.message)
-        except OSError:  # it lies on the full disk too; at its end Python flushes what is left
-            sys.stdout = None
-        raise
     failed = [each.name for each in found if each.status == "failed"]
     if failed:
         distributed.log(f"{len(failed)} of {len(found)} adapters failed: {', '.join(failed)}")

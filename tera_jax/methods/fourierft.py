@@ -1,8 +1,8 @@
 """FourierFT: a few trained entries of the two-dimensional spectrum of ΔW.
 
 Source: Gao, Wang, Chen, Liu, Wu, Chen and Li, "Parameter-Efficient Fine-Tuning with Discrete
-Fourier Transform", ICML 2024 (arXiv 2405.03003). Formula, places of the entries and defaults as in
-PEFT 0.21.
+Fourier Transform", ICML 2024 (arXiv 2405.03003). Formula, positions of the entries and defaults as
+in PEFT 0.21.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.ops.numerics import acc_dtype
 
 AS_TORCH = (2**32 - 1) // 20
-"""A kernel of fewer entries has the places that torch draws. Above, torch shuffles otherwise."""
+"""A kernel of fewer entries has the positions that torch draws. Above, torch shuffles otherwise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class FourierFT(LinearMethod):
     """FourierFT: y = x W + x ΔW, ΔW = scaling · Re ifft2(S), S zero but for n entries c.
 
     ``d`` is c, (n,) a layer. It starts normal, as published: the adapted model is not the base at
-    step 0. The places in S are frozen. They follow from the seed and the kernel's shape, so that
+    step 0. The positions in S are frozen. They follow from the seed and the kernel's shape, so that
     layers of one shape share them. For kernels below 214,748,364 entries they are PEFT's of the
     same ``random_loc_seed``.
 
@@ -42,7 +42,7 @@ class FourierFT(LinearMethod):
         num_frequencies: n, PEFT's ``n_frequency``.
         scaling: of ΔW. The publication takes other values by model and task; this is PEFT's.
         init: of c: N(0, 1), or zeros (PEFT's ``init_weights``).
-        seed: of the places; apart from the seed of the run.
+        seed: of the positions; apart from the seed of the run.
     """
 
     num_frequencies: int = 1000
@@ -70,11 +70,11 @@ class FourierFT(LinearMethod):
         return "x".join(map(str, layer.kernel_shape))
 
     def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> Arrays:
-        """The places ``row`` in the inputs' and ``column`` in the outputs' axis of S: int32."""
+        """The positions ``row`` in the inputs' and ``column`` in the outputs' axis of S: int32."""
         del key, layer
         inputs, outputs = kernel.shape
-        places = first_of_permutation(inputs * outputs, self.num_frequencies, self.seed)
-        column, row = np.divmod(places, inputs)  # PEFT's kernels are the transposes
+        positions = first_of_permutation(inputs * outputs, self.num_frequencies, self.seed)
+        column, row = np.divmod(positions, inputs)  # PEFT's kernels are the transposes
         return {"row": jnp.asarray(row, jnp.int32), "column": jnp.asarray(column, jnp.int32)}
 
     def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> Arrays:
@@ -130,7 +130,7 @@ def through_spectra(
 
     Args:
         x: inputs.
-        frozen: the places ``row`` and ``column`` (N,).
+        frozen: the positions ``row`` and ``column`` (N,).
         c: the entries.
         outputs: O.
         scaling: of ΔW.

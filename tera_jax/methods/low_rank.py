@@ -1,8 +1,10 @@
 """What the methods with a rank share: its checks, dropout, and the matmul of two thin matrices."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer, check_rank
 from tera_jax.methods.limits import check_above_zero, check_at_least
+from tera_jax.ops.numerics import acc_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +36,12 @@ class RankMethod(LinearMethod):
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(RankMethod):
-    """An update s A B, of a rank that every kernel has.
+class ScaledRank(RankMethod):
+    """An update times a scale s.
 
     Attributes:
-        rank: R, of A and B.
-        dropout: probability with which an entry of the input of A is zeroed in training.
+        rank: R.
+        dropout: probability with which an entry of the input of the update is zeroed in training.
         alpha: numerator of the scale s = alpha / rank.
     """
 
@@ -50,12 +53,68 @@ class LowRank(RankMethod):
 
     @property
     def scale(self) -> float:
-        """The factor s of A B."""
+        """The factor s of the update."""
         return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class LowRank(ScaledRank):
+    """An update s A B, of a rank that every kernel has.
+
+    Attributes:
+        rank: R, of A and B.
+        dropout: probability with which an entry of the input of A is zeroed in training.
+        alpha: numerator of the scale s = alpha / rank.
+    """
 
     def check(self, layers: Sequence[TargetLayer]) -> None:
         """Raise ``ValueError`` when the rank is above that of a kernel."""
         check_rank(self.rank, layers)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadFactors(RankMethod):
+    """An update A B, whose factors are read out of arrays that all layers share.
+
+    Attributes:
+        rank: R, of A and B.
+        dropout: probability with which an entry of the input of A is zeroed in training.
+    """
+
+    @abc.abstractmethod
+    def factors(self, frozen: Any, d: Any) -> tuple[Float[Array, "I R"], Float[Array, "R O"]]:
+        """A and B of one layer."""
+
+    def check(self, layers: Sequence[TargetLayer]) -> None:
+        """Raise ``ValueError`` when the rank is above that of a kernel."""
+        check_rank(self.rank, layers)
+
+    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
+        """The matrix A B."""
+        del layer
+        return update(*self.factors(frozen, d), 1.0, acc_dtype(kernel.dtype))
+
+    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
+        """The product (x A) B."""
+        del kernel, layer
+        return through_factors(x, *self.factors(frozen, d), 1.0)
+
+    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+        """A and B."""
+        del kernel, layer
+        return dict(zip("ab", self.factors(frozen, d), strict=True))
+
+    def branch_rows(
+        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
+    ) -> Array:
+        """The product with A and B of each row."""
+        del frozen, kernel, layer
+        return through_rows(x, row_B["a"], row_B["b"], 1.0)
+
+    def max_rank(self, layer: TargetLayer) -> int:
+        """That of A B."""
+        del layer
+        return self.rank
 
 
 def init_factors(key: KeyArray, kernel: Float[Array, "I O"], rank: int) -> Arrays:

@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
-from tera_jax.methods.limits import check_above_zero
-from tera_jax.methods.low_rank import RankMethod
+from tera_jax.methods.low_rank import ScaledRank
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.random import uniform
 
 
 @dataclasses.dataclass(frozen=True)
-class RandLoRA(RankMethod):
+class RandLoRA(ScaledRank):
     """RandLoRA: y = x W + s drop(x) ΔW, ΔW the product of two random matrices, one of them scaled.
 
     Let S be the shorter and L the longer side of W, and n = ceil(S / r) the number of bases. A
@@ -50,15 +49,6 @@ class RandLoRA(RankMethod):
     rank: int = 32
     alpha: float = 640.0
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_above_zero(alpha=self.alpha)
-
-    @property
-    def scale(self) -> float:
-        """The factor s of ΔW."""
-        return self.alpha / self.rank
 
     def bases(self, side: int) -> int:
         """The number n of bases of a shorter side."""

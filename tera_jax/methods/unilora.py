@@ -14,17 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from tera_jax.methods.base import Arrays, FrozenOfAll, KeyArray, TargetLayer, check_rank
+from tera_jax.methods.base import Arrays, FrozenOfAll, KeyArray, TargetLayer
 from tera_jax.methods.limits import check_above_zero, check_at_least
-from tera_jax.methods.low_rank import RankMethod, through_factors, through_rows, update
-from tera_jax.ops.numerics import acc_dtype
+from tera_jax.methods.low_rank import ReadFactors
 
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Of the linear layers of a decoder block in torch's Llama."""
 
 
 @dataclasses.dataclass(frozen=True)
-class UniLoRA(RankMethod):
+class UniLoRA(ReadFactors):
     """Uni-LoRA: y = x W + drop(x) A B, where A and B of all layers are read from one vector.
 
     An entry is theta[i] / sqrt(n_i): its frozen index i, and how many entries of all layers have
@@ -56,10 +55,6 @@ class UniLoRA(RankMethod):
         check_at_least(1, length=self.length)
         check_at_least(0, seed=self.seed)
         check_above_zero(init_bound=self.init_bound)
-
-    def check(self, layers: Sequence[TargetLayer]) -> None:
-        """Raise ``ValueError`` when the rank is above that of a kernel."""
-        check_rank(self.rank, layers)
 
     def init_frozen_all(self, layers: Sequence[TargetLayer]) -> FrozenOfAll:
         """The indices of A and B, and shared by all layers how often each index occurs."""
@@ -96,32 +91,9 @@ class UniLoRA(RankMethod):
         del key, kernel, frozen, layer
         return {}
 
-    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
-        """The matrix A B."""
-        del layer
-        return update(*gather(frozen, d["theta"]), 1.0, acc_dtype(kernel.dtype))
-
-    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
-        """The product (x A) B."""
-        del kernel, layer
-        return through_factors(x, *gather(frozen, d["theta"]), 1.0)
-
-    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+    def factors(self, frozen: Any, d: Any) -> tuple[Float[Array, "I R"], Float[Array, "R O"]]:
         """A and B, gathered."""
-        del kernel, layer
-        return dict(zip("ab", gather(frozen, d["theta"]), strict=True))
-
-    def branch_rows(
-        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
-    ) -> Array:
-        """The product with A and B of each row."""
-        del frozen, kernel, layer
-        return through_rows(x, row_B["a"], row_B["b"], 1.0)
-
-    def max_rank(self, layer: TargetLayer) -> int:
-        """That of A B."""
-        del layer
-        return self.rank
+        return gather(frozen, d["theta"])
 
 
 def gather(

@@ -13,14 +13,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank
+from tera_jax.methods.base import Arrays, KeyArray, TargetLayer
 from tera_jax.methods.limits import check_above_zero, check_at_least
-from tera_jax.methods.low_rank import RankMethod, through_factors, through_rows, update
-from tera_jax.ops.numerics import acc_dtype
+from tera_jax.methods.low_rank import ReadFactors
 
 
 @dataclasses.dataclass(frozen=True)
-class VBLoRA(RankMethod):
+class VBLoRA(ReadFactors):
     """VB-LoRA: y = x W + drop(x) A B. It has no alpha.
 
     A column of A (in, r) and a row of B (r, out) are cut into parts of ``vector_length`` entries.
@@ -62,7 +61,7 @@ class VBLoRA(RankMethod):
 
     def check(self, layers: Sequence[TargetLayer]) -> None:
         """Raise ``ValueError`` for sides that the length does not divide, or too large a rank."""
-        check_rank(self.rank, layers)
+        super().check(layers)
         common = math.gcd(*(side for layer in layers for side in layer.kernel_shape))
         for layer in layers:
             if any(side % self.vector_length for side in layer.kernel_shape):
@@ -90,32 +89,10 @@ class VBLoRA(RankMethod):
             for each, (name, shape) in zip(jax.random.split(key), shapes.items(), strict=True)
         }
 
-    def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
-        """The matrix A B."""
-        del frozen, layer
-        return update(*factors(d, self.top_k), 1.0, acc_dtype(kernel.dtype))
-
-    def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
-        """The product (x A) B."""
-        del frozen, kernel, layer
-        return through_factors(x, *factors(d, self.top_k), 1.0)
-
-    def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> Arrays:
+    def factors(self, frozen: Any, d: Any) -> tuple[Float[Array, "I R"], Float[Array, "R O"]]:
         """A and B, mixed."""
-        del frozen, kernel, layer
-        return dict(zip("ab", factors(d, self.top_k), strict=True))
-
-    def branch_rows(
-        self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
-    ) -> Array:
-        """The product with A and B of each row."""
-        del frozen, kernel, layer
-        return through_rows(x, row_B["a"], row_B["b"], 1.0)
-
-    def max_rank(self, layer: TargetLayer) -> int:
-        """That of A B."""
-        del layer
-        return self.rank
+        del frozen
+        return factors(d, self.top_k)
 
 
 def factors(d: dict[str, Array], top_k: int) -> tuple[Float[Array, "I R"], Float[Array, "R O"]]:

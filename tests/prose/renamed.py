@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from train.config.names import RENAMED
+
 from . import code, pages
 
 IDENTIFIERS = {
@@ -33,17 +35,10 @@ LIBRARY = {
 }
 """As :data:`IDENTIFIERS`, in ``tera_jax`` alone: a conversation has turns."""
 WRITTEN = {
+    **RENAMED,
     'core="fast"': "structure",
     "config.core": "config.method.structure",
     "config.wide": "config.method.structure",
-    "data.loss_on": "data.train_on_prompt",
-    "data.packed_tokens": "data.packed_length",
-    "evaluate.rows": "evaluate.limit",
-    "loop.accumulate": "loop.grad_accum_steps",
-    "method.core": "method.structure",
-    "method.parts": "method.num_modes",
-    "method.wide": "method.structure",
-    "method.zero": "method.zero_init_mode",
     "runs.start": "init_train_state",
     "runs.trained": "restore_best",
     'wide="fast"': "structure",

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig
+from ..text_table import aligned
 from .batches import target_indices
 from .examples import Example, Examples, num_targets
 
@@ -49,10 +50,7 @@ def table(parts: Mapping[str, Examples], dropped: Mapping[str, int], config: Dat
         )
         share = int(targets.sum()) / total if total else 0.0
         rows.append([name, *(f"{count:,}" for count in counts), f"{share:.1%}"])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def first_record(examples: Sequence[Example], tokenizer: Any, config: DataConfig) -> list[str]:

@@ -17,6 +17,7 @@ from tera_jax.fingerprint import fingerprint
 from .. import data, tasks
 from ..config import EvaluateConfig, to_json
 from ..data.conversations.templates import load_template
+from ..text_table import aligned
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run
@@ -281,10 +282,7 @@ def table(columns: Mapping[str, Mapping[str, Score]]) -> str:
         for metric in first.metrics:
             label = "held-out loss (nats/token)" if name == HELD_OUT else f"{name} {metric}"
             rows.append([label, *(_cell(name, metric, score) for score in scores)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    ]
+    lines = aligned(rows)
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

@@ -9,6 +9,7 @@ from tera_jax import atomic, load_adapter
 from tera_jax.fingerprint import fingerprint
 
 from .. import export
+from ..text_table import aligned
 from ..training.run import Run
 from .progress import Progress
 
@@ -90,13 +91,7 @@ def table(all_: Sequence[Progress]) -> str:
         )
         for each in all_
     ]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-
-    def line(row: Sequence[str]) -> str:
-        first, *others = zip(row, widths, strict=True)
-        return "  ".join([first[0].ljust(first[1]), *(x.rjust(width) for x, width in others)])
-
-    return "\n".join(map(line, (head, *cells)))
+    return "\n".join(aligned([head, *cells]))
 
 
 def _shown(loss: float | None) -> str:

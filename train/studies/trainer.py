@@ -20,7 +20,7 @@ from .. import data
 from ..config import Config, ModelConfig, OptimConfig
 from ..training.checkpoint import Meta
 from ..training.loop import held_out_loss, to_device
-from ..training.optim import adamw, schedule
+from ..training.optim import adamw, rates
 from ..training.run import Run, make_adapter
 from ..training.step import init_state, make_eval_step, make_train_step, state_shardings
 from .parts import Parts
@@ -236,9 +236,7 @@ def _rates(
     """
     warmup = max(min(1, config.warmup_steps), round(config.warmup_steps * steps / most))
     config = dataclasses.replace(config, learning_rate=learning_rate, warmup_steps=warmup)
-    with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
-        rates_S = jax.vmap(schedule(config, steps))(jnp.arange(steps))
-    return jnp.pad(rates_S.astype(jnp.float32), (0, most - steps))
+    return jnp.pad(rates(config, steps), (0, most - steps))
 
 
 def in_mesh(base: Base) -> Any:

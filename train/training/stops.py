@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,19 @@ def time_is_up(hours: float, step: int, requeue_status: int) -> Stopped:
     """The run's hours are over and the state was saved."""
     text = f"{hours} hours are over at step {step}: the state is saved; {_AGAIN}"
     return Stopped(requeue_status, text)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Log what a :class:`Stopped` says before it ends the process."""
+    try:
+        yield
+    except Stopped as stopped:
+        try:
+            distributed.log(stopped.message)
+        except OSError:  # it lies on the full disk too; at its end Python flushes what is left
+            sys.stdout = None
+        raise
 
 
 @contextmanager

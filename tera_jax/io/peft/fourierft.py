@@ -1,4 +1,4 @@
-"""What PEFT keeps of FourierFT: the trained entries; their places follow from the seed."""
+"""What PEFT keeps of FourierFT: the trained entries; their positions follow from the seed."""
 
 import math
 from collections.abc import Mapping
@@ -28,19 +28,19 @@ def load(
         "seed": config["random_loc_seed"],
     }
     adapter = make_adapter(path, NAME, settings, target_layers(path, config, params))
-    _require_torchs_places(adapter)
+    _require_torchs_positions(adapter)
     d = read(path, arrays, adapter, params, _NAMES)
     frozen = jax.jit(adapter.init_frozen)(params)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
-def _require_torchs_places(adapter: Adapter) -> None:
+def _require_torchs_positions(adapter: Adapter) -> None:
     """Raise ``ValueError`` for a kernel of so many entries that torch draws in another way."""
     for layer in adapter.layers:
         if math.prod(layer.kernel_shape) >= AS_TORCH:
             raise ValueError(
                 f"the kernel {layer.kernel_shape} of layer {layer.name!r} has {AS_TORCH} entries "
-                "or more. Its places in PEFT come from another shuffle, which is not read or "
+                "or more. Its positions in PEFT come from another shuffle, which is not read or "
                 "written; choose other targets, or merge the adapter"
             )
 
@@ -49,7 +49,7 @@ def files(
     adapter: Adapter, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """What :func:`.save` writes: the configuration and the arrays by PEFT's names."""
-    _require_torchs_places(adapter)
+    _require_torchs_positions(adapter)
     method = cast(FourierFT, adapter.method)
     config = {
         "peft_type": TYPE,
