@@ -11,6 +11,7 @@ from benchmarks import data
 from tera_jax.llama import load_tokenizer
 
 
+@pytest.mark.long
 def test_records_are_of_about_200_bytes_and_40_tokens(tmp_path, smollm2_path):
     data.write_records(tmp_path / "r.jsonl", 100)
     lines = (tmp_path / "r.jsonl").read_text().splitlines()

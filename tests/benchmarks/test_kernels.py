@@ -8,6 +8,7 @@ from benchmarks import kernels
 from tests.margins import roundings, within
 
 
+@pytest.mark.long
 def test_each_kernel_is_timed_and_held_to_float32(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "CALLS", 2)
     monkeypatch.setattr(kernels, "STEPS", 1)

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
+
 from benchmarks.quantized import main
 from tests.margins import within
 
 
+@pytest.mark.long
 def test_every_kind_is_compared_with_the_base(tiny_llama, tmp_path, capsys):
     rows = [
         {"instruction": f"{i}?", "input": "", "output": f"it is {i % 3}", "answer": f"{i % 3}"}

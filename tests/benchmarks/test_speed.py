@@ -44,6 +44,7 @@ def test_steps_start_at_the_frozen_base_and_go_down(bench):
         assert row.compile_seconds > 0
 
 
+@pytest.mark.long
 def test_steps_on_a_quantised_base_start_at_it_and_take_less_memory(bench):
     kept = steps.Bench(steps.TINY, jnp.float32, steps=1, kind="nf4", block=32)
     assert kept.size == bench.size

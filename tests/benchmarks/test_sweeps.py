@@ -27,6 +27,7 @@ def test_sweeps_cover_what_they_name():
         schemes(576)
 
 
+@pytest.mark.long
 def test_every_method_of_the_sweep_is_measured():
     bench = steps.Bench(steps.TINY, jnp.float32, steps=2)
     for case in sweep("methods", 1, 8, 64, "none"):

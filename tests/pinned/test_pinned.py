@@ -10,11 +10,20 @@ from tests.pinned import settings
 _EXPECTED = json.loads(Path(__file__).with_name("expected.json").read_text())
 
 
-def named(rows):
-    return [pytest.param(row["settings"], row["sha256"], id=row["name"]) for row in rows]
+def named(rows, quick=None):
+    """The rows of an expected table; those after the first ``quick`` are long."""
+    return [
+        pytest.param(
+            row["settings"],
+            row["sha256"],
+            id=row["name"],
+            marks=[] if quick is None or number < quick else [pytest.mark.long],
+        )
+        for number, row in enumerate(rows)
+    ]
 
 
-@pytest.mark.parametrize(("case", "expected"), named(_EXPECTED["networks"]))
+@pytest.mark.parametrize(("case", "expected"), named(_EXPECTED["networks"], 3))
 def test_frozen_networks_are_those_of_old(case, expected):
     assert settings.digest(settings.frozen_network(case)) == expected
     other = {**case, "seed": case["seed"] + 1}
@@ -32,6 +41,7 @@ def test_the_digests_are_of_different_networks():
 
 
 @pytest.mark.smollm2
+@pytest.mark.long
 def test_the_base_has_its_fingerprint(smollm2_path):
     base = _EXPECTED["base"]
     assert settings.fingerprint_of_base(smollm2_path, base["dtype"]) == base["fingerprint"]

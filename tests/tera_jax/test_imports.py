@@ -72,6 +72,7 @@ def test_every_public_name_is_the_one_that_type_checkers_see(package):
         package.adpt  # noqa: B018
 
 
+@pytest.mark.long
 def test_the_harness_tells_its_flags_without_lm_eval():
     blocked = """
 import runpy, sys

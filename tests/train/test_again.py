@@ -30,6 +30,7 @@ def last_d(config, workdir):
     return run, step, jax.device_get(state.d)
 
 
+@pytest.mark.long
 def test_a_finished_run_may_be_logged_evaluated_and_exported_otherwise(
     scene, records_path, tmp_path
 ):

@@ -219,6 +219,7 @@ def test_the_likeliest_choices_are_scored(finished, tmp_path):
         assert summary["metrics"]["accuracy"] == sum(pick["right"] for pick in picks) / 2
 
 
+@pytest.mark.long
 def test_a_mesh_gives_the_same_answers(finished):
     run, workdir = finished
     _, d = runs.restore_best(run, workdir)

@@ -98,6 +98,7 @@ def test_an_output_that_is_not_empty_is_refused_before_anything_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.long
 def test_an_export_from_another_mesh_is_the_same_to_rounding(finished, tmp_path, capsys):
     _, workdir = finished
     for name, mesh in (("one", "data=1"), ("many", "fsdp=2,tensor=2")):

@@ -117,6 +117,7 @@ def test_a_task_of_ones_own_is_measured_before_and_after(tuned, given, capsys):
     assert {*tuned.evaluate(file, "exact", limit=2, base=True)} == {"exact"}
 
 
+@pytest.mark.long
 def test_a_benchmark_keeps_its_own_metrics(tuned, records_path):
     found = tuned.evaluate(records_path, task="boolq", limit=4)
     assert set(found) == {"accuracy", "parsed"}

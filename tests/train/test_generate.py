@@ -257,6 +257,7 @@ class Terminal:
         self.until(text + "\n")  # the terminal's echo
 
 
+@pytest.mark.long
 def test_the_chat_in_a_terminal_switches_the_adapter_off_and_on(finished, exported, tiny_llama):
     run, workdir = finished
     style = style_of(run.tokenizer, run.config.data)

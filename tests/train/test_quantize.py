@@ -35,6 +35,7 @@ def examples(run):
     return [data.tokenize(part, run.tokenizer, run.config.data) for part in (train, valid)]
 
 
+@pytest.mark.long
 def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
     run = runs.build(parse(quantised))
     assert "layers in nf4" in runs.describe(run)

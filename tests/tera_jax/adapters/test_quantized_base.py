@@ -35,7 +35,7 @@ def value_and_grad(adapter, model):
 @pytest.mark.parametrize(
     ("name", "kind"),
     quick_only(
-        [("tera", "nf4"), ("prompt", "nf4")],
+        [("tera", "nf4")],
         [("tera", "int8"), ("tera", "int4"), *((name, "nf4") for name in SETTINGS)],
         names=2,
     ),

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from tera_jax import load_adapter
 from tera_jax.llama import Llama
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.io.peft_models import (
     PREFIX,
     QV,
@@ -75,7 +76,7 @@ def forward(params, config):
 
 @SAVED_LAYERS
 @pytest.mark.usefixtures("in_float64")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", quick_only([*CASES][::2], CASES))
 def test_logits_are_those_of_peft(bases, tmp_path, case):
     base = bases[case.endswith("tied")]
     model = made(base, CASES[case](), tmp_path / "a")

@@ -65,7 +65,7 @@ def assert_laid_out(array, wanted):
 @pytest.mark.parametrize(
     ("method", "remat"),
     quick_only(
-        [("tera", "dots"), ("full", "none")],
+        [("tera", "dots")],
         [("tera", "dots"), ("tera", "full"), ("full", "none")],
         names=2,
     ),

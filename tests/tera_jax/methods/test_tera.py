@@ -78,9 +78,9 @@ QUICK = [
     (text, fields)
     for texts, settings in ELEMENTS
     for i, text in enumerate(texts)
-    for fields in settings[i % 2 :: 2]
+    for fields in [settings[i % len(settings)]]
 ]
-"""Each scheme and each of the settings."""
+"""Each scheme, and the settings in turn."""
 
 
 @pytest.mark.parametrize(("text", "fields"), quick_only(QUICK, ALL, names=2))
@@ -251,20 +251,24 @@ def test_num_trainable_is_the_size_of_d():
 
 @pytest.mark.parametrize(
     ("text", "structure"),
-    [
-        ("16|4x4", "dense"),
-        ("16|4x4", "hadamard"),
-        ("16|4:2x4:2", "hadamard"),
-        ("130|8x10", "hadamard"),
-        ("8x10|72", "hadamard"),
-        ("96|8:4x12", "hadamard"),
-        ("2x8|16", "dense"),
-        ("16:5|4x4", "dense"),
-        ("16|4:2x4:2", "dense"),
-        ("130|8x10", "hadamard_factor"),
-        ("8x10|72", "hadamard_factor"),
-        ("96|8:4x12", "hadamard_factor"),
-    ],
+    quick_only(
+        [("16:5|4x4", "dense"), ("96|8:4x12", "hadamard"), ("8x10|72", "hadamard_factor")],
+        [
+            ("16|4x4", "dense"),
+            ("16|4x4", "hadamard"),
+            ("16|4:2x4:2", "hadamard"),
+            ("130|8x10", "hadamard"),
+            ("8x10|72", "hadamard"),
+            ("96|8:4x12", "hadamard"),
+            ("2x8|16", "dense"),
+            ("16:5|4x4", "dense"),
+            ("16|4:2x4:2", "dense"),
+            ("130|8x10", "hadamard_factor"),
+            ("8x10|72", "hadamard_factor"),
+            ("96|8:4x12", "hadamard_factor"),
+        ],
+        names=2,
+    ),
 )
 def test_rank_reaches_the_bound_of_theorem_1(text, structure):
     scheme = Tensorization.parse(text)

@@ -8,6 +8,7 @@ import pytest
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.ops import dispatch, segment_attention
 from tests.margins import roundings
+from tests.marks import quick_only
 from tests.parts import SMALL
 
 LENGTHS_BM = np.asarray([[5, 3, 0], [2, 9, 1], [12, 0, 0]], np.int32)
@@ -59,7 +60,7 @@ def test_the_rest_of_a_row_is_a_segment_too():
     assert start_BN.tolist() == [[0, 5, -1, 8, -1], [0, 2, 11, -1, -1], [0, -1, -1, -1, -1]]
 
 
-@pytest.mark.parametrize("kv_heads", [4, 2])
+@pytest.mark.parametrize("kv_heads", quick_only([2], [4, 2]))
 def test_segments_do_what_their_mask_does(kv_heads, on_gpu):
     shapes = [(ROWS, LENGTH, heads, 8) for heads in (4, kv_heads, kv_heads)]
     query, key, value = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes))

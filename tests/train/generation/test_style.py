@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.marks import quick_only
 from tests.parts import small_tokenizer
 from train import data
 from train.config import DataConfig
@@ -20,7 +21,14 @@ def tokenizer():
     return small_tokenizer()
 
 
-@pytest.mark.parametrize(("prompt", "bos"), [("hira", "never"), ("llm-adapters", "inference")])
+@pytest.mark.parametrize(
+    ("prompt", "bos"),
+    quick_only(
+        [("llm-adapters", "inference")],
+        [("hira", "never"), ("llm-adapters", "inference")],
+        names=2,
+    ),
+)
 def test_a_run_of_a_named_template_is_asked_in_it(tokenizer, prompt, bos):
     config = DataConfig(path="-", prompt=prompt, bos=bos)
     style = style_of(tokenizer, config)

@@ -51,7 +51,7 @@ PLANS = list(itertools.product(["tera", "lora", "full"], ["data=8", MIXED, "fsdp
 
 @pytest.mark.parametrize(
     ("method", "mesh"),
-    quick_only([("tera", "fsdp=8"), ("lora", MIXED), ("full", "data=8")], PLANS, names=2),
+    quick_only([("tera", "fsdp=8")], PLANS, names=2),
 )
 def test_the_plan_is_what_a_device_then_holds(tiny, method, mesh, monkeypatch):
     monkeypatch.setattr(sharding, "REPLICATED_BYTES", 2000)
@@ -104,6 +104,7 @@ def test_full_fine_tuning_splits_its_state(tiny):
         assert many[name] < one[name] / 7
 
 
+@pytest.mark.long
 def test_the_step_is_compiled_from_shapes(tiny, capsys):
     argv = [f"--model={tiny}", "--set", "num_modes=2", "--compile", "--length=16"]
     count.main([*argv, "--mesh=fsdp=8"])

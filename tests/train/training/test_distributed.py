@@ -153,6 +153,7 @@ def test_two_processes_write_one_of_each_file(one, two):
         assert checkpoints.latest == STEPS
 
 
+@pytest.mark.long
 def test_processes_with_different_settings_are_refused(command, tmp_path):
     arguments = [*command, f"--workdir={tmp_path / 'run'}"]
     other = "--config.optim.learning_rate=1e-3"

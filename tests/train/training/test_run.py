@@ -77,6 +77,7 @@ def built(tiny_config):
     return build
 
 
+@pytest.mark.long
 def test_training_leaves_the_arrays_of_its_run(built, tmp_path):
     losses = {}
     for unroll in (False, True):

@@ -77,14 +77,12 @@ BEAMS = {
 }
 
 
-@pytest.mark.parametrize("family", quick_only(["qwen2", "mistral"], FAMILIES))
+@pytest.mark.parametrize("family", quick_only(["mistral"], FAMILIES))
 def test_beam_search_equals_transformers(tiny_path, load_torch, family):
     assert_same_beams(tiny_path(family), load_torch, BEAMS["penalty"])
 
 
-@pytest.mark.parametrize(
-    "name", quick_only(["bigrams", "negative"], sorted(set(BEAMS) - {"penalty"}))
-)
+@pytest.mark.parametrize("name", quick_only(["negative"], sorted(set(BEAMS) - {"penalty"})))
 def test_each_option_of_beam_search_equals_transformers(tiny_path, load_torch, name):
     assert_same_beams(tiny_path("llama-3"), load_torch, BEAMS[name])
 
@@ -147,7 +145,7 @@ def test_filtered_logits_are_those_of_transformers(options):
     assert np.isfinite(found).sum() < logits_BV.size or options.keys() == {"temperature"}
 
 
-@pytest.mark.parametrize("name", quick_only(["all", "one"], FILTERS))
+@pytest.mark.parametrize("name", quick_only(["all"], FILTERS))
 def test_sampled_tokens_have_the_filtered_distribution(tiny_path, name):
     """A chi-square test at 1e-3 of 4,000 first tokens; the seed is fixed."""
     model, params = load_pretrained(tiny_path("llama-3"))

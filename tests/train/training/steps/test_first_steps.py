@@ -13,6 +13,7 @@ from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import TABLE
 from tests import parts
 from tests.margins import close, roundings
+from tests.marks import quick_only
 from train import data
 from train.config import DataConfig, OptimConfig
 from train.data import Example
@@ -95,7 +96,7 @@ def require_close(found, expected, of=None):
         close(a, b, rtol=LIMIT, atol=LIMIT * np.abs(size).max())
 
 
-@pytest.mark.parametrize("parts_of_a_batch", [1, 2])
+@pytest.mark.parametrize("parts_of_a_batch", quick_only([2], [1, 2]))
 def test_the_gradient_is_that_of_the_mean_over_target_tokens(parts_of_a_batch):
     loss, gradient = by_hand()
     d = jax.device_get(made()[1]["d"])

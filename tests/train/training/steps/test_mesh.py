@@ -181,7 +181,7 @@ def test_a_frozen_network_that_is_split_has_the_same_loss_curve(monkeypatch):
     np.testing.assert_allclose(curve(many), on_one_device("tera"), rtol=5e-6)
 
 
-@pytest.mark.parametrize("method", quick_only(["tera"], ["tera", "full"]))
+@pytest.mark.parametrize("method", quick_only([], ["tera", "full"]))
 def test_unrolled_layers_have_the_same_loss_curve(method):
     losses = curve(trainer(method, 2, 2, 2, unroll=True))
     np.testing.assert_allclose(losses, on_one_device(method), rtol=5e-6)

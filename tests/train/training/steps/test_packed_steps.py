@@ -91,6 +91,7 @@ def trained(run, train):
     return losses, step._cache_size()
 
 
+@pytest.mark.long
 def test_an_epoch_is_traced_once_and_rows_may_be_sharded(build):
     run, train, _ = build()
     one, traces = trained(run, train)
