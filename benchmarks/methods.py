@@ -9,8 +9,8 @@ r"""Every method on one small model and two real tasks, each at its own best lea
 ``configs/studies/smollm2.py``, run by the rooms of ``train.compare``: 300 steps of AdamW on batches
 of 32. For each method and task the learning rate climbs on one grid, two values a decade. It stops
 when the best on the validation part has worse neighbours on both sides. Two more seeds then run at
-that rate. The test part is read only by the table. A seed is that of the order of the data, of d,
-and of the frozen network.
+that rate, or as many as ``--seeds`` says in all. The test part is read only by the table. A seed is
+that of the order of the data, of d, and of the frozen network.
 
 Each finished run is a line of ``--output``, and is not run again: an interrupted study goes on.
 With several GPUs a process is started for each.
@@ -32,7 +32,11 @@ STEPS: int = smollm2.get_config().steps
 
 
 def study(
-    model: str, paths: dict[str, str], variants: Sequence[Variant], quantize: str = "none"
+    model: str,
+    paths: dict[str, str],
+    variants: Sequence[Variant],
+    quantize: str = "none",
+    seeds: int = 3,
 ) -> schema.Study:
     """The study of some variants.
 
@@ -41,6 +45,7 @@ def study(
         paths: of the tasks' records, by the names of the study's file.
         variants: to compare.
         quantize: kind of the base.
+        seeds: runs at the best rate.
 
     Raises:
         ValueError: for a task that the study's file does not have.
@@ -51,7 +56,9 @@ def study(
         raise ValueError(f"{sorted(paths.keys() - known.keys())} are none of {sorted(known)}")
     tree["settings"]["model"]["quantize"] = quantize
     tasks = [{**known[name], "path": path} for name, path in paths.items()]
-    config = schema.build({**tree, "model": model, "tasks": tasks, "rates": "climb"})
+    config = schema.build(
+        {**tree, "model": model, "tasks": tasks, "rates": "climb", "seeds": seeds}
+    )
     return schema.make(config, tuple(variants))
 
 
@@ -66,6 +73,7 @@ def main() -> None:
     parser.add_argument("--choices", action="store_true", help="TeRA's open choices as well")
     parser.add_argument("--only", nargs="+", help="names of variants, such as lora")
     parser.add_argument("--tasks", nargs="+", help="GSM8K, ConvAI2 or both, the default")
+    parser.add_argument("--seeds", type=int, default=3, help="runs at the best rate")
     parser.add_argument("--retry", action="store_true", help="run again what failed before")
     parser.add_argument("--table", action="store_true", help="print the table of --output and end")
     args = parser.parse_args()
@@ -86,7 +94,7 @@ def main() -> None:
         if not value:
             parser.error(f"--{flag.lower()} is missing")
     variants = [variant for variant in known if variant.name in only]
-    asked = study(args.model, paths, variants, args.quantize)
+    asked = study(args.model, paths, variants, args.quantize, args.seeds)
     results.repair()
     if args.retry:
         results.forget_failures()
