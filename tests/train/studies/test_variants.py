@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.variants import CHOICES, METHODS
 from tera_jax.methods import TABLE
+from train.params.count import count
 from train.studies import schema
 from train.studies.variants import Variant, parse_all
 
@@ -139,3 +140,14 @@ def test_variants_of_the_committed_results_keep_their_names():
     assert len(set(names)) == len(names)
     assert "tera structure=hadamard init=orthogonal" in names
     assert "tera init=orthogonal targets=v_proj+o_proj" in names
+
+
+def test_methods_are_compared_at_about_as_many_trainable_parameters():
+    counts = {}
+    for variant in CHOICES:
+        if variant.method in ("fourierft", "vblora", "ln_tuning") or "tensorizations" in variant.name:
+            settings = variant.settings()
+            targets = settings.pop("targets", None)
+            counts[variant] = count("smollm2-135m", variant.method, settings, targets).trained
+    assert len(counts) > 8
+    assert all(35_000 < trained < 40_000 for trained in counts.values()), counts
