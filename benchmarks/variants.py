@@ -12,6 +12,8 @@ _VO = "targets=v_proj+o_proj"
 _ALL = "targets=q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj"
 _HIGH_ORDER = "tensorizations=4x144|8x8x9+4x144|12x16+4x144|8x12x16+12x128|8x8x9"
 _TWO_A_SIDE = "tensorizations=8x72|9x64+8x72|4x48+8x72|12x128+12x128|9x64"
+_BY_MODULE = "tensorizations=v_proj=576|12x16+o_proj=24x24|576"
+_HEADS = "head_dim=64,num_modes=3"
 _START = "rate=1e-1"
 _BETTER = "rate=3e-2"
 _LOW = "rate=1e-2"
@@ -52,6 +54,9 @@ CHOICES = variants(
         f"tera:{_OUT},init=orthogonal,{_BETTER}",
         f"tera:{_OUT},structure=hadamard,init=orthogonal,{_BETTER}",
         f"tera:{_OUT},init=orthogonal,{_VO},{_BETTER}",
+        f"tera:{_BY_MODULE},init=orthogonal,{_VO},{_BETTER}",
+        f"tera:{_HEADS},init=orthogonal,{_VO},{_BETTER}",
+        f"tera_iden:{_HEADS},{_VO},{_BETTER}",
         f"tera:{_HIGH_ORDER},init=orthogonal,{_ALL},{_BETTER}",
         f"tera:{_TWO_A_SIDE},init=orthogonal,{_ALL},{_BETTER}",
         f"tera:{_OUT},structure=hadamard_factor,{_START}",
@@ -73,8 +78,9 @@ CHOICES = variants(
 
 TeRA's are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
 (as the output side has it), and what the paper leaves open. The last is from gain 1, one change at
-a time. On all seven modules there are a scheme of one long mode beside short ones, and one of two
-modes a side.
+a time. On value and output there are a scheme a module, which splits the sides of the heads, and
+modes along heads: 9x8x8 and 3x8x8. On all seven modules there are a scheme of one long mode beside
+short ones, and one of two modes a side.
 
 The change that FourierFT starts from has the root mean square 150 sqrt(n / 2) / (in out): 0.0079
 and 0.0238 on query and value, where this model's kernels have 0.20.

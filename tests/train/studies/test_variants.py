@@ -19,6 +19,7 @@ from train.studies.variants import Variant, parse_all
         ("vera:targets=all-linear", "vera:targets=all-linear"),
         ("quanta:axes=8+8+9,rate=1e-3", "quanta:axes=8+8+9"),
         ("tera:tensorizations=576|24x24+576|12x16", "tera:tensorizations=576|24x24+576|12x16"),
+        ("tera:tensorizations=v_proj=8|4x2+8|2x4", "tera:tensorizations=v_proj=8|4x2+8|2x4"),
         ("tera:zero_init_mode=longest", "tera:zero_init_mode=longest"),
         ("tera:zero_init_mode=2,gain=1", "tera:zero_init_mode=2,gain=1.0"),
     ],
@@ -145,9 +146,10 @@ def test_variants_of_the_committed_results_keep_their_names():
 def test_methods_are_compared_at_about_as_many_trainable_parameters():
     counts = {}
     for variant in CHOICES:
-        if variant.method in ("fourierft", "vblora", "ln_tuning") or "tensorizations" in variant.name:
+        named = ("fourierft", "vblora", "ln_tuning", "tensorizations", "head_dim")
+        if any(each in variant.name for each in named):
             settings = variant.settings()
             targets = settings.pop("targets", None)
             counts[variant] = count("smollm2-135m", variant.method, settings, targets).trained
-    assert len(counts) > 8
+    assert len(counts) == 12
     assert all(35_000 < trained < 40_000 for trained in counts.values()), counts
