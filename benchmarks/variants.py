@@ -8,22 +8,26 @@ from train.studies.variants import Variant, shown
 
 _OUT = "tensorizations=576|24x24+576|12x16"
 _IN = "tensorizations=24x24|576+24x24|192"
-_ALL = "q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj"
+_VO = "targets=v_proj+o_proj"
+_ALL = "targets=q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj"
+_HIGH_ORDER = "tensorizations=4x144|8x8x9+4x144|12x16+4x144|8x12x16+12x128|8x8x9"
+_TWO_A_SIDE = "tensorizations=8x72|9x64+8x72|4x48+8x72|12x128+12x128|9x64"
+_BY_MODULE = "tensorizations=v_proj=576|12x16+o_proj=24x24|576"
+_HEADS = "head_dim=64,num_modes=3"
 _START = "rate=1e-1"
 _BETTER = "rate=3e-2"
+_LOW = "rate=1e-2"
+_BANK = "rank=2,vector_length=192"
+_UNNAMED = (_OUT, _IN, "axes=8+8+9")
 
 
 def short_name(variant: Variant) -> str:
     """As results name it: ``tera``, ``tera gain=2.0`` or ``tera targets=v_proj+o_proj``.
 
-    Schemes and axes, which the sizes of the model ask for, are not named.
+    The axes and schemes that the sizes of the model ask for are not named.
     """
-    fields = [
-        f"{name}={shown(value)}"
-        for name, value in variant.fields
-        if name == "targets" or not isinstance(value, tuple)
-    ]
-    return " ".join([variant.method, *fields])
+    fields = [f"{name}={shown(value)}" for name, value in variant.fields]
+    return " ".join([variant.method, *(each for each in fields if each not in _UNNAMED)])
 
 
 def variants(specs: Sequence[str]) -> tuple[Variant, ...]:
@@ -37,12 +41,24 @@ METHODS = variants(smollm2.METHODS)
 
 CHOICES = variants(
     (
-        f"unilora:length=36840,targets={_ALL},{_BETTER}",
-        f"unilora:length=36840,targets=v_proj+o_proj,{_BETTER}",
-        f"vera:targets=v_proj+o_proj,{_START}",
+        f"unilora:length=36840,{_ALL},{_BETTER}",
+        f"unilora:length=36840,{_VO},{_BETTER}",
+        f"vera:{_VO},{_START}",
+        f"fourierft:num_frequencies=614,{_START}",
+        f"fourierft:num_frequencies=614,{_VO},{_START}",
+        f"fourierft:num_frequencies=175,{_ALL},{_START}",
+        f"vblora:{_BANK},num_vectors=46,{_LOW}",
+        f"vblora:{_BANK},num_vectors=46,{_VO},{_LOW}",
+        f"vblora:{_BANK},num_vectors=11,{_ALL},{_LOW}",
+        f"ln_tuning:{_LOW}",
         f"tera:{_OUT},init=orthogonal,{_BETTER}",
         f"tera:{_OUT},structure=hadamard,init=orthogonal,{_BETTER}",
-        f"tera:{_OUT},init=orthogonal,targets=v_proj+o_proj,{_BETTER}",
+        f"tera:{_OUT},init=orthogonal,{_VO},{_BETTER}",
+        f"tera:{_BY_MODULE},init=orthogonal,{_VO},{_BETTER}",
+        f"tera:{_HEADS},init=orthogonal,{_VO},{_BETTER}",
+        f"tera_iden:{_HEADS},{_VO},{_BETTER}",
+        f"tera:{_HIGH_ORDER},init=orthogonal,{_ALL},{_BETTER}",
+        f"tera:{_TWO_A_SIDE},init=orthogonal,{_ALL},{_BETTER}",
         f"tera:{_OUT},structure=hadamard_factor,{_START}",
         f"tera:{_OUT},structure=hadamard,{_START}",
         f"tera:{_IN},side=in,zero_init_mode=longest,{_BETTER}",
@@ -58,9 +74,14 @@ CHOICES = variants(
         f"tera_unique:{_OUT},gain=1.0,{_START}",
     )
 )
-"""Other targets of Uni-LoRA and VeRA, and TeRA's choices.
+"""Other targets and methods at about 37,000 trainable parameters, and TeRA's choices.
 
-These are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
+TeRA's are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
 (as the output side has it), and what the paper leaves open. The last is from gain 1, one change at
-a time.
+a time. On value and output there are a scheme a module, which splits the sides of the heads, and
+modes along heads: 9x8x8 and 3x8x8. On all seven modules there are a scheme of one long mode beside
+short ones, and one of two modes a side.
+
+The change that FourierFT starts from has the root mean square 150 sqrt(n / 2) / (in out): 0.0079
+and 0.0238 on query and value, where this model's kernels have 0.20.
 """

@@ -15,12 +15,13 @@ from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from tera_jax.methods import schemes
 from tera_jax.methods.base import KeyArray, LinearMethod, TargetLayer
 from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
 from tera_jax.network import contraction, cost_model, projection, random_network, rows
 from tera_jax.network.random_network import Init, Structure
-from tera_jax.network.tensorization import Tensorization, propose, unfold
+from tera_jax.network.tensorization import Tensorization, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
 
 
@@ -29,9 +30,9 @@ class TeRA(LinearMethod):
     """TeRA: y = x (W + ΔW), Eq. 5. What the paper fixes, and what it leaves open.
 
     Attributes:
-        tensorizations: one scheme, such as ``"4096|8x8x8x8"``, for each kernel shape that is not
-            to get the proposed one. A scheme goes to the kernels whose shape its modes multiply
-            out to.
+        tensorizations: schemes, such as ``"4096|8x8x8x8"``, in place of the proposed ones. A scheme
+            goes to the kernels whose shape its modes multiply out to. ``"v_proj=4096|8x8x8x8"``
+            goes first, to the layers that the pattern before ``=`` names.
         num_modes: modes of the split side in the proposed scheme, the other being whole (Section
             5: tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
         side: the side that the proposed scheme splits, ``out`` or ``in``.
@@ -54,6 +55,9 @@ class TeRA(LinearMethod):
             rows, as that of a whole side, are fast random orthogonal transforms, of which only the
             signs are kept; ``hadamard``: the core too. The trained d and the ranks are the same. A
             transform needs its full rank.
+        head_dim: features of an attention head, such as 64. Proposed schemes of ``q_proj``,
+            ``k_proj`` and ``v_proj`` then split the outputs, and of ``o_proj`` the inputs, into the
+            number of heads and ``num_modes`` - 1 modes of a head: one d has an entry a head.
     """
 
     tensorizations: tuple[str, ...] = ()
@@ -66,16 +70,13 @@ class TeRA(LinearMethod):
     seed: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     structure: Structure = "dense"
+    head_dim: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shapes = [Tensorization.parse(text).shape for text in self.tensorizations]
-        for shape in shapes:
-            if shapes.count(shape) > 1:
-                raise ValueError(
-                    f"two tensorizations for kernels {shape} among {self.tensorizations}; keep one"
-                )
-        check_at_least(1, num_modes=self.num_modes)
+        schemes.entries(self.tensorizations)
+        check_at_least(1 if self.head_dim is None else 2, num_modes=self.num_modes)
+        check_at_least(2, head_dim=self.head_dim)
         if self.zero_init_mode == 0:
             raise ValueError(
                 "zero_init_mode 0; the vectors d are counted from 1, or from the end by -1"
@@ -88,67 +89,68 @@ class TeRA(LinearMethod):
             )
 
     def check(self, layers: Sequence[TargetLayer]) -> None:
-        """Raise ``ValueError`` when a listed scheme fits no kernel, or a kernel has none."""
-        shapes = {layer.kernel_shape for layer in layers}
-        for text in self.tensorizations:
-            if Tensorization.parse(text).shape not in shapes:
-                raise ValueError(
-                    f"tensorization {text!r} folds a kernel {Tensorization.parse(text).shape}, "
-                    f"but the targets' kernels are {sorted(shapes)}; its modes must multiply out "
-                    "to one of these"
-                )
-        for shape in shapes:
-            self.tensorization(shape)
+        """Raise ``ValueError`` when a listed scheme fits no layer, or a layer has none."""
+        schemes.check(schemes.entries(self.tensorizations), layers, self.head_dim)
+        for layer in layers:
+            self.scheme(layer)
 
     def tensorization(self, kernel_shape: tuple[int, ...]) -> Tensorization:
-        """The scheme of a kernel (in, out): the listed one of that shape, or the proposed one.
+        """The scheme of kernels (in, out) of layers that have no other by their name.
+
+        Raises ``ValueError`` as :meth:`scheme` does.
+        """
+        return self._fitting(self._scheme(kernel_shape, None))
+
+    def scheme(self, layer: TargetLayer) -> Tensorization:
+        """The scheme of a layer: the listed one, or the proposed one.
 
         Raises:
             ValueError: when ``zero_init_mode`` is above the order of the scheme, or ``structure``
                 does not fit it.
         """
-        listed = (Tensorization.parse(text) for text in self.tensorizations)
-        scheme = next((scheme for scheme in listed if scheme.shape == kernel_shape), None)
-        scheme = scheme or propose(kernel_shape[0], kernel_shape[1], self.num_modes, self.side)
-        if self.zero_init_mode != "longest" and abs(self.zero_init_mode) > scheme.order:
-            raise ValueError(
-                f"zero_init_mode {self.zero_init_mode}, but {scheme} has {scheme.order} vectors d; "
-                "choose one of them"
-            )
-        random_network.check_structure(scheme, self.structure)
-        return scheme
+        return self._fitting(self._scheme(layer.kernel_shape, layer))
+
+    def _scheme(self, shape: tuple[int, ...], layer: TargetLayer | None) -> Tensorization:
+        listed = schemes.listed(schemes.entries(self.tensorizations), shape, layer)
+        return listed or schemes.proposed(shape, self.num_modes, self.side, self.head_dim, layer)
+
+    def _fitting(self, scheme: Tensorization) -> Tensorization:
+        return schemes.fitting(scheme, self.zero_init_mode, self.structure)
 
     def frozen_set(self, layer: TargetLayer) -> str | None:
-        """By the kernel's shape, by module and shape, or none."""
+        """By the kernel's shape and scheme, by module and shape, or none."""
         shape = "x".join(map(str, layer.kernel_shape))
         names = {"shape": shape, "module": f"{layer.name}:{shape}", "none": None}
+        own = self._scheme(layer.kernel_shape, layer)
+        if self.sharing == "shape" and own != self._scheme(layer.kernel_shape, None):
+            return str(own)
         return names[self.sharing]
 
     def init_frozen(self, key: KeyArray, kernel: Any, layer: TargetLayer) -> dict[str, Any]:
         """Core and factors."""
-        del layer
-        return init_frozen(key, self.tensorization(kernel.shape), self)
+        del kernel
+        return init_frozen(key, self.scheme(layer), self)
 
     def init_d(self, key: KeyArray, kernel: Array, frozen: Any, layer: TargetLayer) -> list[Array]:
         """One vector a mode."""
-        del key, frozen, layer
-        return init_d(self.tensorization(kernel.shape), self)
+        del key, kernel, frozen
+        return init_d(self.scheme(layer), self)
 
     def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
         """The network, contracted."""
-        del layer
-        return delta_w(frozen, d, self.tensorization(kernel.shape), jax.lax.Precision.HIGHEST)
+        del kernel
+        return delta_w(frozen, d, self.scheme(layer), jax.lax.Precision.HIGHEST)
 
     def branch(self, frozen: Any, d: Any, kernel: Array, x: Array, layer: TargetLayer) -> Array:
         """Through the network, on the side of the activations."""
-        del layer
+        del kernel
         network = _cast(frozen, x.dtype)
         y_TJ = contraction.through(
             x.reshape(-1, x.shape[-1]),
             network["core"],
             network["factors"],
             d,
-            self.tensorization(kernel.shape).split,
+            self.scheme(layer).split,
             full_precision(x.dtype),
         )
         return y_TJ.reshape(*x.shape[:-1], -1)
@@ -172,34 +174,34 @@ class TeRA(LinearMethod):
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
         """The d of each group of modes, multiplied out."""
-        del layer
-        return rows.row(frozen["factors"], d, self.tensorization(kernel.shape).split)
+        del kernel
+        return rows.row(frozen["factors"], d, self.scheme(layer).split)
 
     def branch_rows(
         self, frozen: Any, row_B: Any, kernel: Array, x: Array, layer: TargetLayer
     ) -> Array:
         """Through the network, on the side of the activations."""
         del kernel
-        return self._through_rows(frozen, [row_B], x, layer.kernel_shape)[0]
+        return self._through_rows(frozen, [row_B], x, self.scheme(layer).split)[0]
 
     def branches(
         self, frozen: Any, rows_B: Sequence[Any], x: Array, layers: Sequence[TargetLayer]
     ) -> list[Array] | None:
-        """Of layers of one shape; where there is a kernel for it, by one call."""
-        shapes = {layer.kernel_shape for layer in layers}
-        return None if len(shapes) > 1 else self._through_rows(frozen, rows_B, x, shapes.pop())
+        """Of layers of one scheme; where there is a kernel for it, by one call."""
+        found = {self.scheme(layer) for layer in layers}
+        return None if len(found) > 1 else self._through_rows(frozen, rows_B, x, found.pop().split)
 
     def _through_rows(
-        self, frozen: Any, rows_B: Sequence[Any], x: Array, shape: tuple[int, ...]
+        self, frozen: Any, rows_B: Sequence[Any], x: Array, split: int
     ) -> list[Array]:
         network, x_BTJ = _cast(frozen, x.dtype), x.reshape(x.shape[0], -1, x.shape[-1])
-        arrays, split = (network["core"], network["factors"]), self.tensorization(shape).split
+        arrays = network["core"], network["factors"]
         found = rows.through(x_BTJ, *arrays, rows_B, split, full_precision(x.dtype))
         return [y_BTO.reshape(*x.shape[:-1], -1) for y_BTO in found]
 
     def max_rank(self, layer: TargetLayer) -> int:
         """Theorem 1."""
-        return self.tensorization(layer.kernel_shape).max_rank
+        return self.scheme(layer).max_rank
 
     def materializes(self, layer: TargetLayer, tokens: int) -> bool:
         """Whether one of the routes that make W + ΔW is the fastest."""
@@ -209,17 +211,15 @@ class TeRA(LinearMethod):
         self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer, dtype: DTypeLike
     ) -> Array:
         """W + ΔW under the name that rematerialisation keeps."""
-        del layer
 
         @jax.checkpoint  # all but the last matmul is recomputed in a fraction of its time
         def update(d: Any) -> Array:
-            scheme = self.tensorization(kernel.shape)
-            return delta_w(_cast(frozen, dtype), d, scheme, full_precision(dtype))
+            return delta_w(_cast(frozen, dtype), d, self.scheme(layer), full_precision(dtype))
 
         return checkpoint_name(add_update(kernel, update(d)), contraction.MATERIALIZED)
 
     def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
-        network = cost_model.Network(self.tensorization(layer.kernel_shape), self.structure)
+        network = cost_model.Network(self.scheme(layer), self.structure)
         # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
         # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1

@@ -93,6 +93,7 @@ def test_the_configuration_of_tera_has_todays_fields():
         "seed": 0,
         "dtype": "float32",
         "structure": "dense",
+        "head_dim": None,
     }
 
 

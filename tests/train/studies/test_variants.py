@@ -4,6 +4,7 @@ import pytest
 
 from benchmarks.variants import CHOICES, METHODS
 from tera_jax.methods import TABLE
+from train.params.count import count
 from train.studies import schema
 from train.studies.variants import Variant, parse_all
 
@@ -18,6 +19,7 @@ from train.studies.variants import Variant, parse_all
         ("vera:targets=all-linear", "vera:targets=all-linear"),
         ("quanta:axes=8+8+9,rate=1e-3", "quanta:axes=8+8+9"),
         ("tera:tensorizations=576|24x24+576|12x16", "tera:tensorizations=576|24x24+576|12x16"),
+        ("tera:tensorizations=v_proj=8|4x2+8|2x4", "tera:tensorizations=v_proj=8|4x2+8|2x4"),
         ("tera:zero_init_mode=longest", "tera:zero_init_mode=longest"),
         ("tera:zero_init_mode=2,gain=1", "tera:zero_init_mode=2,gain=1.0"),
     ],
@@ -139,3 +141,15 @@ def test_variants_of_the_committed_results_keep_their_names():
     assert len(set(names)) == len(names)
     assert "tera structure=hadamard init=orthogonal" in names
     assert "tera init=orthogonal targets=v_proj+o_proj" in names
+
+
+def test_methods_are_compared_at_about_as_many_trainable_parameters():
+    counts = {}
+    for variant in CHOICES:
+        named = ("fourierft", "vblora", "ln_tuning", "tensorizations", "head_dim")
+        if any(each in variant.name for each in named):
+            settings = variant.settings()
+            targets = settings.pop("targets", None)
+            counts[variant] = count("smollm2-135m", variant.method, settings, targets).trained
+    assert len(counts) == 12
+    assert all(35_000 < trained < 40_000 for trained in counts.values()), counts
