@@ -39,6 +39,10 @@ CHOICES = variants(
     (
         f"unilora:length=36840,targets={_ALL},{_BETTER}",
         f"unilora:length=36840,targets=v_proj+o_proj,{_BETTER}",
+        f"unires:length=36000,{_BETTER}",
+        f"unires:length=36000,kernel_rank=2,{_BETTER}",
+        f"unires:length=39160,{_BETTER}",
+        f"unires:length=39160,kernel_rank=2,{_BETTER}",
         f"vera:targets=v_proj+o_proj,{_START}",
         f"tera:{_OUT},init=orthogonal,{_BETTER}",
         f"tera:{_OUT},structure=hadamard,init=orthogonal,{_BETTER}",
@@ -58,7 +62,7 @@ CHOICES = variants(
         f"tera_unique:{_OUT},gain=1.0,{_START}",
     )
 )
-"""Other targets of Uni-LoRA and VeRA, and TeRA's choices.
+"""Other targets of Uni-LoRA and VeRA, UniRes, and TeRA's choices.
 
 These are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
 (as the output side has it), and what the paper leaves open. The last is from gain 1, one change at
