@@ -198,7 +198,8 @@ class UniRes(ReadFactors):
     def factors(self, frozen: Any, d: Any) -> tuple[Float[Array, "I R"], Float[Array, "R O"]]:
         """A diag(s), and B."""
         a_IR, b_RO = gather(frozen, d["theta"])
-        return a_IR * (1.0 + self.gate_scale * d["gates"]), b_RO
+        gate_R = 1.0 + self.gate_scale * d["gates"]
+        return a_IR * gate_R[None], b_RO
 
     def delta(self, frozen: Any, d: Any, kernel: Array, layer: TargetLayer) -> Array:
         """A diag(s) B, a part of its ranks times the kernel."""
