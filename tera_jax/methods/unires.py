@@ -51,7 +51,9 @@ class UniRes(ReadFactors):
     n_i, so that a step of Adam moves both parts as far.
 
     A kernel has one trained number u for each rank, its gates: s = 1 + gate_scale u, and u starts
-    at zero. theta starts away from zero, so the adapted model is not the base at step 0.
+    at zero.
+
+    theta starts away from zero, so the adapted model is not the base at step 0.
 
     Which layers face the residual stream is known by name alone. The defaults are the names of the
     Llama family. A layer that is in neither field has both of its sides gathered. Where that is so

@@ -40,17 +40,15 @@ SETTINGS = {
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
     "unires": {"rank": 4, "init_bound": 0.2, "writers": ("layer",)},
-    "unires kernel": {"rank": 4, "init_bound": 0.2, "kernel_rank": 2, "readers": ("layer",)},
     "vblora": {"rank": 2, "num_vectors": 9, "vector_length": 2, "bank_bound": 0.5},
     "vera": {"rank": 8},
 }
 # The published initial values already change the model.
-NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "vblora"}
-NOT_IDENTITY |= {"unires", "unires kernel"}
+NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "unires", "vblora"}
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
-KERNEL_METHODS += ["tera fast", "ia3 feedforward", "fourierft dense", "unires kernel"]
+KERNEL_METHODS += ["tera fast", "ia3 feedforward", "fourierft dense"]
 LAYERS = list(itertools.product(KERNEL_METHODS, SHAPES))
 QUICK_LAYERS = [(name, shape) for name, shape in LAYERS if shape == "gqa" or name == "tera"]
 DTYPES = [jnp.float32, jnp.bfloat16]
