@@ -3,7 +3,8 @@
 Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, VB-LoRA, FourierFT,
 LN-tuning, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
-which is the same update. UniRes is written as a LoRA of its rank. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
+which is the same update. UniRes is written as a LoRA of its rank. Of P-tuning PEFT saves the
+finished prompt alone, so that is what is read.
 
 What is read follows from ``adapter_config.json``: :mod:`.settings` has the keys that are
 understood, :mod:`.modules` chooses the layers as PEFT does, and :mod:`.base_weights` takes what is
