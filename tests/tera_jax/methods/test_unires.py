@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import load_adapter, quantize
+from tera_jax import quantize
+from tera_jax.adapters.factory import make
 from tera_jax.adapters.targets import get, put
-from tera_jax.io.adapter_files import save_peft
+from tera_jax.io import peft
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.base import bind
 from tera_jax.methods.unires import UniRes
@@ -91,8 +92,7 @@ def test_indices_and_counts_are_those_of_the_formula_on_smollm2(kernel_rank):
     assert set(counts[: 4 * 4 * 576]) == {28}
     for layer in SMOLLM2:
         for side, found in frozen.own[layer.name].items():
-            found = np.asarray(found)
-            for place, one in enumerate(found):
+            for place, one in enumerate(np.asarray(found)):
                 assert np.array_equal(one, index[place, layer.path[-1], side])
     other, _ = by_hand(SMOLLM2, 4, 36_000, 43)
     assert not np.array_equal(other[0, "q_proj", "b"], index[0, "q_proj", "b"])
@@ -197,9 +197,8 @@ def test_the_start_is_uniform_with_gates_of_one():
     assert theta.shape == (4000,)
     assert 0.29 < np.abs(theta).max() <= 0.3
     within(abs(np.std(theta) * np.sqrt(3) / 0.3 - 1), 0.03, of_draws=True)
-    d = method.init_d(jax.random.key(0), jnp.ones((2, 2)), {}, SMOLLM2[0])
-    assert d["gates"].shape == (4,)
-    assert not np.any(d["gates"])
+    gates = method.init_d(jax.random.key(0), jnp.ones((2, 2)), {}, SMOLLM2[0])["gates"]
+    assert np.array_equal(gates, np.zeros(4))
 
 
 def test_counts_of_trained_parameters(capsys):
@@ -236,24 +235,30 @@ def test_a_quantised_base_is_adapted_as_its_merged_weights_are():
     assert np.abs(found - base).max() > 1e-2 * np.ptp(expected)
 
 
-def test_peft_gets_a_lora_that_does_the_same(tmp_path):
-    adapter, _, _, v, _ = small_llama.made("unires", SMALL, ORDER)
-    save_peft(tmp_path / "a", adapter, v, "base")
-    lora, loaded = load_adapter(tmp_path / "a", v["params"])
-    assert (lora.name, lora.method.rank, lora.method.scale) == ("lora", 3, 1.0)
-    expected, found = jax.jit(adapter.merge)(v), jax.jit(lora.merge)(loaded)
+def test_peft_gets_a_lora_of_the_factors():
+    """tests/tera_jax/io/test_peft.py has PEFT's logits with it."""
+    adapter = make("unires", SMALL, llama(16, 8, 24, 2))
+    index, counts = by_hand(adapter.layers, 3, 500, 42)
+    random = np.random.default_rng(0)
+    theta, u = random.standard_normal(500), random.standard_normal((2, 3))
+    d = {"shared": {"unires": {"theta": jnp.asarray(theta, jnp.float32)}}}
     for layer in adapter.layers:
-        one, two, base = (
-            get(each, (*layer.path, "kernel")) for each in (expected, found, v["params"])
-        )
-        within(np.abs(one - two).max(), 1e-6 * np.abs(one).max())
-        assert np.abs(one - base).max() > 1e-2 * np.abs(one).max()
+        put(d, (*layer.path, "unires"), {"gates": jnp.asarray(u, jnp.float32)})
+    config, arrays = peft.unires.files(adapter, {"frozen": adapter.init_frozen({}), "d": d})
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 3.0)
+    assert len(arrays) == 2 * 2 * len(ORDER)
+    entries = theta / np.sqrt(counts)
+    for block, name in (("self_attn", "q_proj"), ("mlp", "down_proj")):
+        key = f"base_model.model.model.layers.1.{block}.{name}.lora_{{}}.weight"
+        factors = (entries[index[1, name, "a"]] * (1 + 0.3 * u[1]), entries[index[1, name, "b"]])
+        for side, expected in zip("AB", factors, strict=True):
+            error = np.abs(arrays[key.format(side)].T - expected).max()
+            within(error, 1e-6 * np.abs(expected).max())
 
 
-def test_what_scales_the_kernel_is_refused_for_peft_before_training(tmp_path):
-    adapter, _, first, _, _ = small_llama.made("unires", UniRes(rank=2, kernel_rank=1), ORDER)
+def test_what_scales_the_kernel_is_refused_for_peft_before_training():
     with pytest.raises(ValueError, match="kernel_rank 1 of unires scales the base's weights"):
-        save_peft(tmp_path / "a", adapter, first, "base")
+        peft.require("unires", UniRes(rank=2, kernel_rank=1))
     config = default("unires")
     config.model.path, config.data.path, config.export = "some/model", "r.json", ("peft",)
     require_possible(parse(config))
