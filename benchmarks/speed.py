@@ -59,15 +59,15 @@ from train.params.shapes import MODELS
 def check(found: Sequence[Measurement], falls: bool = True) -> None:
     """Raise ValueError unless every step starts at the loss of its frozen base, and goes down.
 
-    A prompt changes the model at once, as do LoRETTA and Uni-LoRA. Losses of several batches need
-    not fall.
+    A prompt changes the model at once, as do LoRETTA, Uni-LoRA and UniRes. Losses of several
+    batches need not fall.
     """
     base = {(r.tokens, r.base): r.first_loss for r in found if r.name.startswith(FROZEN)}
     for row in found:
         if (
             row.name.startswith("PEFT")
             or row.note
-            or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora")
+            or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora", "unires")
         ):
             continue
         expected = base.get((row.tokens, row.base), row.first_loss)

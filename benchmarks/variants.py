@@ -43,6 +43,10 @@ CHOICES = variants(
     (
         f"unilora:length=36840,{_ALL},{_BETTER}",
         f"unilora:length=36840,{_VO},{_BETTER}",
+        f"unires:length=36000,{_BETTER}",
+        f"unires:length=36000,kernel_rank=2,{_BETTER}",
+        f"unires:length=39160,{_BETTER}",
+        f"unires:length=39160,kernel_rank=2,{_BETTER}",
         f"vera:{_VO},{_START}",
         f"fourierft:num_frequencies=614,{_START}",
         f"fourierft:num_frequencies=614,{_VO},{_START}",
@@ -74,7 +78,7 @@ CHOICES = variants(
         f"tera_unique:{_OUT},gain=1.0,{_START}",
     )
 )
-"""Other targets and methods at about 37,000 trainable parameters, and TeRA's choices.
+"""UniRes, other targets and methods at about 37,000 trainable parameters, and TeRA's choices.
 
 TeRA's are orthogonal factors, the fast transforms, the input side split with the longest d zeroed
 (as the output side has it), and what the paper leaves open. The last is from gain 1, one change at

@@ -37,6 +37,7 @@ _LEARNING_RATES = {
     "tera_iden": 3e-2,
     "tera_unique": 1e-1,
     "unilora": 3e-2,
+    "unires": 3e-2,
 }
 _OTHER = 1e-3
 """For a method that docs/methods.md has no rate of."""

@@ -46,6 +46,7 @@ SMALL_METHODS: dict[str, dict[str, Any]] = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4, "dropout": 0.0},
     "unilora": {"rank": 4, "length": 200},
+    "unires": {"rank": 4, "init_bound": 0.2},
     "vblora": {"rank": 4, "num_vectors": 20, "vector_length": 8, "bank_bound": 0.3},
     "vera": {"rank": 8},
 }

@@ -89,9 +89,11 @@ def require_format(method: MethodConfig, format: str) -> None:
     """Raise ``ValueError`` where a method has no export in a format."""
     if format == "peft" and method.name not in peft.METHODS:
         raise ValueError(
-            f"export {format!r} of method {method.name!r}, which PEFT has not: it has "
+            f"export {format!r} of method {method.name!r}, which PEFT has not: written are "
             f"{', '.join(peft.METHODS)}. Export 'adapter' or, merged, 'hf'"
         )
+    if format == "peft":
+        peft.require(method.name, method.settings)
     if format in ("hf", "orbax") and not method.settings.mergeable:
         raise ValueError(
             f"export {format!r} of method {method.name!r}, which no merged weights can hold; "

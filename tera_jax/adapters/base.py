@@ -94,7 +94,7 @@ class Adapter(abc.ABC):
     ) -> dict[str, Any]:
         """The ``d`` collection, float32, with which the adapted model is the base.
 
-        Exceptions, by their publications: LoRETTA, Uni-LoRA, VB-LoRA, FourierFT, prompt
+        Exceptions, by their publications: LoRETTA, Uni-LoRA, UniRes, VB-LoRA, FourierFT, prompt
         tuning and P-tuning change it at once.
 
         Args:

@@ -17,6 +17,7 @@ from tera_jax.methods.randlora import RandLoRA
 from tera_jax.methods.tera import TeRA, TeRAIden, TeRAUnique
 from tera_jax.methods.toplora import TopLoRA
 from tera_jax.methods.unilora import UniLoRA
+from tera_jax.methods.unires import UniRes
 from tera_jax.methods.vblora import VBLoRA
 from tera_jax.methods.vera import VeRA
 
@@ -36,6 +37,7 @@ TABLE: dict[str, type[Method]] = {
     "vera": VeRA,
     "randlora": RandLoRA,
     "unilora": UniLoRA,
+    "unires": UniRes,
     "vblora": VBLoRA,
     "fourierft": FourierFT,
     "hira": HiRA,

@@ -9,11 +9,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from tera_jax.methods.base import Arrays, KeyArray, TargetLayer, check_rank
-from tera_jax.methods.low_rank import RankMethod, init_factors, update
+from tera_jax.methods.low_rank import RankMethod, init_factors, through_kernel_rows, update
 from tera_jax.methods.product import linear
 from tera_jax.ops.numerics import acc_dtype
 
@@ -62,10 +61,4 @@ class HiRA(RankMethod):
     ) -> Array:
         """The sum over k of ((x ⊙ a_k) W) ⊙ b_k: r products with W, which all rows share."""
         del frozen, layer
-        x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
-        acc = acc_dtype(x.dtype)
-        a_BIR, b_BRO = row_B["a"].astype(acc), row_B["b"].astype(acc)
-        scaled_BTRI = x_BTI.astype(acc)[:, :, None] * jnp.swapaxes(a_BIR, 1, 2)[:, None]
-        y_BTRO = linear(scaled_BTRI.astype(x.dtype), kernel).astype(acc)
-        y_BTO = jnp.sum(y_BTRO * b_BRO[:, None], axis=2)
-        return y_BTO.astype(x.dtype).reshape(*x.shape[:-1], -1)
+        return through_kernel_rows(x, kernel, row_B["a"], row_B["b"])

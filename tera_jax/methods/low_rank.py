@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from tera_jax.methods.base import Arrays, KeyArray, LinearMethod, TargetLayer, check_rank
 from tera_jax.methods.limits import check_above_zero, check_at_least
+from tera_jax.methods.product import linear
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -159,6 +160,25 @@ def through_rows(
     hidden_BTR = jnp.einsum("bti,bir->btr", x_BTI, a_BIR.astype(x.dtype))
     y_BTO = jnp.einsum("btr,bro->bto", scale * hidden_BTR, b_BRO.astype(x.dtype))
     return y_BTO.reshape(*x.shape[:-1], -1)
+
+
+def through_kernel_rows(
+    x: Float[Array, "B *T I"],
+    kernel: Float[Array, "I O"],
+    a_BIR: Float[Array, "B I R"],
+    b_BRO: Float[Array, "B R O"],
+) -> Float[Array, "B *T O"]:
+    """The product x (W ⊙ A B), A and B of each row, by R products with W, which all rows share.
+
+    It is the sum over k of ((x ⊙ a_k) W) ⊙ b_k, in the type of x.
+    """
+    x_BTI = x.reshape(x.shape[0], -1, x.shape[-1])
+    acc = acc_dtype(x.dtype)
+    a_BIR, b_BRO = a_BIR.astype(acc), b_BRO.astype(acc)
+    scaled_BTRI = x_BTI.astype(acc)[:, :, None] * jnp.swapaxes(a_BIR, 1, 2)[:, None]
+    y_BTRO = linear(scaled_BTRI.astype(x.dtype), kernel).astype(acc)
+    y_BTO = jnp.sum(y_BTRO * b_BRO[:, None], axis=2)
+    return y_BTO.astype(x.dtype).reshape(*x.shape[:-1], -1)
 
 
 def by_row(vector_BX: Float[Array, "B X"], like: Float[Array, "B *T _"]) -> Array:

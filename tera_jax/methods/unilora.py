@@ -5,7 +5,6 @@ Source: Li, Han, Su, Li, Cai and Ji, "Uni-LoRA: One Vector Is All You Need", Neu
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,23 +57,12 @@ class UniLoRA(ReadFactors):
 
     def init_frozen_all(self, layers: Sequence[TargetLayer]) -> FrozenOfAll:
         """The indices of A and B, and shared by all layers how often each index occurs."""
-        sizes = [math.prod(layer.stack) * sum(layer.kernel_shape) for layer in layers]
-        indices = draw_indices(self.rank * sum(sizes), self.length, self.seed)
-        own = {
-            layer.name: {
-                "a": np.empty((*layer.stack, layer.kernel_shape[0], self.rank), np.int32),
-                "b": np.empty((*layer.stack, self.rank, layer.kernel_shape[1]), np.int32),
-            }
-            for layer in layers
-        }
-        start = 0
-        for layer, place in one_by_one(layers):
-            for matrix in (own[layer.name]["a"][place], own[layer.name]["b"][place]):
-                # PEFT's matrices are the transposes, filled row by row.
-                part = indices[start : start + matrix.size]
-                matrix[...] = part.reshape(matrix.shape[::-1]).T
-                start += matrix.size
-        counts = np.bincount(indices, minlength=self.length).astype(np.int32)
+        own = empty_indices(layers, self.rank)
+        counts = scatter(
+            [own[layer.name][side][place] for layer, place in one_by_one(layers) for side in "ab"],
+            self.length,
+            self.seed,
+        )
         return FrozenOfAll(
             {name: {k: jnp.asarray(v) for k, v in each.items()} for name, each in own.items()},
             {"counts": jnp.asarray(counts)},
@@ -109,6 +97,39 @@ def gather(
     scaled = theta * jax.lax.rsqrt(counts)
     a_IR, b_RO = (scaled.at[frozen[name]].get(mode="promise_in_bounds") for name in "ab")
     return a_IR, b_RO
+
+
+def empty_indices(
+    layers: Sequence[TargetLayer], rank: int
+) -> dict[str, dict[str, Int32[np.ndarray, "*N X Y"]]]:
+    """By a layer's name its indices ``a`` (*N, I, R) and ``b`` (*N, R, O), yet to be filled."""
+    return {
+        layer.name: {
+            "a": np.empty((*layer.stack, layer.kernel_shape[0], rank), np.int32),
+            "b": np.empty((*layer.stack, rank, layer.kernel_shape[1]), np.int32),
+        }
+        for layer in layers
+    }
+
+
+def scatter(
+    matrices: Sequence[Int32[np.ndarray, "_ _"]], length: int, seed: int, start: int = 0
+) -> Int32[np.ndarray, " _"]:
+    """Fill matrices in place with :func:`draw_indices`, and return how often each index occurs.
+
+    Args:
+        matrices: to fill.
+        length: of the part of the vector that they point into.
+        seed: of the indices.
+        start: of that part.
+    """
+    indices = draw_indices(sum(matrix.size for matrix in matrices), length, seed)
+    at = 0
+    for matrix in matrices:
+        # PEFT's matrices are the transposes, filled row by row.
+        matrix[...] = start + indices[at : at + matrix.size].reshape(matrix.shape[::-1]).T
+        at += matrix.size
+    return np.bincount(indices, minlength=length).astype(np.int32)
 
 
 def draw_indices(total: int, length: int, seed: int) -> Int32[np.ndarray, " _"]:

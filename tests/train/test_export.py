@@ -166,7 +166,7 @@ def test_what_is_not_finished_is_not_taken_for_an_export(trained, tmp_path, how)
 @pytest.mark.parametrize(
     ("method", "format", "message"),
     [
-        ("tera", "peft", "'peft' of method 'tera', which PEFT has not: it has lora,"),
+        ("tera", "peft", "'peft' of method 'tera', which PEFT has not: written are lora,"),
         ("toplora", "hf", "'hf' of method 'toplora', which no merged weights can hold"),
         ("toplora", "orbax", "'orbax' of method 'toplora'"),
         ("prompt", "hf", "'hf' of method 'prompt'"),

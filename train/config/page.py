@@ -98,7 +98,9 @@ def _table(cls: Any) -> Iterator[str]:
 
 
 def _default(field: "dataclasses.Field[Any]") -> str:
-    return "required" if field.default is dataclasses.MISSING else f"`{field.default!r}`"
+    if field.default is dataclasses.MISSING:
+        return "required"
+    return f"`{field.default!r}`".replace("|", r"\|")  # a bar would end the cell
 
 
 def _type(hint: Any) -> str:

@@ -32,6 +32,7 @@ _INITIAL = {
     "tera_unique": ("zero_init_mode",),
     "vera": ("d_initial",),
     "unilora": ("init_bound",),
+    "unires": ("init_bound",),
     "prompt": ("init",),
 }
 """Fields of a method that the first d alone follows from, so that adapters may differ in them."""

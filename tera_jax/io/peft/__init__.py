@@ -3,7 +3,8 @@
 Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, VB-LoRA, FourierFT,
 LN-tuning, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
-which is the same update. Of P-tuning PEFT saves the finished prompt alone, so that is what is read.
+which is the same update. UniRes is written as a LoRA of its rank. Of P-tuning PEFT saves the
+finished prompt alone, so that is what is read.
 
 What is read follows from ``adapter_config.json``: :mod:`.settings` has the keys that are
 understood, :mod:`.modules` chooses the layers as PEFT does, and :mod:`.base_weights` takes what is
@@ -28,17 +29,20 @@ from tera_jax.io.peft import (
     randlora,
     settings,
     unilora,
+    unires,
     vblora,
 )
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
+from tera_jax.methods.base import Method
 
 _log = logging.getLogger(__name__)
 
-__all__ = ["CONFIG", "METHODS", "load", "save"]
+__all__ = ["CONFIG", "METHODS", "load", "require", "save"]
 
 _WRITERS = {
     **dict.fromkeys(layers.LEAVES, layers.files),
     unilora.NAME: unilora.files,
+    unires.NAME: unires.files,
     randlora.NAME: randlora.files,
     vblora.NAME: vblora.files,
     fourierft.NAME: fourierft.files,
@@ -47,7 +51,7 @@ _WRITERS = {
     "p_tuning": prompts.files,
 }
 METHODS = tuple(_WRITERS)
-"""Of our methods those that PEFT has."""
+"""Of our methods those that are written."""
 
 _READERS = {
     "LORA": layers.load,
@@ -103,6 +107,17 @@ def _warn_of_another_base(path: Path, config: Mapping[str, Any], params: Any) ->
         )
 
 
+def require(name: str, method: Method) -> None:
+    """Raise ``ValueError`` where no adapter of PEFT does what a configured method does."""
+    if name not in _WRITERS:
+        raise ValueError(
+            f"PEFT has no method {name!r}; written are {list(METHODS)}. Export the adapter in our "
+            "format, or merged weights"
+        )
+    if name == unires.NAME:
+        unires.require(method)
+
+
 def save(
     directory: str | os.PathLike[str],
     adapter: Adapter,
@@ -113,19 +128,14 @@ def save(
 
     Args:
         directory: to write into; it exists.
-        adapter: of a method that PEFT has.
+        adapter: of one of :data:`METHODS`.
         variables: ``params``, ``frozen`` and ``d``.
         base_name: what PEFT is to load as the base.
 
     Raises:
-        ValueError: for a method that PEFT does not have.
+        ValueError: as :func:`require`.
     """
-    if adapter.name not in _WRITERS:
-        raise ValueError(
-            f"PEFT has no method {adapter.name!r}, only "
-            f"{list(METHODS)}; export the adapter in our "
-            "format, or merged weights"
-        )
+    require(adapter.name, adapter.method)
     config, arrays = _WRITERS[adapter.name](adapter, variables)
     common = {
         "base_model_name_or_path": base_name,

@@ -23,6 +23,7 @@ METHODS = {
     "loretta": {"rank": 4},
     "quanta": {"axes": (6, 4, 4)},
     "pissa": {"rank": 4},
+    "unires": {"rank": 4, "kernel_rank": 2, "readers": ("layers_0",)},
 }
 TERA = {"num_modes": 2, "tensorizations": ("96|8x6",)}
 ROUTES = [

@@ -27,6 +27,7 @@ SETTINGS = {
     "hira": {"rank": 4},
     "tera": {"num_modes": 2, "tensorizations": ("32|8x4",)},
     "unilora": {"rank": 4, "length": 200},
+    "unires": {"length": 200},
     "fourierft": {"num_frequencies": 20},
     "vblora": {"num_vectors": 20, "vector_length": 16},
     "loretta": {"modes": ("4x8x8",)},

@@ -39,6 +39,7 @@ SETTINGS = {
     "hira": {"rank": 3},
     "vera": {"rank": 12},
     "unilora": {"rank": 4, "length": 100, "init_bound": 0.3},
+    "unires": {"rank": 4, "init_bound": 0.3},
     "fourierft": {"num_frequencies": 60, "scaling": 40.0},
     "randlora": {"rank": 5, "alpha": 8.0},
     "vblora": {"rank": 3, "num_vectors": 20, "vector_length": 8, "bank_bound": 0.3},
@@ -146,7 +147,7 @@ def test_an_adapter_made_by_peft_gives_the_same_logits_here(base, tmp_path, name
     assert_close(our_logits(adapter, model, variables), expected, torch_logits(torch_base(base)))
 
 
-KERNEL_METHODS = sorted(set(SETTINGS) - {"prompt", "p_tuning"})  # test_prompt.py has those
+KERNEL_METHODS = sorted(set(THEIRS) - {"prompt", "p_tuning"})  # test_prompt.py has those
 
 
 @pytest.mark.usefixtures("in_float64")

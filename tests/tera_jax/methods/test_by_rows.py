@@ -38,6 +38,8 @@ SETTINGS = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "unires": {"rank": 4, "init_bound": 0.2, "readers": ("layer",)},
+    "unires kernel": {"rank": 4, "init_bound": 0.2, "kernel_rank": 2, "writers": ("layer",)},
     "vblora": {"rank": 4, "num_vectors": 30, "vector_length": 16},
     "vera": {"rank": 8},
 }

@@ -39,11 +39,12 @@ SETTINGS = {
     "tera_unique": {"num_modes": 2},
     "toplora": {"rank": 4},
     "unilora": {"rank": 4, "length": 50, "init_bound": 0.2},
+    "unires": {"rank": 4, "init_bound": 0.2, "writers": ("layer",)},
     "vblora": {"rank": 2, "num_vectors": 9, "vector_length": 2, "bank_bound": 0.5},
     "vera": {"rank": 8},
 }
 # The published initial values already change the model.
-NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "vblora"}
+NOT_IDENTITY = {"fourierft", "fourierft dense", "loretta", "unilora", "unires", "vblora"}
 ROUNDED = {"pissa"}  # the base minus a frozen copy, plus the copy, is rounded on the way
 NOT_MERGEABLE = {"toplora"}
 KERNEL_METHODS = [name for name, row in TABLE.items() if issubclass(row, LinearMethod)]
