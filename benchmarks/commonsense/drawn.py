@@ -98,7 +98,8 @@ def draw(training: Path, tests: Path, sizes: Sizes, seed: int = SEED) -> Drawn:
     for task, records in asked.items():
         for record in records:
             try:
-                choices.gold(record), choices.texts(record)
+                choices.gold(record)
+                choices.texts(record)
             except (KeyError, ValueError) as error:
                 raise ValueError(f"{files[task]} has a record of another kind: {error}") from None
     known = (record["instruction"] for records in asked.values() for record in records)
@@ -135,7 +136,8 @@ def read(file: Path) -> Drawn:
 def _take(file: Path, count: int, seed: int, known: Iterable[str]) -> list[Record]:
     """The first records in random order, none with a known instruction or that of another."""
     rows = [row.value for row in containers.rows(str(file))]
-    seen, found = set(known), []
+    seen = set(known)
+    found: list[Record] = []
     for index in np.random.default_rng(seed).permutation(len(rows)):
         row = rows[index]
         if not isinstance(row, dict) or not {"instruction", "output"} <= row.keys():

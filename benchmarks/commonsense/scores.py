@@ -78,10 +78,11 @@ def measure(trainer: Trainer, trained: Trained, tests: Tests, rows: int = ROWS) 
         trainer: that trained it.
         trained: the end of a run.
         tests: what to measure on.
-        rows: choices scored at once.
+        rows: choices scored at once, at most.
     """
     nll = {task: trainer.loss(trained, examples) for task, examples in tests.examples.items()}
     every = [question for questions in tests.questions.values() for question in questions]
+    rows = min(rows, sum(len(question.choices) for question in every))
     found = iter(likelihood.choose(trained.run, trained.d, every, rows))
     accuracy, by_length, text_nll = {}, {}, {}
     for task, questions in tests.questions.items():
