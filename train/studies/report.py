@@ -116,14 +116,14 @@ def markdown(report: Report) -> str:
     if report.compared:
         parts += [
             f"## Against {report.compared[0].baseline}: Wilcoxon signed-rank test",
-            _comparisons(report.compared),
+            comparisons(report.compared),
             "A pair is the test loss of both methods on one task with one seed. Seeds of one task "
             "share its records, so that the pairs are not independent. The last column is the "
             "smallest two-sided p that so many pairs can have.",
         ]
     if report.left:
         rows = [(each.task, each.variant, each.reason) for each in report.left]
-        parts += ["## Failed or unfinished", _grid(("task", "method", "reason"), rows, 3)]
+        parts += ["## Failed or unfinished", grid(("task", "method", "reason"), rows, 3)]
     return "\n\n".join([*parts, *report.notes])
 
 
@@ -177,7 +177,7 @@ def _table(group: Sequence[Summary]) -> str:
                 f"{each.peak_bytes / 2**30:.2f}" if each.peak_bytes else "-",
             )
         )
-    return _grid(_HEAD, rows, 2)
+    return grid(_HEAD, rows, 2)
 
 
 def _front(found: Sequence[Summary]) -> str:
@@ -186,10 +186,11 @@ def _front(found: Sequence[Summary]) -> str:
         for task, group in pareto.by_task(found).items()
         for each in pareto.front(group)
     ]
-    return _grid(("task", "method", "trainable", "test loss"), rows, 2)
+    return grid(("task", "method", "trainable", "test loss"), rows, 2)
 
 
-def _comparisons(compared: Sequence[Comparison]) -> str:
+def comparisons(compared: Sequence[Comparison]) -> str:
+    """A table of Markdown of what :func:`train.studies.summaries.compare` found."""
     rows = [
         (
             f"`{each.variant}`",
@@ -200,10 +201,10 @@ def _comparisons(compared: Sequence[Comparison]) -> str:
         for each in compared
     ]
     head = ("method", "pairs", "loss less baseline's", "p (two-sided)", "p (lower)", "smallest p")
-    return _grid(head, rows, 1)
+    return grid(head, rows, 1)
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
+def grid(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
     """A table of Markdown: after so many columns come numbers."""
     rule = ["---"] * texts + ["---:"] * (len(head) - texts)
     return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))

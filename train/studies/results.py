@@ -1,15 +1,15 @@
 """Finished runs and failed methods of a study: a line of JSON each, appended as they come."""
 
-import errno
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tera_jax import atomic, json_files
 from tera_jax.json_files import Key
+
+from . import lines
 
 _REMEDY = "take the line out, and the run is made again"
 
@@ -108,19 +108,12 @@ class Results:
         self._file = file
         self.runs: list[Result] = []
         self.failures: list[Failure] = []
-        text = file.read_bytes() if file.is_file() else b""
-        for number, line in enumerate(_whole(text).splitlines(), 1):
+        for number, line in enumerate(lines.whole(file), 1):
             self._take(_row(line, f"{file} line {number}", steps))
 
     def repair(self) -> None:
         """Cut off a last line that was not written to its end."""
-        if not self._file.is_file():
-            return
-        text = self._file.read_bytes()
-        if len(whole := _whole(text)) < len(text):
-            print(f"{self._file}: the last line was cut off, and is left out", flush=True)
-            with self._file.open("r+b") as file:
-                file.truncate(len(whole))
+        lines.repair(self._file)
 
     def append(self, row: Result | Failure) -> None:
         """Add a line, which is on the disk afterwards.
@@ -128,16 +121,7 @@ class Results:
         Raises:
             OSError: when the disk has no room, or fails.
         """
-        content = {name: _plain(value) for name, value in row._asdict().items()}
-        line = (json.dumps(content, allow_nan=False) + "\n").encode()
-        descriptor = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            # One call, so that lines of two processes do not mix.
-            if os.write(descriptor, line) < len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        lines.append(self._file, {name: _plain(value) for name, value in row._asdict().items()})
         self._take(row)
         print(row.line(), flush=True)
 
@@ -145,9 +129,8 @@ class Results:
         """Take the failed methods out, to be tried again."""
         if not self.failures:
             return
-        kept = _whole(self._file.read_bytes()).splitlines(keepends=True)
-        lines = [line for line in kept if "error" not in json.loads(line)]
-        atomic.write_text(self._file, b"".join(lines).decode())
+        kept = [line for line in lines.whole(self._file) if "error" not in json.loads(line)]
+        atomic.write_text(self._file, "".join(f"{line.decode()}\n" for line in kept))
         self.failures.clear()
 
     def of(self, variant: str, task: str) -> list[Result]:
@@ -169,10 +152,6 @@ class Results:
 def finished(runs: Iterable[Result], steps: int) -> list[Result]:
     """The runs that took all steps."""
     return [run for run in runs if run.steps == steps]
-
-
-def _whole(text: bytes) -> bytes:
-    return text[: text.rfind(b"\n") + 1]
 
 
 def _row(line: bytes, where: str, steps: int) -> Result | Failure:

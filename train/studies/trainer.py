@@ -41,6 +41,22 @@ class Base(NamedTuple):
     fingerprint: str
 
 
+class Trained(NamedTuple):
+    """The end of a run.
+
+    Attributes:
+        run: with the frozen arrays of the seed.
+        d: the trained arrays.
+        seconds_per_step: with the host's part, without the first steps.
+        note: why its losses are not finite, or nothing.
+    """
+
+    run: Run
+    d: Any
+    seconds_per_step: float
+    note: str
+
+
 def load(config: ModelConfig) -> Base:
     """The base on one device.
 
@@ -120,12 +136,23 @@ class Trainer:
         self._peak_bytes = 0
 
     def __call__(self, learning_rate: float, seed: int, steps: int) -> Result:
-        """Train from the start and measure the end.
+        """Train from the start and measure the end: see :meth:`train`."""
+        trained = self.train(learning_rate, seed, steps)
+        return self._result(learning_rate, seed, steps, trained)
+
+    def untrained(self) -> Result:
+        """The base: an adapter before its first step."""
+        return self._result(0.0, FIRST_SEED, 0, self.start())._replace(trained=0, targets="")
+
+    def train(self, learning_rate: float, seed: int, steps: int) -> Trained:
+        """Train from the start.
 
         The schedule is that of so many steps. The seconds a step are those after the first
         ``SKIPPED``, with the host's part.
         """
-        run = self._run if seed == FIRST_SEED else make_run(self._base, self._config, seed)
+        run = self._run
+        if seed != FIRST_SEED:  # with the first adapter, for which the programs are compiled
+            run = make_run(self._base, self._config, seed)._replace(adapter=run.adapter)
         rates_S = _rates(run.config.optim, learning_rate, steps, self._steps)
         state = self._init(run.params, run.frozen, seed, rates_S)
         virtual, batch_size = len(run.virtual_tokens), run.config.loop.batch_size
@@ -146,15 +173,19 @@ class Trainer:
             losses.append(metrics.loss)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - start) / (steps - skipped)
-        note = _not_finite(jax.device_get(losses))
-        return self._result(learning_rate, seed, steps, self._losses(state.d, run), seconds, note)
+        return Trained(run, state.d, seconds, _not_finite(jax.device_get(losses)))
 
-    def untrained(self) -> Result:
-        """The base: an adapter before its first step."""
+    def start(self) -> Trained:
+        """Before the first step, with the first seed."""
         run = self._run
         d = self._init(run.params, run.frozen, FIRST_SEED, jnp.zeros(self._steps)).d
-        losses = self._losses(d, run)
-        return self._result(0.0, FIRST_SEED, 0, losses, 0.0)._replace(trained=0, targets="")
+        return Trained(run, d, 0.0, "")
+
+    def loss(self, trained: Trained, examples: data.Examples) -> float:
+        """Of the responses of some examples, in nats a token; infinite where it is not finite."""
+        examples = examples.after(trained.run.virtual_tokens)
+        found = held_out_loss(trained.run, self._eval, trained.d, examples)
+        return found if math.isfinite(found) else math.inf
 
     def _compile(self, state: Any, run: Run, batch: Any) -> None:
         """Before any run, so that the program is one, and the compiler tells its memory."""
@@ -165,22 +196,10 @@ class Trainer:
             used = plan.argument_size_in_bytes + plan.temp_size_in_bytes
             self._peak_bytes = used + plan.output_size_in_bytes - plan.alias_size_in_bytes
 
-    def _losses(self, d: Any, run: Run) -> tuple[float, float]:
-        """Of the validation and the test part."""
+    def _result(self, rate: float, seed: int, steps: int, trained: Trained) -> Result:
         parts = self._parts.validation, self._parts.test
-        validation, test = (held_out_loss(run, self._eval, d, part) for part in parts)
-        return validation, test
-
-    def _result(
-        self,
-        rate: float,
-        seed: int,
-        steps: int,
-        losses: Sequence[float],
-        seconds: float,
-        note: str = "",
-    ) -> Result:
-        validation, test = (loss if math.isfinite(loss) else math.inf for loss in losses)
+        validation, test = (self.loss(trained, part) for part in parts)
+        note = trained.note
         targets = "" if self._run.adapter.trains_all else "+".join(self._config.method.targets)
         if math.inf in (validation, test) and not note:
             note = "the held-out loss is not finite"
@@ -191,7 +210,7 @@ class Trainer:
             validation,
             test,
             self.trained,
-            seconds,
+            trained.seconds_per_step,
             dispatch.device_kind(),
             steps,
             targets,

@@ -225,11 +225,16 @@ def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
 
 def merged(run: Run, d: Any) -> Any:
     """Plain weights that do what the run's adapter does with ``d``, laid out like the base."""
-    layout = None  # on one device kernels that are left alone stay the arrays that they are
-    if run.mesh.size > 1:
-        plain = jax.eval_shape(quantize.dequantize, run.params)
-        layout = parameter_shardings(plain, run.mesh)
+    if run.mesh.size == 1:  # kernels that are left alone stay the arrays that they are
+        return _merge(run.adapter)(run.variables(d))
+    plain = jax.eval_shape(quantize.dequantize, run.params)
+    layout = parameter_shardings(plain, run.mesh)
     return jax.jit(run.adapter.merge, out_shardings=layout)(run.variables(d))
+
+
+@functools.lru_cache(maxsize=4)  # the same object for equal adapters, which compiles once
+def _merge(adapter: Adapter) -> Callable[..., Any]:
+    return jax.jit(adapter.merge)
 
 
 class InferenceModel(NamedTuple):
