@@ -16,6 +16,8 @@ from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
+from benchmarks import methods, rounds
+from configs.studies import smollm2
 from tests.marks import quick_only
 from tests.pages import commands, table, world
 from tests.pages.calls import Call, recorded
@@ -139,8 +141,23 @@ def place(model, tmp_path, monkeypatch):
 RUN = [page for page in WITH_SHELL if not all(map(reason, calls_of(page, commands.ROOT)))]
 
 
-@pytest.mark.parametrize("page", quick_only(["docs/methods.md"], RUN))
-def test_the_commands_run(page, place):
+@pytest.fixture
+def short(monkeypatch):
+    """The study of benchmarks.methods takes two steps, and steps are timed once."""
+    given = smollm2.get_config
+
+    def get_config():
+        config = given()
+        config.steps, config.settings.loop.batch_size = methods.STEPS, 2
+        return config
+
+    monkeypatch.setattr(methods, "STEPS", 2)
+    monkeypatch.setattr(smollm2, "get_config", get_config)
+    monkeypatch.setattr(rounds, "ROUNDS", 1)
+
+
+@pytest.mark.parametrize("page", quick_only([], RUN))
+def test_the_commands_run(page, place, short):
     world.prepare(page, place)
     ready = set(place.glob("runs/*"))
 
@@ -150,7 +167,7 @@ def test_the_commands_run(page, place):
                 if call.module == "train.main":  # the page's own run takes its place
                     shutil.rmtree(workdir)
                     ready.remove(workdir)
-            commands.run(call.module, [*call.arguments, *table.LIMITS.get(call.module, ())])
+            commands.run(call.module, [*call.arguments, *table.limits(call.module, call.arguments)])
 
     def questions(example):
         assert all(map(json.loads, example.parsed.splitlines()))
