@@ -21,7 +21,7 @@ LIMITS = {
     "-m train.generate": ("--max-new-tokens=4",),
     "-m train.compare": ("--rates=1e-2", "--seeds=1", "--steps=2"),
     "-m train.compare --config=smollm2": (
-        *("--methods", "lora", "tera"),  # the schemes of the others are for kernels of 576
+        *("--methods", "lora"),  # the schemes of TeRA's and others are for kernels of 576
         *("--set", "loop.batch_size=2", "evaluate.batch_size=32"),
     ),
     "-m benchmarks.data": ("--records=400",),
@@ -34,7 +34,8 @@ LIMITS = {
     "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
     "-m benchmarks.speed": (
         "--model=tiny",
-        "--layers=2",
+        "--layers=1",
+        "--block=32",
         "--rows=2",
         "--length=16",
         "--steps=2",

@@ -6,6 +6,7 @@ one, with one namespace.
 
 import ast
 import builtins
+import functools
 import json
 import re
 import shutil
@@ -81,9 +82,10 @@ def test_every_flag_in_the_docstring_of_a_module_exists(path, tmp_path):
         commands.check(call)
 
 
-def test_every_reason_is_of_a_command():
+def test_every_reason_and_every_limit_is_of_a_command():
     texts = [f"{call.text} " for page in WITH_SHELL for call in calls_of(page, commands.ROOT)]
-    assert [part for part in table.NOT_RUN if not any(part in text for text in texts)] == []
+    parts = [*table.NOT_RUN, *table.LIMITS]
+    assert [part for part in parts if not any(part in text for text in texts)] == []
     assert set(world.RUNS) <= set(RUN)
 
 
@@ -143,8 +145,11 @@ RUN = [page for page in WITH_SHELL if not all(map(reason, calls_of(page, command
 
 @pytest.fixture
 def short(monkeypatch):
-    """The study of benchmarks.methods takes two steps, and steps are timed once."""
+    """The study of benchmarks.methods takes two steps. Steps are timed once, torch's as traced."""
+    import torch
+
     given = smollm2.get_config
+    compiler = functools.partial(torch.compile, backend="aot_eager")
 
     def get_config():
         config = given()
@@ -154,6 +159,7 @@ def short(monkeypatch):
     monkeypatch.setattr(methods, "STEPS", 2)
     monkeypatch.setattr(smollm2, "get_config", get_config)
     monkeypatch.setattr(rounds, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "compile", compiler)
 
 
 @pytest.mark.parametrize("page", quick_only([], RUN))
