@@ -55,7 +55,6 @@ from train import command
 from train.data import Batch
 from train.params.shapes import MODELS
 
-
 _AT_ONCE = ("prompt", "p_tuning", "loretta", "unilora", "vblora", "fourierft")
 """Methods whose first d is not the base."""
 

@@ -35,9 +35,9 @@ def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterato
     elif name == "methods":
         yield case._replace(method=FROZEN)
         for method, row in TABLE.items():
-            targets = row.default_targets if issubclass(row, NormMethod) else QV
+            own: tuple[str, ...] = row.default_targets if issubclass(row, NormMethod) else QV
             fields = _fields(method, hidden)
-            yield case._replace(method=method, targets=targets, fields=fields)
+            yield case._replace(method=method, targets=own, fields=fields)
 
 
 def _fields(method: str, hidden: int) -> tuple[tuple[str, Any], ...]:

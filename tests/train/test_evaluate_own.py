@@ -76,7 +76,7 @@ def test_a_function_gets_what_generate_prints(finished, tmp_path, monkeypatch, p
     found = answers.judged(0, question, "    return 7\n", "own", run)
     assert found.scores == {"my_spaces:keep": 1.0, "exact": 1.0}
     assert found.answer == expected
-    assert importlib.import_module("my_spaces").outputs == [expected]
+    assert importlib.import_module("my_spaces").outputs.pop() == expected
     printed = "".join(style_of(run.tokenizer, section).clean(iter(["    return", " 7\n"])))
     assert printed == expected
 
