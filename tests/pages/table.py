@@ -35,12 +35,12 @@ LIMITS = {
     "-m benchmarks.speed": (
         "--model=tiny",
         "--layers=1",
-        "--block=32",
         "--rows=2",
         "--length=16",
         "--steps=2",
         "--packed=512",
     ),
+    "-m benchmarks.speed --model=llama-2-7b --quantize=nf4": ("--block=32",),
 }
 """Flags behind those of a command with that part, which stay as they are printed: the later of two
 flags counts."""
