@@ -55,20 +55,18 @@ from train import command
 from train.data import Batch
 from train.params.shapes import MODELS
 
+_AT_ONCE = ("prompt", "p_tuning", "loretta", "unilora", "unires", "vblora", "fourierft")
+"""Methods whose first d is not the base."""
+
 
 def check(found: Sequence[Measurement], falls: bool = True) -> None:
     """Raise ValueError unless every step starts at the loss of its frozen base, and goes down.
 
-    A prompt changes the model at once, as do LoRETTA, Uni-LoRA and UniRes. Losses of several
-    batches need not fall.
+    Those of :data:`_AT_ONCE` change the model at once. Losses of several batches need not fall.
     """
     base = {(r.tokens, r.base): r.first_loss for r in found if r.name.startswith(FROZEN)}
     for row in found:
-        if (
-            row.name.startswith("PEFT")
-            or row.note
-            or row.name.split()[0] in ("prompt", "p_tuning", "loretta", "unilora", "unires")
-        ):
+        if row.name.startswith("PEFT") or row.note or row.name.split()[0] in _AT_ONCE:
             continue
         expected = base.get((row.tokens, row.base), row.first_loss)
         if not math.isclose(row.first_loss, expected, rel_tol=2e-3):

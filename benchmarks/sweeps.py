@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from benchmarks.cases import ALL, FROZEN, QV, Case
 from benchmarks.steps import Measurement
 from tera_jax.methods import TABLE
+from tera_jax.methods.base import NormMethod
 from tera_jax.methods.tera import TeRA
+from tera_jax.methods.vblora import VBLoRA
 from tera_jax.network import cost_model
 
 
@@ -32,10 +34,20 @@ def sweep(name: str, rows: int, length: int, hidden: int, remat: str) -> Iterato
             )
     elif name == "methods":
         yield case._replace(method=FROZEN)
-        for method in TABLE:
-            # A published default that asks for axes of its own model's size.
-            fields = (("axes", axes(hidden)),) if method == "quanta" else ()
-            yield case._replace(method=method, fields=fields)
+        for method, row in TABLE.items():
+            own: tuple[str, ...] = row.default_targets if issubclass(row, NormMethod) else QV
+            fields = _fields(method, hidden)
+            yield case._replace(method=method, targets=own, fields=fields)
+
+
+def _fields(method: str, hidden: int) -> tuple[tuple[str, Any], ...]:
+    """Of a method whose default asks for kernels of another size."""
+    if method == "quanta":
+        return (("axes", axes(hidden)),)
+    length = VBLoRA().vector_length
+    if method == "vblora" and hidden % length:
+        return (("vector_length", math.gcd(hidden, length)),)
+    return ()
 
 
 def schemes(hidden: int) -> list[str]:

@@ -5,16 +5,18 @@
 Reads ``<run>/evaluation/<task>/summary.json`` of each run, which ``train.evaluate`` writes. Runs of
 the same model, method and count of trainable parameters are one row, with mean and sample standard
 deviation over their seeds. Prints Markdown; ``--output`` also gets ``report.md`` and
-``report.csv``, which has a line for each cell, unrounded.
+``report.csv``, which has a line for each cell, unrounded. A run that has not been evaluated, or
+whose summary cannot be read, is left out with a line on stderr.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tera_jax.atomic import write_text
 
 from . import command
-from .evaluation.summaries import read
+from .evaluation.summaries import read_possible
 from .evaluation.tables import comma_separated, markdown
 
 
@@ -32,7 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for file in files:
         if file.exists():
             raise FileExistsError(f"{file} exists; remove it or choose another --output")
-    summaries = read(args.runs)
+    summaries, left_out = read_possible(args.runs)
+    for reason in left_out:
+        print(f"left out: {reason}", file=sys.stderr)
+    if not summaries:
+        raise SystemExit("error: none of the runs can be reported")
     text = markdown(summaries, args.baseline)
     print(text)
     for file, content in zip(files, (text + "\n", comma_separated(summaries)), strict=False):

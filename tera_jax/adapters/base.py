@@ -73,6 +73,10 @@ class Adapter(abc.ABC):
         """Tokens to put before a prompt: ids from the vocabulary's size on, in order."""
         return 0
 
+    def virtual_tokens(self, vocab_size: int) -> tuple[int, ...]:
+        """Their ids, where the base's vocabulary has that size."""
+        return tuple(range(vocab_size, vocab_size + self.num_virtual_tokens))
+
     def adapts(self, module: str) -> bool:
         """Whether a module at the top of the model, such as ``lm_head``, is changed in itself."""
         return any(layer.path[0] == module for layer in self.layers)

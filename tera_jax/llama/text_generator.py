@@ -52,8 +52,8 @@ class TextGenerator:
         self.model, self.tokenizer = model, tokenizer
         self.eos_ids = special_tokens.eos_ids(model.config, tokenizer)
         self._variables, self._apply = _prepared(model, variables, adapter)
-        count, first = 0 if adapter is None else adapter.num_virtual_tokens, model.config.vocab_size
-        self._virtual = [*range(first, first + count)]
+        size = model.config.vocab_size
+        self._virtual = [] if adapter is None else [*adapter.virtual_tokens(size)]
 
     def encode(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt; see :func:`tera_jax.llama.prompts.encode`."""

@@ -22,6 +22,11 @@ def test_sweeps_cover_what_they_name():
     assert len(list(sweep("order", 1, 8, 64, "dots"))) == len(schemes(64)) + 1
     assert {case.targets for case in sweep("targets", 1, 8, 64, "dots")} >= {QV, ALL}
     assert {case.method for case in sweep("methods", 1, 8, 64, "dots")} == {FROZEN, *TABLE}
+    own = {case.method: case for case in sweep("methods", 1, 8, 64, "dots")}
+    published = {case.method: case for case in sweep("methods", 1, 8, 4096, "dots")}
+    assert own["ln_tuning"].targets == ("*norm",)
+    assert own["vblora"].fields == (("vector_length", 64),)
+    assert [name for name, case in published.items() if case.fields] == ["quanta"]
     assert math.prod(axes(4096)) == 4096
     with pytest.raises(ValueError, match="power of two, not 576"):
         schemes(576)

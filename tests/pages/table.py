@@ -1,9 +1,10 @@
 """What in the pages stands for what in the tests, and which commands are not run, and why."""
 
 import re
+from collections.abc import Sequence
 
 LIMITS = {
-    "train.main": (
+    "-m train.main": (
         "--config.loop.steps=2",
         "--config.loop.eval_every=2",
         "--config.loop.batch_size=4",
@@ -11,20 +12,44 @@ LIMITS = {
         "--config.data.validation_rows=4",
         "--config.decoding.max_new_tokens=4",
     ),
-    "train.many": (
+    "-m train.many": (
         "--config.loop.epochs=0.1",
         "--config.loop.eval_every=2",
         "--config.evaluate.batch_size=4",
     ),
-    "train.evaluate": ("--limit=2", "--max-new-tokens=4"),
-    "train.generate": ("--max-new-tokens=4",),
+    "-m train.evaluate": ("--limit=2", "--max-new-tokens=4"),
+    "-m train.generate": ("--max-new-tokens=4",),
+    "-m train.compare": ("--rates=1e-2", "--seeds=1", "--steps=2"),
+    "-m train.compare --config=smollm2": (
+        *("--methods", "lora"),  # the schemes of TeRA's and others are for kernels of 576
+        *("--set", "loop.batch_size=2", "evaluate.batch_size=32"),
+    ),
+    "-m benchmarks.data": ("--records=400",),
+    "-m benchmarks.fp8_gradient": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.generation": ("--prompts=2", "--batches=2", "--settings=4 beams"),
+    "-m benchmarks.loading": ("--model=tiny", "--block=32"),
+    "-m benchmarks.methods": ("--only=lora", "--tasks=ConvAI2"),
+    "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
+    "-m benchmarks.packing": ("--count=20",),
+    "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.speed": (
+        "--model=tiny",
+        "--layers=1",
+        "--rows=2",
+        "--length=16",
+        "--steps=2",
+        "--packed=512",
+    ),
+    "-m benchmarks.speed --model=llama-2-7b --quantize=nf4": ("--block=32",),
 }
-"""Behind a command's own flags, which stay as they are printed: the later of two flags counts."""
+"""Flags behind those of a command with that part, which stay as they are printed: the later of two
+flags counts."""
 
 STANDS_FOR = {
     "MODEL": "path/to/model",
     "NAME": "lora",
     "runs/NAME": "runs/lora",
+    "/tmp/synthetic": "synthetic",
     "/usr/share/wordnet": "wordnet",
 }
 """Parts of words of commands; all other names are files of tests/pages/world.py."""
@@ -37,25 +62,20 @@ NOT_RUN = {
     "srun": "a cluster",
     "...": "the dots stand for the reader's flags",
     "--config=configs/quickstart.py": "the real weights; `make quickstart` trains them",
-    "-m train.compare": "a study; tests/train/studies runs small ones, their reports too",
     "-m train.harness": "data sets of the hub; tests/train/test_harness.py has its own",
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "--paper": "tests/train/params/test_count.py runs it",
-    "-m benchmarks.data": "a million records; tests/benchmarks/test_data.py has fewer",
-    "-m benchmarks.fp8_gradient": "the real weights",
-    "-m benchmarks.generation": "torch beside the real weights",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/test_held_out.py has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
-    "-m benchmarks.loading": "the weights of a model of 7B",
-    "-m benchmarks.methods --choices": "a whole study",
-    "-m benchmarks.methods --quantize": "a whole study",
-    "-m benchmarks.mixed_rows": "the weights of a model of 7B",
-    "-m benchmarks.packing": "the real records",
-    "-m benchmarks.quantized": "the real weights",
-    "-m benchmarks.speed": "the weights of a model of 7B",
 }
 """Parts of commands whose flags are only read, each with the reason."""
+
+
+def limits(module: str, arguments: Sequence[str]) -> list[str]:
+    """What :data:`LIMITS` puts behind the arguments of a module."""
+    text = " ".join(["-m", module, *arguments])
+    return [flag for part, flags in LIMITS.items() if part in text for flag in flags]
 
 
 def in_small(word: str) -> str:

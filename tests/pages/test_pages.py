@@ -6,6 +6,7 @@ one, with one namespace.
 
 import ast
 import builtins
+import functools
 import json
 import re
 import shutil
@@ -16,6 +17,8 @@ from sybil import Sybil
 from sybil.evaluators.python import PythonEvaluator
 from sybil.parsers.markdown import CodeBlockParser
 
+from benchmarks import methods, rounds
+from configs.studies import smollm2
 from tests.marks import quick_only
 from tests.pages import commands, table, world
 from tests.pages.calls import Call, recorded
@@ -79,9 +82,10 @@ def test_every_flag_in_the_docstring_of_a_module_exists(path, tmp_path):
         commands.check(call)
 
 
-def test_every_reason_is_of_a_command():
+def test_every_reason_and_every_limit_is_of_a_command():
     texts = [f"{call.text} " for page in WITH_SHELL for call in calls_of(page, commands.ROOT)]
-    assert [part for part in table.NOT_RUN if not any(part in text for text in texts)] == []
+    parts = [*table.NOT_RUN, *table.LIMITS]
+    assert [part for part in parts if not any(part in text for text in texts)] == []
     assert set(world.RUNS) <= set(RUN)
 
 
@@ -139,8 +143,27 @@ def place(model, tmp_path, monkeypatch):
 RUN = [page for page in WITH_SHELL if not all(map(reason, calls_of(page, commands.ROOT)))]
 
 
-@pytest.mark.parametrize("page", quick_only(["docs/methods.md"], RUN))
-def test_the_commands_run(page, place):
+@pytest.fixture
+def short(monkeypatch):
+    """The study of benchmarks.methods takes two steps. Steps are timed once, torch's as traced."""
+    import torch
+
+    given = smollm2.get_config
+    compiler = functools.partial(torch.compile, backend="aot_eager")
+
+    def get_config():
+        config = given()
+        config.steps, config.settings.loop.batch_size = methods.STEPS, 2
+        return config
+
+    monkeypatch.setattr(methods, "STEPS", 2)
+    monkeypatch.setattr(smollm2, "get_config", get_config)
+    monkeypatch.setattr(rounds, "ROUNDS", 1)
+    monkeypatch.setattr(torch, "compile", compiler)
+
+
+@pytest.mark.parametrize("page", quick_only([], RUN))
+def test_the_commands_run(page, place, short):
     world.prepare(page, place)
     ready = set(place.glob("runs/*"))
 
@@ -150,7 +173,7 @@ def test_the_commands_run(page, place):
                 if call.module == "train.main":  # the page's own run takes its place
                     shutil.rmtree(workdir)
                     ready.remove(workdir)
-            commands.run(call.module, [*call.arguments, *table.LIMITS.get(call.module, ())])
+            commands.run(call.module, [*call.arguments, *table.limits(call.module, call.arguments)])
 
     def questions(example):
         assert all(map(json.loads, example.parsed.splitlines()))

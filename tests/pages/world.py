@@ -14,7 +14,7 @@ import tera_jax
 from tera_jax.llama import load_pretrained
 from tests import parts
 from tests.pages.commands import ROOT, run
-from tests.pages.table import LIMITS
+from tests.pages.table import limits
 from tests.train.evaluation.text.texts import SYNSETS, write_wordnet
 from train.tasks import commonsense
 
@@ -23,6 +23,7 @@ MODELS = (
     "path/to/base",
     "path/to/Llama-2-7b-hf",
     "SmolLM2-135M-Instruct.gguf",
+    "SmolLM2-135M-Instruct.Q4_1.gguf",
 )
 _COMMONSENSE = ("--config=configs/commonsense.py", "--config.data.path=commonsense_170k.json")
 _SFT = ("--config=configs/sft.py", "--config.data.path=mine.jsonl", "--workdir=runs/sft")
@@ -39,6 +40,8 @@ _MATH = (
     "--config.data.path=commonsense_170k.json",
     "--workdir=runs/math",
 )
+_DIALOGUES, _PROBLEMS = 910, 6990
+"""So many that each part of the study of configs/studies/smollm2.py has some."""
 RUNS = {
     "docs/evaluation.md": ((*_COMMONSENSE, "--workdir=runs/commonsense"), _MATH, _CONVAI2, _SFT),
     "docs/reliability.md": ((*_COMMONSENSE, "--workdir=runs/first"),),
@@ -67,8 +70,9 @@ def build(place: Path, model: Path) -> None:
     """
     for name in MODELS:
         link(place / name, model)
-    for name in ("configs", "examples", "benchmarks/results"):
+    for name in ("configs", "examples"):
         shutil.copytree(ROOT / name, place / name)
+    (place / "benchmarks" / "results").mkdir(parents=True)
     rows = json.loads(parts.records(place / "commonsense_170k.json").read_text())
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (place / "records.jsonl").write_text("".join(lines.splitlines(keepends=True)[:24]))
@@ -89,7 +93,10 @@ def build(place: Path, model: Path) -> None:
             file.parent.mkdir(parents=True)
             file.write_text(json.dumps([{**row, "answer": answer} for row in rows[:3]]))
     for name in ("valid_self_original.txt", "valid_self_original_no_cands.txt"):
-        (place / name).write_text("".join(_dialogue(i) for i in range(803)))
+        (place / name).write_text("".join(_dialogue(i) for i in range(_DIALOGUES)))
+    (place / "gsm8k").mkdir()
+    for name, count in (("train", _PROBLEMS), ("test", 80)):
+        (place / "gsm8k" / f"{name}.json").write_text(json.dumps([*map(_problem, range(count))]))
     write_wordnet(place / "wordnet", SYNSETS)
 
 
@@ -102,7 +109,8 @@ def prepare(page: str, place: Path) -> None:
     write_bert(place / "all-MiniLM-L6-v2")
     adapter(place / "adapter", place / "path" / "to" / "model")
     for arguments in RUNS[page]:
-        run("train.main", [*arguments, "--config.model.path=path/to/model", *LIMITS["train.main"]])
+        given = [*arguments, "--config.model.path=path/to/model"]
+        run("train.main", [*given, *limits("train.main", given)])
 
 
 def link(path: Path, target: Path) -> None:
@@ -132,6 +140,10 @@ def _write_lines(file: Path, rows: list[Mapping[str, object]]) -> None:
 def _dialogue(number: int) -> str:
     lines = ["your persona: i ski.", f"hi !\thello {number} .", "and you ?\ti ski ."]
     return "".join(f"{i} {line}\n" for i, line in enumerate(lines, 1))
+
+
+def _problem(number: int) -> Mapping[str, str]:
+    return {"instruction": f"What is {number % 7} and one?", "output": f"#### {number % 7 + 1}"}
 
 
 def adapter(path: Path, model: Path) -> None:

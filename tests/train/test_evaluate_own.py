@@ -1,5 +1,7 @@
 """A file of prompts and answers of one's own: scored, and compared with the base."""
 
+import dataclasses
+import importlib
 import json
 import shutil
 
@@ -7,6 +9,9 @@ import jax
 import pytest
 
 from train import data, evaluate
+from train.evaluation import answers
+from train.evaluation.questions import Question
+from train.generation.style import style_of
 from train.training import run as runs
 from train.training.loop import held_out_loss
 from train.training.step import make_eval_step
@@ -52,6 +57,28 @@ def test_a_file_of_ones_own_is_compared_with_the_base(finished, tmp_path, capsys
     assert [line["after"]["scores"]["my_metric:of_id"] for line in lines] == [0.0, 1.0, 0.0]
     assert lines[0]["gold"] == ["true", "false"]
     assert lines[0]["before"]["answer"] != lines[0]["after"]["answer"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [("auto", "    return 7\n"), ("hira", "return 7")],  # a named template has no space around it
+)
+def test_a_function_gets_what_generate_prints(finished, tmp_path, monkeypatch, prompt, expected):
+    (tmp_path / "my_spaces.py").write_text(
+        "outputs = []\ndef keep(output, record):\n    outputs.append(output)\n    return True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run, _ = finished
+    section, of = dataclasses.replace(run.config.data, prompt=prompt), run.config.evaluate
+    metrics = dataclasses.replace(of, metrics=("my_spaces:keep", "exact"))
+    run = run._replace(config=dataclasses.replace(run.config, data=section, evaluate=metrics))
+    question = Question({"prompt": "Go on.", "answer": "return 7"}, ("return 7",))
+    found = answers.judged(0, question, "    return 7\n", "own", run)
+    assert found.scores == {"my_spaces:keep": 1.0, "exact": 1.0}
+    assert found.answer == expected
+    assert importlib.import_module("my_spaces").outputs.pop() == expected
+    printed = "".join(style_of(run.tokenizer, section).clean(iter(["    return", " 7\n"])))
+    assert printed == expected
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import csv
+import re
 
 import pytest
 
@@ -79,12 +80,37 @@ def test_the_report_is_written(paper, tmp_path, capsys):
     assert not (output / "report.md").exists()
 
 
-def test_a_run_that_was_not_evaluated_is_named(tmp_path):
-    (tmp_path / "a" / "evaluation" / "boolq").mkdir(parents=True)
-    for run in (tmp_path / "a", tmp_path / "nowhere"):
-        message = f"run {run} has no evaluation.*run python -m train.evaluate --workdir={run}"
-        with pytest.raises(FileNotFoundError, match=message):
-            report.main([str(run)])
+def test_a_run_that_was_not_evaluated_is_named_and_the_others_reported(tmp_path, capsys):
+    good = write(tmp_path / "good", "AQuA", 0.5)
+    damaged = write(tmp_path / "damaged", "AQuA", 0.25, seed=1)
+    (damaged / "evaluation" / "AQuA" / "summary.json").write_text("{")
+    (tmp_path / "new" / "evaluation" / "boolq").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("")
+    report.main([str(path) for path in sorted(tmp_path.iterdir())])
+    printed, said = capsys.readouterr()
+    assert "| llama-2-7b | tera | 0.0039 | 50.00 |  |" in printed
+    report.main([str(good)])
+    assert capsys.readouterr() == (printed, "")
+    first, second, third = said.splitlines()
+    assert re.search(rf"left out: {damaged}.*is not JSON.* run python -m train.evaluate", first)
+    assert re.search(
+        rf"left out: run {tmp_path / 'new'} has no evaluation.* run python -m train.evaluate "
+        rf"--workdir={tmp_path / 'new'}",
+        second,
+    )
+    assert f"left out: run {tmp_path / 'notes.txt'} has no" in third
+    with pytest.raises(SystemExit, match="none of the runs can be reported") as end:
+        report.main([str(damaged), str(tmp_path / "new"), f"--output={tmp_path / 'out'}"])
+    assert isinstance(end.value.code, str)  # which is printed, with status 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_that_do_not_exist_or_are_the_same_are_refused(tmp_path):
+    good = write(tmp_path / "good", "AQuA", 0.5)
+    with pytest.raises(FileNotFoundError, match=r"none does not exist; give the directories"):
+        report.main([str(good), str(tmp_path / "none")])
+    with pytest.raises(ValueError, match=r"are both of model 'llama-2-7b'.*; leave one out"):
+        report.main([str(good), str(good)])
 
 
 def test_an_unknown_baseline_is_named(tmp_path):

@@ -10,9 +10,9 @@ from typing import Any
 
 from .. import tasks
 from ..config import DataConfig
-from .conversations import messages
+from .conversations import messages, tools
 from .conversations.messages import Message, Turns
-from .kinds import TEXT, TEXTS, TURNS, Format, Record, is_empty, pairs
+from .kinds import TEXT, TEXTS, TOOLS, TURNS, Format, Record, is_empty, pairs
 
 _NAMED = 20
 _OTHER_KINDS = {
@@ -84,16 +84,19 @@ def _from_texts(record: Record) -> Turns:
 
 def _from_parts(record: Record) -> Turns:
     first = [*_system(record), *messages.stored(record["prompt"], "prompt")]
+    given = tools.parsed(record.get("tools"))
     if is_empty(record.get("completion")):
-        return Turns(first, len(first))
-    return Turns([*first, *messages.stored(record["completion"], "completion")], len(first))
+        return Turns(first, len(first), given)
+    last = messages.stored(record["completion"], "completion")
+    return Turns([*first, *last], len(first), given)
 
 
 def _from_messages(field: str) -> Callable[[Record], Turns]:
     def convert(record: Record) -> Turns:
         turns = messages.stored(record[field], field)
         begins = turns[0]["role"] in ("system", "developer")
-        return Turns(turns if begins else [*_system(record), *turns])
+        whole = turns if begins else [*_system(record), *turns]
+        return Turns(whole, tools=tools.parsed(record.get("tools")))
 
     return convert
 
@@ -116,14 +119,12 @@ TABLE = (
         response=_response,
     ),
     *(
-        _conversation(field, _from_messages(field), "", "system", **{field: TURNS, "system": TEXT})
+        _conversation(field, _from_messages(field), "", "system", "tools",
+                      **{field: TURNS, "system": TEXT, "tools": TOOLS})
         for field in ("messages", "conversations")
     ),
     _conversation(
-        "alpaca",
-        _from_alpaca,
-        "output",
-        *("input", "system", "history"),
+        "alpaca", _from_alpaca, "output", *("input", "system", "history"),
         instruction=TEXT,
         input=TEXT,
         system=TEXT,
@@ -135,8 +136,8 @@ TABLE = (
         prompt=TEXT, system=TEXT, completion=TEXT,
     ),
     _conversation(
-        "prompt/completion of messages", _from_parts, "completion", "system",
-        prompt=TURNS, system=TEXT, completion=TURNS,
+        "prompt/completion of messages", _from_parts, "completion", "system", "tools",
+        prompt=TURNS, system=TEXT, tools=TOOLS, completion=TURNS,
     ),
     Format(
         name="convai2",

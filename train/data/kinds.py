@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..config import DataConfig
-from .conversations import messages
+from .conversations import messages, tools
 from .conversations.messages import Turns
 
 Record = Mapping[str, Any]
 
-TEXT, TEXTS, TURNS = "text", "list", "messages"
-"""Kinds of fields: a text, a list of texts, and a list of messages, which is kept as JSON."""
+TEXT, TEXTS, TURNS, TOOLS = "text", "list", "messages", "tools"
+"""Kinds of fields: a text, a list of texts, and lists of messages and tools, kept as JSON."""
 
 ROW = "row"
 """The column that says which record of a file this was."""
@@ -107,7 +107,7 @@ class Format:
                 if field in record:
                     found[field] = value if isinstance(value, str) else None
                 continue
-            if kind == TURNS:
+            if kind in (TURNS, TOOLS):
                 found[field] = _as_json(field, value)
                 continue
             if not _is(kind, value):
@@ -136,8 +136,18 @@ class Format:
 
     def identity(self, record: Record) -> bytes:
         """What says whether two records are the same: all fields that are used, as JSON."""
-        values = [None if is_empty(record.get(field)) else record[field] for field in self.fields]
+        values = [
+            None if is_empty(record.get(field)) else record[field]
+            for field, kind in self.fields.items()
+            if kind != TOOLS or not is_empty(record.get(field))  # most records have none
+        ]
         return json.dumps(values).encode() + b"\n"
+
+    @property
+    def heading(self) -> str:
+        """What says of which kind all of them are."""
+        fields = (field for field, kind in self.fields.items() if kind != TOOLS)
+        return f"{self.name}: {', '.join(fields)}\n"
 
     def _lacks(self, field: str, kind: str, value: Any, template: str) -> str:
         if field in self.optional:
@@ -176,6 +186,11 @@ def _is(kind: str, value: Any) -> bool:
 def _as_json(field: str, value: Any) -> str:
     if field == "history":
         return json.dumps(pairs(value), ensure_ascii=False)
+    if field == "tools":
+        found = tools.parsed(value)
+        text = json.dumps(found, ensure_ascii=False) if found else ""
+        messages.require_encodable(text, "field 'tools'")
+        return text
     return json.dumps(messages.parsed(value, field), ensure_ascii=False)
 
 

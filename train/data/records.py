@@ -24,6 +24,7 @@ _KINDS = {
     kinds.TEXT: pa.large_string(),
     kinds.TEXTS: pa.list_(pa.large_string()),
     kinds.TURNS: pa.large_string(),
+    kinds.TOOLS: pa.large_string(),
 }
 _PART = 40
 """Bits of the column that numbers records, above which the number of the file stands."""
@@ -257,7 +258,7 @@ def _columns(
             found.append(record)
         if kind is not None and found:
             if not tables:
-                digest.update(f"{kind.name}: {', '.join(kind.fields)}\n".encode())
+                digest.update(kind.heading.encode())
             digest.update(b"".join(identities))
             identities.clear()
             tables.append(_table(found, kind, extra, by_fields))

@@ -80,8 +80,9 @@ def encode_prompts(
             template = templates.load_template(config.chat_template)
             for number, row in enumerate(rows, len(result)):
                 try:
-                    turns = formats.asked(kind.messages(row).messages)
-                    ids = chat.prompt_ids(tokenizer, turns, template)
+                    turns = kind.messages(row)
+                    asked = turns._replace(messages=formats.asked(turns.messages))
+                    ids = chat.prompt_ids(tokenizer, asked, template)
                 except ValueError as error:
                     raise ValueError(f"record {number} {error}") from None
                 result.append([*virtual, *ids])

@@ -126,7 +126,7 @@ def judged(row: int, question: Question, output: str, task: str, run: Run) -> An
 
 def _judged_by_metrics(row: int, question: Question, output: str, run: Run) -> Answer:
     style = style_of(run.tokenizer, run.config.data)
-    text = "".join(style.clean(until([output], style.stop))).strip()
+    text = "".join(style.clean(until([output], style.stop)))  # as train.generate prints it
     record, golds = question.record, [*question.golds]
     names = tasks.own.scored(run.config.evaluate.metrics)
     scores = {name: tasks.own.load(name)(text, golds, record) for name in names}

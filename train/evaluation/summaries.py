@@ -93,25 +93,50 @@ def read(runs: Iterable[Path]) -> list[Summary]:
         ValueError: when a summary is no JSON, lacks a key or has another type in one, or when two
             have the same model, method, trained count, seed and task.
     """
-    summaries: dict[tuple[Any, ...], Summary] = {}
+    return _distinct(summary for run in runs for summary in _of_run(run))
+
+
+def read_possible(runs: Iterable[Path]) -> tuple[list[Summary], list[str]]:
+    """The summaries of the runs that have them, and why each other run has none, in a line.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: when two runs have the same model, method, trained count, seed and task.
+    """
+    found: list[Summary] = []
+    left_out: list[str] = []
     for run in runs:
-        paths = sorted(run.glob("evaluation/*/summary.json"))
-        if not paths:
-            raise FileNotFoundError(
-                f"run {run} has no evaluation/<task>/summary.json; run "
-                f"{command.named('evaluate')} --workdir={run} --tasks NAME=FILE, without --tasks "
-                "where its config.evaluate.path names a test set"
+        if not run.exists():
+            raise FileNotFoundError(f"run {run} does not exist; give the directories of runs")
+        try:
+            found += _of_run(run)
+        except (FileNotFoundError, ValueError) as error:
+            left_out.append(str(error))
+    return _distinct(found), left_out
+
+
+def _of_run(run: Path) -> list[Summary]:
+    paths = sorted(run.glob("evaluation/*/summary.json"))
+    if not paths:
+        raise FileNotFoundError(
+            f"run {run} has no evaluation/<task>/summary.json; run "
+            f"{command.named('evaluate')} --workdir={run} --tasks NAME=FILE, without --tasks "
+            "where its config.evaluate.path names a test set"
+        )
+    return [_summary(path) for path in paths]
+
+
+def _distinct(found: Iterable[Summary]) -> list[Summary]:
+    summaries: dict[tuple[Any, ...], Summary] = {}
+    for new in found:
+        key = (new.model, new.method, new.trained, new.seed, new.task)
+        if key in summaries:
+            raise ValueError(
+                f"{summaries[key].path} and {new.path} are both of model {new.model!r}, method "
+                f"{new.method!r}, {new.trained} trained, seed {new.seed} and task "
+                f"{new.task!r}; leave one out"
             )
-        for path in paths:
-            new = _summary(path)
-            key = (new.model, new.method, new.trained, new.seed, new.task)
-            if key in summaries:
-                raise ValueError(
-                    f"{summaries[key].path} and {path} are both of model {new.model!r}, method "
-                    f"{new.method!r}, {new.trained} trained, seed {new.seed} and task "
-                    f"{new.task!r}; leave one out"
-                )
-            summaries[key] = new
+        summaries[key] = new
     return list(summaries.values())
 
 

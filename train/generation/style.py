@@ -11,7 +11,9 @@ from tera_jax.llama.prompts import Message, encode
 from .. import data, tasks
 from ..config import DataConfig
 from ..data import formats
-from ..data.conversations import chat, templates
+from ..data.conversations import chat, templates, tools
+from ..data.conversations.messages import Turns
+from ..data.kinds import is_empty
 
 Request = Mapping[str, Any]
 """``prompt``, a text; or ``messages``; or the fields of the run's own kind of records."""
@@ -51,6 +53,10 @@ class Style(abc.ABC):
         Raises:
             ValueError: for a request that the style does not take, beginning with a verb.
         """
+        if not is_empty(request.get("tools")):
+            raise ValueError(
+                "has 'tools', which only messages in a chat template take; remove them"
+            )
         if "messages" in request:
             return self.conversation(require_messages(request["messages"]))
         if "prompt" in request:
@@ -115,6 +121,8 @@ class Chat(Style):
 
     def ids(self, request: Request) -> list[int]:
         """As the base class, and of a record of any kind that a run reads."""
+        if "messages" in request and (given := tools.parsed(request.get("tools"))):
+            return self._encoded(require_messages(request["messages"]), given)
         named = "messages" in request or "prompt" in request
         kind = formats.recognised("auto", request, answered=False)
         if named or self.config is None or kind is None:
@@ -124,7 +132,10 @@ class Chat(Style):
 
     def conversation(self, messages: Sequence[Message]) -> list[int]:
         """All turns, and the beginning of the answer's."""
-        turns = [dict(message) for message in messages]
+        return self._encoded(messages, ())
+
+    def _encoded(self, messages: Sequence[Message], given: Sequence[tools.Tool]) -> list[int]:
+        turns = Turns([dict(message) for message in messages], tools=given)
         return chat.prompt_ids(self.tokenizer, turns, self.template)
 
 

@@ -53,7 +53,8 @@ def fit(run: Run, workdir: Path, members: Sequence[Member], active: int) -> list
     alone. Checkpoints are as far apart as ``config.loop`` has them, in steps of the run.
 
     Args:
-        run: of the base, the method and what all adapters inherit; its layers are a stack.
+        run: of the base, the method and what all adapters inherit; its layers are a stack. It is
+            not to be used again, as :func:`train.training.run.unrolled` has it.
         workdir: of the run.
         members: the adapters.
         active: G, those in one step.
@@ -76,19 +77,19 @@ class _Trainer:
     """The state on the device, where each adapter stands, and the steps that go on with both."""
 
     def __init__(self, run: Run, workdir: Path, members: Sequence[Member], active: int) -> None:
-        self._run, self._workdir, self._active = run, workdir, active
+        self._workdir, self._active = workdir, active
         self._members = {member.name: member for member in members}
         self._row: Row = common_row(members)
-        self._trained = _unrolled(run)
-        self._rows = run.config.loop.batch_size
-        self._step = make_slot_step(self._trained, active, self._rows)
+        self._model = run.model
+        self.state: State = empty_state(run, active)
         self._load = make_load(run)
+        self._run = run = runs.unrolled(run)
+        self._step = make_slot_step(run, active, run.config.loop.batch_size)
         self._eval = make_eval_step(run.model, run.adapter, run.mesh, run.params)
         self._own: dict[Any, _Own] = {}
         first = members[0].stream
         self._filler = unweighted(padded(next(dataclasses.replace(first)), self._row))
         self._held: _Held | None = None
-        self.state: State = empty_state(run, active)
         self.board = Board.new([*self._members], active)
 
     def go_on(self, board: Board) -> None:
@@ -161,8 +162,12 @@ class _Trainer:
         """What follows from an adapter's method; most adapters have the same."""
         config = member.specification.config
         if config.method not in self._own:
-            adapter = runs.make_adapter(config, self._run.model)
-            self._own[config.method] = _Own(adapter, jax.jit(adapter.init_d))
+            adapter = runs.make_adapter(config, self._model)
+
+            def init_d(params: Any, frozen: Any, seed: Any) -> Any:
+                return adapter.init_d(stacking.stacked(params), frozen, seed)
+
+            self._own[config.method] = _Own(adapter, jax.jit(init_d))
         return self._own[config.method]
 
     def _advance(self, step: int, log: Log) -> None:
@@ -183,7 +188,7 @@ class _Trainer:
             taken.append((each, each.taken))
         tokens = sum(data.num_tokens(b) for b, on in zip(batches, active_G, strict=True) if on)
         batch = to_device(joined(batches), self._run)
-        given = self._trained.params, self._trained.frozen, batch, rate_G, active_G
+        given = self._run.params, self._run.frozen, batch, rate_G, active_G
         self.state, metrics = self._step(self.state, *given)
         self._read(log)
         self._held = _Held(step, taken, metrics, tokens)
@@ -228,9 +233,11 @@ class _Trainer:
             what = f"a held-out loss of {loss}" if array is None else f"NaN or infinity in {array}"
             self._fail(each, f"step {each.taken} has {what}", int(self.state.step), log)
             return
+        self._run = runs.rolled(self._run)  # a file names the base by its stacks
         run = self._run._replace(adapter=self._own_of(self._member(each)).adapter)
         first = not any(other.status == "finished" for other in self.board.all)
         results.write_adapter(run, d, each.name, self._workdir, check_frozen=first)
+        self._run = runs.unrolled(self._run)
         each.status, each.slot, each.after = "finished", None, loss
         results.write(self.board.all, self._workdir)
         log.message(f"{each.name}: {each.taken} steps, held-out loss {loss:.4f}")
@@ -262,11 +269,3 @@ class _Trainer:
         progress = self.board.to_json()
         meta = self._run.meta._replace(position=position, progress=progress)
         checkpoints.save(self.state, meta, None)
-
-
-def _unrolled(run: Run) -> Run:
-    """The run with its layers in a list, beside the stack, where the configuration asks for it."""
-    if not run.config.model.unroll:
-        return run
-    params = stacking.split(run.params, keep=True)
-    return run._replace(model=run.model.clone(unroll=True), params=params)

@@ -12,7 +12,6 @@ from ..data import Batch, DataIterator, Examples, Prepared, records
 from ..data.batches import single_row
 from ..data.packing import Row
 from ..training.optim import rates
-from ..training.run import Run
 from .specification import Specification
 
 
@@ -76,20 +75,25 @@ def read(found: Specification, tokenizer: data.Tokenizer) -> Read:
     return Read(found, prepared, named)
 
 
-def member(given: Read, run: Run) -> Member:
+def member(given: Read, virtual: Sequence[int], limit: int) -> Member:
     """An adapter with what follows from the model.
 
+    Args:
+        given: the adapter and its records.
+        virtual: token ids that the method puts before every prompt.
+        limit: tokens of the model's context.
+
     Raises:
-        ValueError: for records that do not fit the model.
+        ValueError: for records that do not fit the model; it names the adapter's line.
     """
     found, config = given.specification, given.specification.config
-    virtual, loop = run.virtual_tokens, config.loop
+    loop = config.loop
     train, held_out = (
         part.after(virtual) for part in (given.prepared.train, given.prepared.held_out)
     )
     try:
         for name, part in (("training", train), ("held-out", held_out)):
-            data.require_context(part, config.data, run.model.config.max_position_embeddings)
+            data.require_context(part, config.data, limit)
             data.require_targets(part, config.data, name, len(virtual))
     except ValueError as error:
         raise ValueError(f"{found.where} ({found.name!r}): {error}") from None

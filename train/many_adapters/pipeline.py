@@ -8,7 +8,7 @@ import jax
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import adapter_class
-from tera_jax.llama import load_tokenizer
+from tera_jax.llama import Llama, load_config, load_tokenizer
 from tera_jax.methods import TABLE
 
 from ..config import Config, parse
@@ -66,8 +66,11 @@ def _train(
         said = f"{len(train_):,} training and {len(held_out):,} held-out records"
         distributed.log(f"{each.specification.name}: {said}")
 
+    sizes = load_config(config.model.path)
+    virtual = runs.make_adapter(config, Llama(sizes)).virtual_tokens(sizes.vocab_size)
+    ready = [members.member(each, virtual, sizes.max_position_embeddings) for each in read]
+
     run = runs.build(config, workdir, tokenizer, identities)
-    ready = [members.member(each, run) for each in read]
     directory.write(workdir, content)
     keep_data_identity(workdir, identities)
     runs.keep_frozen(run, workdir)

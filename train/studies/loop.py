@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tera_jax.llama import load_tokenizer
+from tera_jax.llama import load_config, load_tokenizer
 
+from ..data import require_context
 from . import identity, parts, workers
 from .job import Job, is_complete, jobs
 from .parts import Parts
@@ -63,12 +64,25 @@ def run(
 
 
 def read(study: Study) -> dict[str, Parts]:
-    """The parts of each task, of which the log tells."""
+    """The parts of each task, of which the log tells.
+
+    Raises:
+        FileNotFoundError: for a model or records that are not there.
+        ValueError: as :func:`train.studies.parts.read`, and for records that do not fit into the
+            model's context.
+    """
     tokenizer = load_tokenizer(study.config.model)
+    limit = load_config(study.config.model).max_position_embeddings
     found = {}
     for task in study.config.tasks:
-        found[task.name], lines = parts.read(task, study.data(task), tokenizer)
+        config = study.data(task)
+        found[task.name], lines = parts.read(task, config, tokenizer)
         print("\n".join(lines), flush=True)
+        for part in found[task.name]:
+            try:
+                require_context(part, config, limit)
+            except ValueError as error:
+                raise ValueError(f"task {task.name}: {error}") from None
     return found
 
 

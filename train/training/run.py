@@ -48,8 +48,7 @@ class Run(NamedTuple):
     @property
     def virtual_tokens(self) -> tuple[int, ...]:
         """The token ids that the method puts before every prompt."""
-        first = self.model.config.vocab_size
-        return tuple(range(first, first + self.adapter.num_virtual_tokens))
+        return self.adapter.virtual_tokens(self.model.config.vocab_size)
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import tera_jax
-from tera_jax.llama import load_pretrained
+from tera_jax.llama import load_pretrained, stacking
 from tests.margins import within
 from tests.train.many_adapters import worlds
 from train import data, many
@@ -186,6 +187,33 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, tiny_llama, tmp_path, m
     rows, expected = ended(tmp_path / "run"), ended(place / "run")
     timed = {name: {**row, "seconds": 0, "adapter": ""} for name, row in rows.items()}
     assert timed == {n: {**row, "seconds": 0, "adapter": ""} for n, row in expected.items()}
+
+
+def test_layers_are_unrolled_on_a_gpu_and_adapters_the_same(trained, base, tmp_path, monkeypatch):
+    place, file, given, _ = trained
+    run, found = base
+    rows = map(json.loads, file.read_text().splitlines())
+    two = [row for row in rows if row["name"] in ("p1", "p3")]
+    worlds.write_lines(tmp_path / "two.jsonl", two)
+    replaced = {"--adapters": tmp_path / "two.jsonl", "--workdir": tmp_path / "run"}
+    words = [word.partition("=") for word in given]
+    gpu = SimpleNamespace(on_gpu=lambda: True, device_kind=lambda: "a GPU")
+    monkeypatch.setattr(runs, "dispatch", gpu)
+    made, make = [], loop.make_slot_step
+    monkeypatch.setattr(loop, "make_slot_step", lambda *args: made.append(args[0]) or make(*args))
+    many.main([f"{name}={replaced.get(name, value)}" for name, _, value in words])
+    (trained_run,) = made
+    assert trained_run.model.unroll
+    assert stacking.is_split(trained_run.params)
+    for each in (found["p1"], found["p3"]):  # the second goes on after the first was written
+        (_, ours), (_, theirs) = (
+            tera_jax.load_adapter(workdir / "adapters" / each.name, run.params)
+            for workdir in (tmp_path / "run", place / "run")
+        )
+        own = run._replace(adapter=runs.make_adapter(each.config, run.model), config=each.config)
+        moved = worlds.distance(runs.init_d(own), theirs["d"])
+        assert worlds.distance(ours["d"], theirs["d"]) > 0  # another program
+        within(worlds.distance(ours["d"], theirs["d"]), 1e-4 * moved)
 
 
 @pytest.mark.long

@@ -81,6 +81,31 @@ def test_bad_records_are_refused_by_the_line_of_their_adapter(start, lines, tmp_
         start(lines(A, {"name": "b", "data": str(tmp_path / "bad.jsonl")}))
 
 
+LONGER = (
+    r"line 2 \('b'\): the longest record has [\d,]+ tokens, but the model's context has [\d,]+;"
+)
+
+
+def test_records_beyond_the_context_are_refused_by_the_line_of_their_adapter(
+    start, lines, tmp_path
+):
+    rows = [{"prompt": "red", "completion": f"the sun {i} " * (200 if i else 1)} for i in range(3)]
+    worlds.write_lines(tmp_path / "long.jsonl", rows)
+    both = lines(A, {"name": "b", "data": str(tmp_path / "long.jsonl")})
+    with pytest.raises(ValueError, match=LONGER):
+        start(both)
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        start(lines(A))
+
+
+def test_virtual_tokens_count_towards_the_context(start, lines):
+    more = "--config.method.num_virtual_tokens={}".format
+    with pytest.raises(AssertionError, match="was to be loaded"):
+        start(lines(A), more(4), method="prompt")
+    with pytest.raises(ValueError, match=LONGER.replace("2", "1", 1).replace("b", "a", 1)):
+        start(lines(A), more(2000), method="prompt")
+
+
 @pytest.mark.parametrize(
     ("method", "flag", "message"),
     [

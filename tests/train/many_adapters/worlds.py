@@ -74,7 +74,8 @@ def alone(run: Run, found: specification.Specification) -> tuple[Any, Any]:
     config = found.config
     adapter = runs.make_adapter(config, run.model)
     own = run._replace(config=config, adapter=adapter)
-    member = members.member(members.read(found, run.tokenizer), own)
+    limit = own.model.config.max_position_embeddings
+    member = members.member(members.read(found, run.tokenizer), own.virtual_tokens, limit)
     state, optimizer = runs.init_train_state(own, member.steps)
     first = jax.device_get(state.d)
     loop = config.loop

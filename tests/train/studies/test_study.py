@@ -151,6 +151,27 @@ def test_the_base_is_not_loaded_where_nothing_is_left(flags, finished, tmp_path,
         study(flags, output, "--methods", LORA, "vera:rank=8")
 
 
+def test_records_beyond_the_context_are_refused_before_the_base_is_loaded(
+    flags, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(trainer, "load", None)
+    model, _, *rest = flags
+
+    def start(words):
+        rows = [{"prompt": f"{i}", "completion": "the sun " * words} for i in range(20)]
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        data = [f"--data=T={tmp_path / 'rows.json'}", "--set=data.prompt=auto"]
+        study(
+            [model, *data, *rest[:2], "--set=model.remat=none"], tmp_path / "out", "--methods=ia3"
+        )
+
+    message = r"task T: the longest record has [\d,]+ tokens, but the model's context has 256;"
+    with pytest.raises(ValueError, match=message):
+        start(200)
+    with pytest.raises(TypeError):  # the base was to be loaded
+        start(2)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

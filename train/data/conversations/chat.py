@@ -5,15 +5,17 @@ what the assistant says with ``{% generation %}``, the mask is that of transform
 turn of the assistant is what the conversation up to it has more than the prompt for it.
 """
 
+import functools
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from jinja2 import TemplateSyntaxError
 from jinja2.sandbox import SecurityError
 
 from ..examples import Example, ids_of
-from . import tool_calls
+from . import tool_calls, tools
 from .messages import Message, Turns
 from .templates import template_of
 
@@ -23,25 +25,25 @@ _Ids = list[int] | ValueError
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
-def prompt_ids(
-    tokenizer: Any, messages: Sequence[Message], template: str | None = None
-) -> list[int]:
+def prompt_ids(tokenizer: Any, turns: Turns, template: str | None = None) -> list[int]:
     """The token ids of a conversation, up to where the assistant's next turn begins.
 
     Args:
         tokenizer: of ``transformers``.
-        messages: each with ``role`` and ``content``.
+        turns: messages, each with ``role`` and ``content``, and perhaps tools.
         template: a Jinja text; None for that of the tokenizer.
 
     Raises:
-        ValueError: beginning with a verb, when the template refuses the messages; and as
-            :func:`render`.
+        ValueError: beginning with a verb, when the template refuses the messages or does not read
+            the tools; and as :func:`render`.
     """
-    template_of(tokenizer, template)
-    (text,) = _texts(tokenizer, [messages], template, True)
-    if isinstance(text, ValueError):
-        raise text
-    (ids,) = ids_of([text], tokenizer)
+    text = template_of(tokenizer, template, bool(turns.tools))
+    if turns.tools:
+        tools.require_read(text)
+    (found,) = _texts(tokenizer, [_readable(turns, text)], template, True)
+    if isinstance(found, ValueError):
+        raise found
+    (ids,) = ids_of([found], tokenizer)
     return ids
 
 
@@ -53,8 +55,8 @@ def render(
 ) -> list[Example | ValueError]:
     """Conversations as token ids, and the mask of what the assistant says.
 
-    The ids are those of ``tokenizer.apply_chat_template(messages)``. A template that does not read
-    ``tool_calls`` gets them as text, see :func:`tool_calls.as_text`.
+    The ids are those of ``tokenizer.apply_chat_template(messages, tools=tools)``. A template that
+    does not read ``tool_calls`` gets them as text, see :func:`tool_calls.as_text`.
 
     Args:
         tokenizer: of ``transformers``.
@@ -64,30 +66,49 @@ def render(
 
     Returns:
         For each conversation an example; or an error, beginning with a verb, where the template
-        refuses it or its turns cannot be told from the rest.
+        refuses it or does not read its tools, or its turns cannot be told from the rest.
 
     Raises:
         ValueError: when there is no template, or it has an error of syntax or tries to leave the
             sandbox.
     """
-    text = template_of(tokenizer, template)
-    conversations = [_readable(turns, text) for turns in conversations]
+    result: dict[int, Example | ValueError] = {}
+    for with_tools in (False, True):
+        own = [i for i, turns in enumerate(conversations) if bool(turns.tools) == with_tools]
+        if not own:
+            continue
+        text = template_of(tokenizer, template, with_tools)
+        try:
+            if with_tools:
+                tools.require_read(text)
+        except ValueError as error:
+            result |= dict.fromkeys(own, error)
+            continue
+        given = [_readable(conversations[i], text) for i in own]
+        result |= zip(own, _rendered(tokenizer, given, text, template, loss), strict=True)
+    return [result[i] for i in range(len(conversations))]
+
+
+def _rendered(
+    tokenizer: Any, conversations: Sequence[Turns], text: str, template: str | None, loss: Loss
+) -> list[Example | ValueError]:
+    """As :func:`render`, for conversations whose template has this text."""
     if loss != "all" and _GENERATION.search(text):
         return _marked(tokenizer, conversations, template, loss)
-    wholes = _texts(tokenizer, [turns.messages for turns in conversations], template, False)
+    wholes = _texts(tokenizer, conversations, template, False)
     spans = [
         [] if loss == "all" or isinstance(whole, ValueError) else _learned(turns, loss)
         for turns, whole in zip(conversations, wholes, strict=True)
     ]
     # Up to each turn, and with it; of a last turn that is the whole.
     befores = [
-        turns.messages[:index]
+        _first(turns, index)
         for turns, indices in zip(conversations, spans, strict=True)
         for index in indices
         if index
     ]
     afters = [
-        turns.messages[: index + 1]
+        _first(turns, index + 1)
         for turns, indices in zip(conversations, spans, strict=True)
         for index in indices
         if index + 1 < len(turns.messages)
@@ -118,6 +139,10 @@ def render(
         else:
             result.append(_by_difference(whole, ends))
     return result
+
+
+def _first(turns: Turns, count: int) -> Turns:
+    return turns._replace(messages=turns.messages[:count])
 
 
 def _readable(turns: Turns, template: str) -> Turns:
@@ -170,19 +195,19 @@ def _marked(
     tokenizer: Any, conversations: Sequence[Turns], template: str | None, loss: Loss
 ) -> list[Example | ValueError]:
     """By the marks of the template."""
-    given = [turns.messages for turns in conversations]
-    result = _each(
-        given,
-        lambda part: _examples(
-            tokenizer.apply_chat_template(
-                part,
-                chat_template=template,
-                tokenize=True,
-                return_dict=True,
-                return_assistant_tokens_mask=True,
-            )
-        ),
-    )
+
+    def examples(part: Sequence[Sequence[Message]], tools: Any) -> list[Example]:
+        encoded = tokenizer.apply_chat_template(
+            part,
+            tools=tools,
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+        )
+        return [*map(Example, encoded["input_ids"], encoded["assistant_masks"])]
+
+    result = _by_tools(conversations, examples)
     return [
         _within(tokenizer, turns, one, template, loss) if isinstance(one, Example) else one
         for turns, one in zip(conversations, result, strict=True)
@@ -195,7 +220,7 @@ def _within(
     """An example whose mask leaves out what is not learned of it."""
     ids, mask = example
     if turns.first:
-        (text,) = _texts(tokenizer, [turns.messages[: turns.first]], template, False)
+        (text,) = _texts(tokenizer, [_first(turns, turns.first)], template, False)
         if isinstance(text, ValueError):
             return text
         (before,) = ids_of([text], tokenizer)
@@ -211,26 +236,32 @@ def _within(
     return Example(ids, mask)
 
 
-def _examples(encoded: Any) -> list[Example]:
-    return [*map(Example, encoded["input_ids"], encoded["assistant_masks"])]
-
-
 def _texts(
     tokenizer: Any,
-    conversations: Sequence[Sequence[Message]],
+    conversations: Sequence[Turns],
     template: str | None,
     add_generation_prompt: bool,
 ) -> list[str | ValueError]:
-    def texts(part: Sequence[Sequence[Message]]) -> list[str]:
+    def texts(part: Sequence[Sequence[Message]], tools: Any) -> list[str]:
         found: list[str] = tokenizer.apply_chat_template(
             part,
+            tools=tools,
             chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
         return found
 
-    return _each(conversations, texts)
+    return _by_tools(conversations, texts)
+
+
+def _by_tools(conversations: Sequence[Turns], apply: Callable[..., Any]) -> list[Any]:
+    """What ``apply`` makes of messages and tools: of neighbours with the same tools at once."""
+    found: list[Any] = []
+    for same, group in itertools.groupby(conversations, key=lambda turns: [*turns.tools]):
+        given = [turns.messages for turns in group]
+        found += _each(given, functools.partial(apply, tools=same or None))
+    return found
 
 
 def _each(conversations: Sequence[Any], apply: Any) -> list[Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tera_jax.json_files import shown
 
 from . import tool_calls
+from .tools import Tool
 
 Message = dict[str, Any]
 """``role`` and ``content``, and perhaps a name and ``tool_calls``."""
@@ -50,10 +51,12 @@ class Turns(NamedTuple):
     Attributes:
         messages: of all speakers.
         first: the first of them that the loss may be on.
+        tools: that the assistant may call.
     """
 
     messages: list[Message]
     first: int = 0
+    tools: Sequence[Tool] = ()
 
 
 def parsed(value: Any, field: str) -> list[Message]:

@@ -42,8 +42,13 @@ def load_template(name: str | None) -> str | None:
         raise ValueError(f"{name} is not UTF-8; save the chat template as UTF-8") from None
 
 
-def template_of(tokenizer: Any, template: str | None = None) -> str:
+def template_of(tokenizer: Any, template: str | None = None, with_tools: bool = False) -> str:
     """The template that is rendered.
+
+    Args:
+        tokenizer: of ``transformers``.
+        template: a Jinja text; None for that of the tokenizer.
+        with_tools: for a conversation with tools; a tokenizer may have another template for it.
 
     Raises:
         ValueError: when none is given and the tokenizer has none.
@@ -56,6 +61,6 @@ def template_of(tokenizer: Any, template: str | None = None) -> str:
             "to chatml, or config.data.prompt=plain for prompts and completions as they stand"
         )
     try:
-        return str(tokenizer.get_chat_template())
+        return str(tokenizer.get_chat_template(tools=[] if with_tools else None))
     except ValueError as error:  # it has several, and none of them is the default
         raise ValueError(f"{error} Set config.data.chat_template to a Jinja file") from None

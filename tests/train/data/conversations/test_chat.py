@@ -138,7 +138,7 @@ def test_what_a_template_says_is_passed_on():
         one(TURNS, broken)
     )
     with pytest.raises(ValueError, match="is refused by the chat template: roles must alternate"):
-        chats.prompt_ids(tokenizer(), twice, alternate)
+        chats.prompt_ids(tokenizer(), Turns(twice), alternate)
 
 
 @pytest.mark.parametrize(
@@ -155,13 +155,13 @@ def test_a_template_that_leaves_the_sandbox_is_refused(template, message):
     with pytest.raises(ValueError, match=f"the chat template {message}"):
         one(template=template)
     with pytest.raises(ValueError, match=f"the chat template {message}"):
-        chats.prompt_ids(tokenizer(), TURNS, template)
+        chats.prompt_ids(tokenizer(), Turns(TURNS), template)
     assert TURNS[0]["role"] == "system"
 
 
 def test_a_prompt_ends_where_the_assistant_begins():
     text = chat(*TEXTS[:-1], system="") + "<|im_start|>assistant\n"
-    found = chats.prompt_ids(tokenizer(), TURNS[:-1])
+    found = chats.prompt_ids(tokenizer(), Turns(TURNS[:-1]))
     assert found == tokenizer()(text, add_special_tokens=False)["input_ids"]
     whole = one().ids
     assert whole[: len(found)] == found
@@ -174,7 +174,7 @@ def test_a_tokenizer_without_a_template_is_told_what_to_set():
     with pytest.raises(ValueError, match=message):
         chats.render(bare, [Turns(TURNS)])
     with pytest.raises(ValueError, match=message):
-        chats.prompt_ids(bare, TURNS)
+        chats.prompt_ids(bare, Turns(TURNS))
     (found,) = chats.render(bare, [Turns(TURNS)], templates.load_template("chatml"))
     assert found == one(template=templates.CHATML)
 

@@ -57,6 +57,16 @@ def test_another_template_gets_them_as_text():
     assert rendered(TURNS) == ids_and_mask(text)
 
 
+def test_a_prompt_that_has_calls_has_the_same_text():
+    turns = Turns(parsed(TURNS[:3], "messages"))
+    asked = tokenizer().decode(chat.prompt_ids(tokenizer(), turns))
+    assert asked.endswith(
+        f"<|im_start|>assistant\n{WRITTEN}<|im_end|>\n<|im_start|>tool\nno<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert WRITTEN not in tokenizer().decode(chat.prompt_ids(tokenizer(), turns, READS_CALLS))
+
+
 def test_what_is_said_beside_a_call_stays_before_it():
     said = {"role": "assistant", "content": "I look.", "tool_calls": [{"function": CALL}] * 2}
     assert tool_calls.as_text(said)["content"] == f"I look.\n{WRITTEN}\n{WRITTEN}"
