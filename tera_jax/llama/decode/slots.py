@@ -130,12 +130,15 @@ def init_slots(
 
 def _placed(adapter: Adapter | None, state: SlotState) -> SlotState:
     """The same state, where the mesh has it."""
-    cache, rows, *others = state
+    cache, by_row = state.cache, slot_layout.by_row
     key, value = (slot_layout.cache(slots) for slots in (cache.key, cache.value))
     return SlotState(
-        RowCache(key, value, slot_layout.by_row(cache.length_B)),
-        None if adapter is None else slot_rows.placed(adapter, rows),
-        *slot_layout.by_row(others),
+        RowCache(key, value, by_row(cache.length_B)),
+        None if adapter is None else slot_rows.placed(adapter, state.rows),
+        by_row(state.token_B),
+        by_row(state.count_B),
+        by_row(state.active_B),
+        by_row(state.settings),
     )
 
 
