@@ -10,7 +10,8 @@ of its own, under the same settings.
 
 The table has the held-out loss of both, in nats a target token, and the seconds of each run in turn
 from its beginning to its end: loading, compiling, training and measuring. Below it stand the
-seconds of the one run, and those that a run for each persona takes at the mean of those in turn.
+mean losses of all personas before and after, the seconds of the one run, and those that a run for
+each persona takes at the mean of those in turn.
 """
 
 import argparse
@@ -97,6 +98,10 @@ def table(base: dict[str, Any], file: Path, args: argparse.Namespace) -> Iterato
         shown = " | ".join(f"{cell:.5f}" for cell in cells)
         yield f"| {found.name} | {shown} | {seconds[-1]:.1f} |"
     yield ""
+    measured = [(x.before, x.after) for x in progress if x.before and x.after]
+    lower = sum(after < before for before, after in measured)
+    means = " -> ".join(f"{sum(part) / len(part):.5f}" for part in zip(*measured, strict=True))
+    yield f"mean held-out loss of {len(progress)}: {means}; lower for {lower}"
     yield f"one run of {len(progress)} adapters: {together:.1f} s"
     if seconds:
         mean = sum(seconds) / len(seconds)
@@ -115,10 +120,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=32, help="personas")
     parser.add_argument("--checked", type=int, default=4, help="of them trained alone too")
     parser.add_argument("--active", type=int, default=32, help="personas in one step")
-    parser.add_argument("--steps", type=int, default=100, help="of each")
+    parser.add_argument("--steps", type=int, default=50, help="of each")
     parser.add_argument("--batch-size", type=int, default=4, help="rows of each in a step")
     parser.add_argument("--method", default="tera")
-    parser.add_argument("--learning-rate", type=float, default=3e-2)
+    parser.add_argument("--learning-rate", type=float, default=1e-2)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     if args.workdir.exists() and any(args.workdir.iterdir()):
@@ -128,6 +133,7 @@ def main() -> None:
         "loop.steps": args.steps,
         "loop.batch_size": args.batch_size,
         "loop.eval_every": args.steps,
+        "evaluate.batch_size": 8,  # a dialogue has 7 to 9 records
         "optim.learning_rate": args.learning_rate,
         "optim.warmup_steps": 10,
     }

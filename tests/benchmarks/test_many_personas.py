@@ -54,4 +54,5 @@ def test_one_run_gives_the_losses_of_runs_in_turn(tiny_llama, tmp_path, monkeypa
     assert abs(difference) < 1e-4
     assert together == pytest.approx(alone, abs=1e-4)
     assert before - together > 1e-2
+    assert "; lower for 2" in said
     assert "one run of 2 adapters" in said

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama
+from tera_jax.ops.numerics import acc_dtype
 
 from ..data import Batch
 
@@ -144,7 +145,8 @@ def _nll_of(
         return jnp.sum(nll_BC * weight_BC, axis=1), gradient_BCD
 
     def backward(gradient_BCD: Array, cotangent_B: Array) -> tuple[Array, None, None]:
-        scaled_BCD = gradient_BCD.astype(jnp.float32) * cotangent_B[:, None, None]
+        acc = acc_dtype(gradient_BCD.dtype)
+        scaled_BCD = gradient_BCD.astype(acc) * cotangent_B.astype(acc)[:, None, None]
         return scaled_BCD.astype(gradient_BCD.dtype), None, None
 
     with_gradient = jax.custom_vjp(nll)

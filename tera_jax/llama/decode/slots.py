@@ -14,6 +14,9 @@ so that a step gathers nothing. Requests come and go without another trace::
 
 ``base`` holds ``params`` and ``frozen``; where the model unrolls its layers those of ``params`` may
 be a list (:mod:`tera_jax.llama.stacking`), of which nothing is then copied.
+
+On a mesh call all of these under ``jax.set_mesh``, with ``base`` laid out on it. Slots are then
+split over ``data`` and ``fsdp``, and stay where they are (:mod:`.slot_layout`).
 """
 
 import functools
@@ -27,6 +30,7 @@ from jax import lax
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import stacking
+from tera_jax.llama.decode import slot_layout, slot_rows
 from tera_jax.llama.decode.cache import RowCache, Slots, init_cache, init_row_cache
 from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
 from tera_jax.llama.model import Llama
@@ -107,18 +111,35 @@ def init_slots(
         batch: B.
         slots: S, the tokens of a slot, those of prompt and answer together but the last.
         stops: the most tokens that end a row.
+
+    Raises:
+        ValueError: for slots that the mesh's ``data`` and ``fsdp`` do not divide.
     """
-    rows = None
-    if adapter is not None:
+    slot_layout.require_divisible(batch)
 
-        def empty(axis: int, leaf: Any) -> jax.Array:
-            return jnp.zeros((*leaf.shape[:axis], batch, *leaf.shape[axis:]), leaf.dtype)
+    def make() -> SlotState:
+        rows = None if adapter is None else slot_rows.empty(model, adapter, row, batch)
+        token_B, count_B = (jnp.zeros(batch, jnp.int32) for _ in range(2))  # each is donated
+        cache = init_row_cache(model.config, batch, slots, model.dtype, model.unroll)
+        settings = init_settings(batch, stops)
+        empty_B = jnp.zeros(batch, bool)
+        return _placed(adapter, SlotState(cache, rows, token_B, count_B, empty_B, settings))
 
-        rows = _by_layer(model, at_axes(adapter.layers, empty, row))
-    token_B, count_B = (jnp.zeros(batch, jnp.int32) for _ in range(2))  # each is donated
-    cache = init_row_cache(model.config, batch, slots, model.dtype, model.unroll)
-    settings = init_settings(batch, stops)
-    return SlotState(cache, rows, token_B, count_B, jnp.zeros(batch, bool), settings)
+    return jax.jit(make)() if slot_layout.on_mesh() else make()
+
+
+def _placed(adapter: Adapter | None, state: SlotState) -> SlotState:
+    """The same state, where the mesh has it."""
+    cache, by_row = state.cache, slot_layout.by_row
+    key, value = (slot_layout.cache(slots) for slots in (cache.key, cache.value))
+    return SlotState(
+        RowCache(key, value, by_row(cache.length_B)),
+        None if adapter is None else slot_rows.placed(adapter, state.rows),
+        by_row(state.token_B),
+        by_row(state.count_B),
+        by_row(state.active_B),
+        by_row(state.settings),
+    )
 
 
 def prefill(
@@ -147,7 +168,9 @@ def prefill(
     cache = init_cache(model.config, 1, tokens_1L.shape[1], model.dtype, model.unroll)
     hidden_1LD, cache = apply(tokens_1L, positions_1L, segment_ids_1L, cache, method="hidden")
     last_1D = lax.dynamic_index_in_dim(hidden_1LD, length - 1, axis=1, keepdims=False)
-    return Prefill(cache.key, cache.value, length, apply(last_1D, method="logits")[0])
+    key, value = (slot_layout.cache(slots, rows=False) for slots in (cache.key, cache.value))
+    logits_V = slot_layout.everywhere(apply(last_1D, method="logits")[0])
+    return Prefill(key, value, length, logits_V)
 
 
 def insert(
@@ -193,13 +216,13 @@ def insert(
     )
     state = SlotState(
         cache,
-        None if adapter is None else _put_row(adapter, state.rows, slot, row),
+        None if adapter is None else slot_rows.put(adapter, state.rows, slot, row),
         put(state.token_B, token),
         put(state.count_B, 1),
         put(state.active_B, more),
         jax.tree.map(put, state.settings, settings),
     )
-    return state, token
+    return _placed(adapter, state), token
 
 
 def step(
@@ -222,7 +245,7 @@ def step(
         The state, and int32 (B,) the new tokens; :data:`NO_TOKEN` where there is none.
     """
     rows = state.rows
-    apply = _apply(model, adapter, base, rows if adapter is None else _stacked(rows))
+    apply = _apply(model, adapter, base, rows if adapter is None else slot_rows.stacked(rows))
     hidden_B1D, cache = apply(state.token_B[:, None], cache=state.cache, method="hidden")
     logits_BV = apply(hidden_B1D[:, 0], method="logits")
     token_B = next_tokens(logits_BV, state.settings, state.count_B, sampling)
@@ -237,14 +260,16 @@ def step(
         count_B=count_B,
         active_B=more_B,
     )
-    return found, jnp.where(active_B, token_B, NO_TOKEN)
+    return _placed(adapter, found), jnp.where(active_B, token_B, NO_TOKEN)
 
 
 def evict(state: SlotState, slot: jax.Array) -> SlotState:
     """A slot emptied before its end. One that has ended is empty by itself."""
+    length_B = state.cache.length_B.at[slot].set(0)
+    active_B = state.active_B.at[slot].set(False)
     return state._replace(
-        cache=state.cache._replace(length_B=state.cache.length_B.at[slot].set(0)),
-        active_B=state.active_B.at[slot].set(False),
+        cache=state.cache._replace(length_B=slot_layout.by_row(length_B)),
+        active_B=slot_layout.by_row(active_B),
     )
 
 
@@ -256,39 +281,3 @@ def _apply(
         return functools.partial(model.apply, {"params": params})
     variables = {"params": params, "frozen": base["frozen"], "d": rows}
     return functools.partial(adapter.apply_rows, model, variables)
-
-
-def _by_layer(model: Llama, rows: Mapping[str, Any]) -> dict[str, Any]:
-    """The layers of prepared arrays as a list, where the model unrolls them."""
-    if not model.unroll or stacking.LAYERS not in rows:
-        return dict(rows)
-    stack = rows[stacking.LAYERS]
-    count = model.config.num_layers
-    layers = [jax.tree.map(lambda leaf, n=n: leaf[n], stack) for n in range(count)]
-    return {**rows, stacking.LAYERS: layers}
-
-
-def _stacked(rows: Mapping[str, Any]) -> dict[str, Any]:
-    return stacking.stacked(rows) if stacking.LAYERS in rows else dict(rows)
-
-
-def _put_row(adapter: Adapter, rows: Any, slot: jax.Array, row: Any) -> Any:
-    """The arrays of one adapter at a slot."""
-    layers = rows.get(stacking.LAYERS)
-    if not isinstance(layers, list):
-
-        def put(axis: int, leaf: jax.Array, value: jax.Array) -> jax.Array:
-            return leaf.at[(*[slice(None)] * axis, slot)].set(value)
-
-        return at_axes(adapter.layers, put, rows, row)
-
-    def put_first(leaf: jax.Array, value: jax.Array) -> jax.Array:
-        return leaf.at[slot].set(value)
-
-    split = [
-        jax.tree.map(lambda own, stack, n=n: put_first(own, stack[n]), own, row[stacking.LAYERS])
-        for n, own in enumerate(layers)
-    ]
-    others = {k: v for k, v in rows.items() if k != stacking.LAYERS}
-    rest = {k: v for k, v in row.items() if k != stacking.LAYERS}
-    return {**jax.tree.map(put_first, others, rest), stacking.LAYERS: split}

@@ -2,18 +2,22 @@
 
 import json
 import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from train import data, many
 from train.many_adapters import members, specification
+from train.many_adapters.step import make_slot_step
+from train.training import optim
 from train.training import run as runs
 from train.training.loop import to_device
 from train.training.run import Run
-from train.training.step import make_train_step
+from train.training.step import State, init_state, make_train_step
 
 ROWS = 2
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]
@@ -87,6 +91,62 @@ def alone(run: Run, found: specification.Specification) -> tuple[Any, Any]:
             batch = to_device(next(stream), own)
             state, _ = step(state, own.params, own.frozen, batch)
     return first, jax.device_get(state.d)
+
+
+def all_alone(run: Run, found: Sequence[specification.Specification]) -> Iterator[tuple[Any, Any]]:
+    """As :func:`alone` of each, for a method without dropout.
+
+    Batches are padded to one shape and adapters of one schedule share a program, so that few are
+    compiled.
+    """
+    ready = [members.member(members.read(each, run.tokenizer), run) for each in found]
+    row = members.common_row(ready)
+    init = jax.jit(run.adapter.init_d)
+    programs: dict[Any, Any] = {}
+    for member in ready:
+        config = member.specification.config
+        d = _as_computed(run, init(run.params, run.frozen, np.uint32(config.loop.seed)))
+        first = jax.device_get(d)
+        rule = optim.optimizer(config.optim, member.steps)
+        state = init_state(d, rule)
+        key = (config.optim, member.steps)
+        if key not in programs:
+            given = run.model, run.adapter, rule, run.mesh, run.params, state
+            programs[key] = make_train_step(*given)
+        with jax.set_mesh(run.mesh):
+            for _ in range(member.steps):
+                batch = to_device(members.padded(next(member.stream), row), run)
+                state, _ = programs[key](state, run.params, run.frozen, batch)
+        yield first, jax.device_get(state.d)
+
+
+def together(run: Run, found: Sequence[specification.Specification]) -> list[Any]:
+    """The last d of adapters in one run, each in a slot of its own, at constant rates."""
+    ready = [members.member(members.read(each, run.tokenizer), run) for each in found]
+    row, count = members.common_row(ready), len(ready)
+    init = jax.jit(run.adapter.init_d)
+    seeds = [np.uint32(each.specification.config.loop.seed) for each in ready]
+    d = [_as_computed(run, init(run.params, run.frozen, seed)) for seed in seeds]
+    d_G = jax.tree.map(lambda *each: jnp.stack(each), *d)
+    rule = optim.adamw(run.config.optim, 0.0)
+    state = State(jnp.zeros((), jnp.int32), d_G, jax.vmap(rule.init)(d_G))
+    step = make_slot_step(run, count, ROWS)
+    given_G = [each.specification.config.optim for each in ready]
+    assert all(c.schedule == "constant" and not c.warmup_steps for c in given_G)
+    rate_G = np.asarray([c.learning_rate for c in given_G], run.model.dtype)
+    with jax.set_mesh(run.mesh):
+        for _ in range(ready[0].steps):
+            batches = [members.padded(next(each.stream), row) for each in ready]
+            batch = to_device(members.joined(batches), run)
+            given = run.params, run.frozen, batch, rate_G, np.ones(count, bool)
+            state, _ = step(state, *given)
+    return [jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), state.d) for n in range(count)]
+
+
+def _as_computed(run: Run, d: Any) -> Any:
+    """In float64 where the model is."""
+    wide = run.model.dtype == jnp.float64
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if wide else leaf, d)
 
 
 def distance(a: Any, b: Any) -> float:
