@@ -45,7 +45,7 @@ NOT_RUN = {
     "-m benchmarks.data": "a million records; tests/benchmarks/test_data.py has fewer",
     "-m benchmarks.fp8_gradient": "the real weights",
     "-m benchmarks.generation": "torch beside the real weights",
-    "-m benchmarks.held_out": "a whole study; tests/benchmarks/test_held_out.py has a small one",
+    "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
     "-m benchmarks.loading": "the weights of a model of 7B",
     "-m benchmarks.methods --choices": "a whole study",
