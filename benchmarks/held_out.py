@@ -5,11 +5,10 @@ r"""The third task of the study of methods, held out from all choices: commonsen
         --output=held_out.jsonl
     python -m benchmarks.held_out --table --output=held_out.jsonl
 
-``--draw`` writes the records of the study into one small file. To train on there are 9,600, which
-are 300 batches of 32, and 400 of the same file for validation. To test on there are 100 of the
-published test file of each of the eight sub-tasks. All are the first of one random order.
-``--commonsense`` is a directory with
-``<sub-task>/test.json`` and the training file.
+``--draw`` writes the records of the study into one small file. There are 9,600 to train on, which
+are 300 batches of 32, and 400 of the same file for validation. The tests are 100 records of the
+published test file of each of the eight sub-tasks. All are the first of a random order.
+``--commonsense`` is a directory with ``<sub-task>/test.json`` and the training file.
 
 A run is that of ``configs/studies/smollm2.py`` with the template of ``configs/commonsense.py``.
 No learning rate is searched here: a method takes the rates that won on GSM8K and on ConvAI2, in

@@ -66,7 +66,7 @@ NOT_RUN = {
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "--paper": "tests/train/params/test_count.py runs it",
-    "-m benchmarks.held_out": "a whole study; tests/benchmarks/test_held_out.py has a small one",
+    "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
 }
 """Parts of commands whose flags are only read, each with the reason."""
