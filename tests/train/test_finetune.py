@@ -107,7 +107,6 @@ def test_a_task_of_ones_own_is_measured_before_and_after(tuned, given, capsys):
     rows = [json.loads(line) for line in (place / "compared.jsonl").read_text().splitlines()]
     assert [row["row"] for row in rows] == [0, 1, 2, 3, 4]
     answers = tuned.generate([row["prompt"] for row in rows], max_new_tokens=8)
-    answers = [answer.strip() for answer in answers]
     assert [row["after"]["answer"] for row in rows] == answers
     assert [row["before"]["answer"] for row in rows] != answers
     assert {*rows[0]["after"]["scores"]} == {"contains", "choice"}
