@@ -96,7 +96,7 @@ def require_close(found, expected, of=None):
         close(a, b, rtol=LIMIT, atol=LIMIT * np.abs(size).max())
 
 
-@pytest.mark.parametrize("parts_of_a_batch", quick_only([2], [1, 2]))
+@pytest.mark.parametrize("parts_of_a_batch", quick_only([1], [1, 2]))
 def test_the_gradient_is_that_of_the_mean_over_target_tokens(parts_of_a_batch):
     loss, gradient = by_hand()
     d = jax.device_get(made()[1]["d"])
