@@ -78,8 +78,7 @@ def alone(run: Run, found: specification.Specification) -> tuple[Any, Any]:
     config = found.config
     adapter = runs.make_adapter(config, run.model)
     own = run._replace(config=config, adapter=adapter)
-    limit = own.model.config.max_position_embeddings
-    member = members.member(members.read(found, run.tokenizer), own.virtual_tokens, limit)
+    member = _member(own, found)
     state, optimizer = runs.init_train_state(own, member.steps)
     first = jax.device_get(state.d)
     loop = config.loop
@@ -99,7 +98,7 @@ def all_alone(run: Run, found: Sequence[specification.Specification]) -> Iterato
     Batches are padded to one shape and adapters of one schedule share a program, so that few are
     compiled.
     """
-    ready = [members.member(members.read(each, run.tokenizer), run) for each in found]
+    ready = [_member(run, each) for each in found]
     row = members.common_row(ready)
     init = jax.jit(run.adapter.init_d)
     programs: dict[Any, Any] = {}
@@ -122,7 +121,7 @@ def all_alone(run: Run, found: Sequence[specification.Specification]) -> Iterato
 
 def together(run: Run, found: Sequence[specification.Specification]) -> list[Any]:
     """The last d of adapters in one run, each in a slot of its own, at constant rates."""
-    ready = [members.member(members.read(each, run.tokenizer), run) for each in found]
+    ready = [_member(run, each) for each in found]
     row, count = members.common_row(ready), len(ready)
     init = jax.jit(run.adapter.init_d)
     seeds = [np.uint32(each.specification.config.loop.seed) for each in ready]
@@ -141,6 +140,12 @@ def together(run: Run, found: Sequence[specification.Specification]) -> list[Any
             given = run.params, run.frozen, batch, rate_G, np.ones(count, bool)
             state, _ = step(state, *given)
     return [jax.tree.map(lambda leaf, n=n: np.asarray(leaf[n]), state.d) for n in range(count)]
+
+
+def _member(run: Run, found: specification.Specification) -> members.Member:
+    """An adapter of a run with its records."""
+    limit = run.model.config.max_position_embeddings
+    return members.member(members.read(found, run.tokenizer), run.virtual_tokens, limit)
 
 
 def _as_computed(run: Run, d: Any) -> Any:
