@@ -210,6 +210,20 @@ _WORDS = {
 }
 
 
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: None for each number that is not finite.
+
+    Named tuples and mappings become objects, and other tuples and lists become lists.
+    """
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(name): finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _described(kind: Any) -> str:
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is Literal:

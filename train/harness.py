@@ -11,6 +11,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tera_jax import json_files
 from tera_jax.atomic import write_text
 
 from . import command
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     args.output.parent.mkdir(parents=True, exist_ok=True)
     plain = json.loads(json.dumps(results, default=utils.handle_non_serializable))
-    text = json.dumps(lm_eval_model.finite(plain), indent=2, allow_nan=False)
+    # The harness gives NaN where it has no number, such as the standard error of one example.
+    text = json.dumps(json_files.finite(plain), indent=2, allow_nan=False)
     write_text(args.output, text + "\n")
     print(utils.make_table(results))
     if results.get("groups"):

@@ -141,7 +141,7 @@ def append(file: Path, row: Row) -> None:
     Raises:
         OSError: when the disk has no room, or fails.
     """
-    lines.append(file, {name: _plain(value) for name, value in row._asdict().items()})
+    lines.append(file, row)
     print(row.line(), flush=True)
 
 
@@ -165,9 +165,3 @@ def _infinite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _infinite(each) for name, each in value.items()}
     return math.inf if value is None else float(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -141,3 +141,11 @@ def test_larger_integers_where_they_are_allowed(tmp_path):
     file.write_text('{"a": 1' + "0" * 9999 + "}")
     with pytest.raises(ValueError, match="is beyond 128 bits"):
         read(file, integer_bits=128)
+
+
+def test_what_is_not_finite_is_written_as_null():
+    results = {"a": {"acc": 0.5, "stderr": float("nan")}, "b": [float("-inf"), 1, "NaN", None]}
+    assert json_files.finite(results) == {
+        "a": {"acc": 0.5, "stderr": None},
+        "b": [None, 1, "NaN", None],
+    }

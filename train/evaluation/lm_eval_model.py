@@ -8,7 +8,6 @@ checkpoint brings is never run.
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -276,15 +275,3 @@ def evaluate(
     )
     assert results is not None  # None is for processes other than the first
     return dict(results)
-
-
-def finite(results: Any) -> Any:
-    """Values of JSON with None for each number that is not finite.
-
-    The harness gives NaN where it has none, such as the standard error of one example.
-    """
-    if isinstance(results, dict):
-        return {key: finite(value) for key, value in results.items()}
-    if isinstance(results, list):
-        return [finite(value) for value in results]
-    return None if isinstance(results, float) and not math.isfinite(results) else results

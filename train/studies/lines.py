@@ -3,9 +3,10 @@
 import errno
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from tera_jax import json_files
 
 
 def whole(file: Path) -> list[bytes]:
@@ -24,14 +25,17 @@ def repair(file: Path) -> None:
             stream.truncate(len(kept))
 
 
-def append(file: Path, content: Mapping[str, Any]) -> None:
+def append(file: Path, content: Any) -> None:
     """Add a line, which is on the disk afterwards.
+
+    Args:
+        file: of lines.
+        content: of the line, as :func:`tera_jax.json_files.finite` takes it.
 
     Raises:
         OSError: when the disk has no room, or fails.
-        ValueError: for NaN and infinity, which JSON has not.
     """
-    line = (json.dumps(content, allow_nan=False) + "\n").encode()
+    line = (json.dumps(json_files.finite(content), allow_nan=False) + "\n").encode()
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         # One call, so that lines of two processes do not mix.

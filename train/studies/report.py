@@ -1,11 +1,10 @@
 """The report of a study, from its results alone: report.md, report.json and the Pareto files."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from tera_jax import atomic
+from tera_jax import atomic, json_files
 
 from . import identity, pareto, summaries
 from .loop import RESULTS
@@ -212,24 +211,15 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """The report's figures, unrounded; null for a number that is not finite."""
-    return {
-        "study": dict(report.study),
-        "summaries": [_plain(each) for each in report.found],
+    content = {
+        "study": report.study,
+        "summaries": report.found,
         "not_dominated": {
             task: [each.variant for each in pareto.front(group)]
             for task, group in pareto.by_task(report.found).items()
         },
-        "comparisons": None if report.compared is None else [*map(_plain, report.compared)],
-        "unfinished": [_plain(each) for each in report.left],
-        "notes": list(report.notes),
+        "comparisons": report.compared,
+        "unfinished": report.left,
+        "notes": report.notes,
     }
-
-
-def _plain(value: Any) -> Any:
-    if hasattr(value, "_asdict"):
-        return {name: _plain(each) for name, each in value._asdict().items()}
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return cast(dict[str, Any], json_files.finite(content))

@@ -121,7 +121,7 @@ class Results:
         Raises:
             OSError: when the disk has no room, or fails.
         """
-        lines.append(self._file, {name: _plain(value) for name, value in row._asdict().items()})
+        lines.append(self._file, row)
         self._take(row)
         print(row.line(), flush=True)
 
@@ -168,7 +168,3 @@ def _row(line: bytes, where: str, steps: int) -> Result | Failure:
 
 def _or_infinite(loss: float | None) -> float:
     return math.inf if loss is None else float(loss)
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

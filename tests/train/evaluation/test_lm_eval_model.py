@@ -217,11 +217,3 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch):
     spec = importlib.util.spec_from_file_location("train.evaluation.again", lm_eval_model.__file__)
     with pytest.raises(ImportError, match=r"pip install 'tera-jax\[evaluate\]'"):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-def test_what_is_not_finite_is_written_as_null():
-    results = {"a": {"acc": 0.5, "stderr": float("nan")}, "b": [float("-inf"), 1, "NaN", None]}
-    assert lm_eval_model.finite(results) == {
-        "a": {"acc": 0.5, "stderr": None},
-        "b": [None, 1, "NaN", None],
-    }
