@@ -98,7 +98,9 @@ def table(base: dict[str, Any], file: Path, args: argparse.Namespace) -> Iterato
         shown = " | ".join(f"{cell:.5f}" for cell in cells)
         yield f"| {found.name} | {shown} | {seconds[-1]:.1f} |"
     yield ""
-    measured = [(x.before, x.after) for x in progress if x.before and x.after]
+    measured = [
+        (x.before, x.after) for x in progress if x.before is not None and x.after is not None
+    ]
     lower = sum(after < before for before, after in measured)
     means = " -> ".join(f"{sum(part) / len(part):.5f}" for part in zip(*measured, strict=True))
     yield f"mean held-out loss of {len(progress)}: {means}; lower for {lower}"

@@ -178,7 +178,7 @@ def first_of_permutation(total: int, count: int, seed: int) -> Int64[np.ndarray,
     found = np.empty(count, np.int64)
     for step, drawn in enumerate(draws):
         number = drawn[0] << 32 | drawn[1] if wide else drawn[0]
-        # torch draws nothing for the last entry, which has no other to change places with.
+        # torch draws nothing for the last entry, which has no other to be swapped with.
         other = step + number % (total - step)
         found[step] = moved.get(other, other)
         moved[other] = moved.pop(step, step)

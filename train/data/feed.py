@@ -42,8 +42,8 @@ class DataIterator:
             return collate(self._take(self.batch_size), self.config, self.virtual, self._single)
         sizes, row = self._sizes
         upcoming = (sizes[index] for index in self._indices(self.position))
-        places = next(packing.batches(upcoming, self.batch_size, row))
-        rows = by_row(self._take(len(places)), places, self.batch_size)
+        taken = next(packing.batches(upcoming, self.batch_size, row))
+        rows = by_row(self._take(len(taken)), taken, self.batch_size)
         return fill(rows, row, self.config, self.virtual)
 
     def fed(self, start: int, stop: int) -> list[int]:
@@ -104,8 +104,8 @@ def held_out(
     if config.packed_length:
         sizes, row = measure(examples, config, virtual)
         left = iter(examples)
-        for places in packing.batches(sizes, batch_size, row):
-            rows = by_row(itertools.islice(left, len(places)), places, batch_size)
+        for taken in packing.batches(sizes, batch_size, row):
+            rows = by_row(itertools.islice(left, len(taken)), taken, batch_size)
             yield fill(rows, row, config, virtual)
         return
     row = single_row(examples, config, virtual)

@@ -30,13 +30,8 @@ def require(method: Method) -> None:
 def files(
     adapter: Adapter, variables: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What :func:`.save` writes: those of a LoRA of the same rank, with scale 1.
-
-    Raises:
-        ValueError: where a part of the ranks scales the kernel.
-    """
+    """What :func:`.save` writes: those of a LoRA of the same rank, with scale 1."""
     method = cast(UniRes, adapter.method)
-    require(method)
     shared = {kind: variables[kind][SHARED][NAME] for kind in ("frozen", "d")}
     d: dict[str, Any] = {}
     for target in adapter.layers:
