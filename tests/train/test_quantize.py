@@ -13,6 +13,7 @@ from tests.margins import within
 from train import data, export
 from train.config import default, parse, to_dict
 from train.data import records
+from train.generation.inference_model import inference_model
 from train.training import run as runs
 from train.training.loop import fit, held_out_loss, to_device
 from train.training.step import make_eval_step, make_train_step
@@ -52,7 +53,7 @@ def test_a_run_trains_decodes_and_exports(quantised, tmp_path):
     assert after < before - 0.5
 
     # The model for inference leaves the base as it is, and does what the merged weights do.
-    _, variables, apply = runs.inference_model(run, d)
+    _, variables, apply = inference_model(run, d)
     assert quantize.any_quantized(variables["params"])
     merged = jax.jit(run.adapter.merge)(run.variables(d))
     expected, _ = run.model.apply({"params": merged}, TOKENS_BL)
@@ -82,7 +83,7 @@ def test_a_run_in_fp8_learns_and_exports_what_it_stands_for(quantised, tmp_path)
             losses.append(float(metrics.loss))
     assert losses[-1] < losses[0] - 0.1
     # Decoding multiplies the base as it is; an export is merged in float32 and rounds no inputs.
-    _, variables, _ = runs.inference_model(run, state.d)
+    _, variables, _ = inference_model(run, state.d)
     assert quantize.in_fp8(variables["params"])
     export.export(run, state.d, "hf", tmp_path / "hf")
     _, loaded = load_pretrained(tmp_path / "hf")

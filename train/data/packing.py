@@ -66,8 +66,8 @@ def order(records: Sequence[Size], row: Row) -> list[int]:
     A row takes the first of the next 128 that it has room for. Where less room is left than two
     records take on average, it takes the largest that it has room for. When there is none, the
     first of all that are left begins the next row. So none is left behind for long, and none comes
-    more than 128 records early. :func:`batches` of this order are rows that are filled one after the
-    other, or better.
+    more than 128 records early. :func:`batches` of this order are rows that are filled one after
+    the other, or better.
 
     Args:
         records: none above ``row``.

@@ -13,9 +13,10 @@ from tera_jax.llama.decode.config import GenerationConfig
 from tera_jax.llama.decode.generate import generate as decode
 from tera_jax.llama.decode.generate import left_pad
 
+from ..generation.inference_model import inference_model
 from ..training import distributed
 from ..training.loop import one_late, to_device
-from ..training.run import Run, inference_model
+from ..training.run import Run
 
 
 class Generator:

@@ -19,11 +19,12 @@ from tera_jax.llama.checkpoint import special_tokens
 
 from .. import data
 from ..config import DataConfig
+from ..generation.inference_model import inference_model
 from ..tasks import choices
 from ..training import distributed
 from ..training.loop import one_late, to_device
 from ..training.loss import chunk_size, chunks
-from ..training.run import Run, inference_model
+from ..training.run import Run
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of the continuation to score after it."""
@@ -210,10 +211,7 @@ def score(
     rows = [([*run.virtual_tokens, *context], continuation) for context, continuation in pairs]
 
     result: dict[int, Likelihood] = {}
-    with (
-        jax.set_mesh(run.mesh),
-        distributed.bar(progress, total=len(rows), unit="row") as bar,
-    ):
+    with jax.set_mesh(run.mesh), distributed.bar(progress, total=len(rows), unit="row") as bar:
         _, variables, apply = inference_model(run, d)
         for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):
             for place, logprob, greedy in zip(places, *jax.device_get(sums), strict=False):

@@ -2,11 +2,9 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +18,6 @@ from tera_jax.disk import load_arrays, save_arrays
 from tera_jax.fingerprint import base_fingerprint, exact_fingerprint, fingerprint
 from tera_jax.llama import Llama, load_pretrained, load_tokenizer, stacking
 from tera_jax.llama.checkpoint import special_tokens
-from tera_jax.llama.decode import float32_matmul
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import dispatch
 
@@ -234,56 +231,6 @@ def merged(run: Run, d: Any) -> Any:
 @functools.lru_cache(maxsize=4)  # the same object for equal adapters, which compiles once
 def _merge(adapter: Adapter) -> Callable[..., Any]:
     return jax.jit(adapter.merge)
-
-
-class InferenceModel(NamedTuple):
-    """A model for inference.
-
-    Attributes:
-        model: that ``apply`` runs.
-        variables: all collections that ``apply`` reads.
-        apply: ``model.apply`` with the adapter, where it is not merged.
-    """
-
-    model: Llama
-    variables: dict[str, Any]
-    apply: Callable[..., Any]
-
-
-def inference_model(run: Run, d: Any) -> InferenceModel:
-    """What answers and scores with ``d``.
-
-    A method that can be merged is merged first, which makes it as fast as the base. A quantised
-    base stays as it is: merged it would take the memory that it was quantised to save.
-    """
-    model = run.model
-    if not run.adapter.mergeable or quantize.any_quantized(run.params):
-        return InferenceModel(model, run.variables(d), _adapted(run.adapter, model))
-    params = merged(run, d)
-    if run.config.evaluate.unroll:
-        model, params = model.clone(unroll=True), stacking.split(params, keep=True)
-    return InferenceModel(model, {"params": params}, _merged(model))
-
-
-@functools.cache  # the same object each time, so that what is jitted with it is not compiled again
-def _adapted(adapter: Adapter, model: Llama) -> Callable[..., Any]:
-    return functools.partial(adapter.apply, model)
-
-
-@functools.cache
-def _merged(model: Llama) -> Callable[..., Any]:
-    def apply(variables: Any, *args: Any, **kwargs: Any) -> Any:
-        variables = {"params": stacking.stacked(variables["params"])}
-        with nn.intercept_methods(float32_matmul.interceptor) if _exact() else nullcontext():
-            return model.apply(variables, *args, **kwargs)
-
-    return apply
-
-
-def _exact() -> bool:
-    """Whether float32 products are to be those of float32, on a GPU."""
-    asked = jax.config.jax_default_matmul_precision in ("highest", "float32")  # type: ignore[attr-defined]
-    return asked and dispatch.on_gpu()
 
 
 def describe(run: Run) -> str:

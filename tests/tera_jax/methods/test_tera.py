@@ -277,26 +277,3 @@ def test_rank_reaches_the_bound_of_theorem_1(text, structure):
         double = jax.tree.map(lambda x: x.astype(jnp.float64), (frozen, random_d(scheme)))
         update = np.asarray(delta_w(*double, scheme))
     assert np.linalg.matrix_rank(update) == scheme.max_rank
-
-
-def test_a_fast_core_of_another_scheme_is_refused():
-    scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeRA(structure="hadamard"))
-    frozen["core"][0] = jnp.ones(5)
-    with pytest.raises(ValueError, match=r"\(5, 8\).* do not fit tensorization 6\|2x4"):
-        tera.delta_w(frozen, random_d(scheme), scheme)
-
-
-def test_signs_in_place_of_a_narrow_factor_are_refused():
-    scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeRA())
-    frozen["factors"][0] = jnp.ones(6)
-    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|2x4"):
-        tera.delta_w(frozen, random_d(scheme), scheme)
-
-
-def test_arrays_that_do_not_fit_the_scheme_are_refused():
-    scheme = Tensorization.parse("6|2x4")
-    frozen = init_frozen(KEY, scheme, TeRA())
-    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|4x2"):
-        tera.delta_w(frozen, random_d(scheme), Tensorization.parse("6|4x2"))

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import pytest
 
 from tera_jax.methods import tera
@@ -66,3 +67,26 @@ def test_a_hadamard_core_asks_for_the_factors_that_have_transforms():
                 refused()
     few = TeRA(tensorizations=("61x2|2x4",), structure="hadamard")
     assert few.tensorization((122, 8)).core_shape == (122, 8)
+
+
+def test_a_fast_core_of_another_scheme_is_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = tera.init_frozen(KEY, scheme, TeRA(structure="hadamard"))
+    frozen["core"][0] = jnp.ones(5)
+    with pytest.raises(ValueError, match=r"\(5, 8\).* do not fit tensorization 6\|2x4"):
+        tera.delta_w(frozen, tera.init_d(scheme, TeRA()), scheme)
+
+
+def test_signs_in_place_of_a_narrow_factor_are_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = tera.init_frozen(KEY, scheme, TeRA())
+    frozen["factors"][0] = jnp.ones(6)
+    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|2x4"):
+        tera.delta_w(frozen, tera.init_d(scheme, TeRA()), scheme)
+
+
+def test_arrays_that_do_not_fit_the_scheme_are_refused():
+    scheme = Tensorization.parse("6|2x4")
+    frozen = tera.init_frozen(KEY, scheme, TeRA())
+    with pytest.raises(ValueError, match=r"do not fit tensorization 6\|4x2"):
+        tera.delta_w(frozen, tera.init_d(scheme, TeRA()), Tensorization.parse("6|4x2"))
