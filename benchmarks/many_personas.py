@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=50, help="of each")
     parser.add_argument("--batch-size", type=int, default=4, help="rows of each in a step")
     parser.add_argument("--method", default="tera")
-    parser.add_argument("--learning-rate", type=float, default=1e-2)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     args = parser.parse_args()
     if args.workdir.exists() and any(args.workdir.iterdir()):

@@ -43,6 +43,7 @@ CHOICES = variants(
     (
         f"unilora:length=36840,{_ALL},{_BETTER}",
         f"unilora:length=36840,{_VO},{_BETTER}",
+        f"unilora:length=40000,{_ALL},{_BETTER}",
         f"unires:length=36000,{_BETTER}",
         f"unires:length=36000,kernel_rank=2,{_BETTER}",
         f"unires:length=39160,{_BETTER}",
