@@ -20,6 +20,7 @@ from tests.marks import quick_only
 from train.config import OptimConfig
 from train.data import Batch
 from train.params.plan import gathered
+from train.training import loss
 from train.training import step as steps
 from train.training.optim import optimizer
 
@@ -206,6 +207,21 @@ def test_a_step_gathers_no_kernel_beyond_one_layer(method, unroll):
     assert not whole(text, base())
     # It is gathered, a layer at a time.
     assert {shape[1:] for shape in stacked(base())} <= shapes | {shape[::-1] for shape in shapes}
+
+
+def logits_gathered(monkeypatch=None):
+    """Arrays with the vocabulary as an axis that a step on ``fsdp=8`` gathers, beside the head."""
+    if monkeypatch:
+        monkeypatch.setattr(loss, "with_whole_head", dict)
+        monkeypatch.setattr(loss, "split_rows", lambda gradient: gradient)
+    shapes = gathered(trainer("lora", 1, 8, 1).compiled.as_text())
+    vocab, hidden = CONFIG.vocab_size, CONFIG.hidden_size
+    return {shape for shape in shapes if vocab in shape} - {(hidden, vocab), (vocab, hidden)}
+
+
+def test_the_loss_gathers_the_head_and_no_logits(monkeypatch):
+    assert not logits_gathered()
+    assert logits_gathered(monkeypatch)
 
 
 def test_a_kernel_that_is_gathered_whole_is_seen():
