@@ -1,7 +1,8 @@
 """The cases of benchmarks/steps.py: what is trained, on which layers, and the adapter of each."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from tera_jax.adapters.interceptor import calls, dequantized
 from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.llama import Llama
 from tera_jax.methods import Method, NotMergeableError, TargetLayer
+from tera_jax.network import cost_model
 from train.config import parse
 
 QV = ("q_proj", "v_proj")
@@ -54,6 +56,34 @@ class Case(NamedTuple):
         if self.targets != QV:
             words.append("all linear" if self.targets == ALL else "+".join(self.targets))
         return " ".join(word for word in words if word)
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    **{route: {"route": route} for route in get_args(cost_model.Route)},
+    **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
+    "ahead": {"ahead": True},
+    "fused": {"fused": True},
+    "unfused": {"fused": False},
+    "loop": {"loop": True},
+    "unrolled": {"loop": False},
+    "fast": {"fields": (("structure", "hadamard_factor"),)},
+    "structured": {"fields": (("structure", "hadamard"),)},
+    "orthogonal": {"fields": (("init", "orthogonal"),)},
+}
+
+
+def named(names: Iterable[str], rows: int, length: int, remat: str) -> Iterator[Case]:
+    """``tera:ahead`` or ``tera:build:full``: a method, then options."""
+    for name in names:
+        method, *options = name.split(":")
+        case = Case(method, rows, length, remat)
+        for option in options:
+            if option not in _OPTIONS:
+                raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
+            changes = _OPTIONS[option]
+            fields = case.fields + changes.get("fields", ())
+            case = case._replace(**changes | {"fields": fields})
+        yield case
 
 
 @dataclasses.dataclass(frozen=True)
