@@ -36,6 +36,7 @@ class Case(NamedTuple):
     ahead: bool = False  # kernels built before the layers
     fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
     loop: bool | None = None  # over the layers; None as train.main has it on a GPU
+    kept: bool = False  # all layers whole for the backward pass, on fsdp
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
     @property
@@ -51,6 +52,7 @@ class Case(NamedTuple):
             {None: "", True: "fused", False: "unfused"}[self.fused],
             "ahead" * self.ahead,
             {None: "", True: "loop", False: "unrolled"}[self.loop],
+            "kept" * self.kept,
             "" if self.remat == "dots" else f"remat {self.remat}",
         ]
         if self.targets != QV:
@@ -62,6 +64,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     **{route: {"route": route} for route in get_args(cost_model.Route)},
     **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
     "ahead": {"ahead": True},
+    "kept": {"kept": True},
     "fused": {"fused": True},
     "unfused": {"fused": False},
     "loop": {"loop": True},

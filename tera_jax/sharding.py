@@ -100,6 +100,11 @@ def batch_shards() -> int:
     return math.prod(map(axis_size, BATCH))
 
 
+def whole_along(spec: P, axis: str = "fsdp") -> P:
+    """A layout in which nothing is split over an axis of the mesh."""
+    return P(*(None if each == axis else each for each in spec))
+
+
 def frozen_shardings(frozen: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:
     """The layout of the frozen network: every device holds all of it, but for very large arrays.
 

@@ -67,8 +67,8 @@ def with_whole_head(params: Mapping[str, Any]) -> dict[str, Any]:
     head = "lm_head" if "lm_head" in params else "embed_tokens"
 
     def gather(path: tuple[Any, ...], leaf: Any) -> Any:
-        spec = [None if axis == "fsdp" else axis for axis in _spec(trees.name(path), leaf)]
-        return jax.lax.with_sharding_constraint(leaf, P(*spec))
+        spec = sharding.whole_along(_spec(trees.name(path), leaf))
+        return jax.lax.with_sharding_constraint(leaf, spec)
 
     return {**params, **jax.tree.map_with_path(gather, {head: params[head]})}
 
