@@ -239,6 +239,16 @@ def test_the_loss_gathers_the_head_and_no_logits(monkeypatch):
     assert logits_gathered(monkeypatch)
 
 
+def test_chunks_of_logits_are_of_the_memory_of_one_device():
+    one = loss.chunk_size(4, 1000, 2**18)
+    assert one == 63  # 16 chunks of up to 64
+    assert loss.chunk_size(32, 1000, 2**18) < one
+    with jax.set_mesh(sharding.make_mesh(2, 4, 1)):
+        assert loss.chunk_size(32, 1000, 2**18) == one
+    with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
+        assert loss.chunk_size(32, 1000, 2**18) < one
+
+
 def test_a_kernel_that_is_gathered_whole_is_seen():
     sharded = trainer("tera", 1, 8, 1)
     kernel = sharded.params["layers"]["mlp"]["up_proj"]["kernel"]
