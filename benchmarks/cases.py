@@ -1,7 +1,8 @@
 """The cases of benchmarks/steps.py: what is trained, on which layers, and the adapter of each."""
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from tera_jax.adapters.interceptor import calls, dequantized
 from tera_jax.adapters.linear import LinearAdapter
 from tera_jax.llama import Llama
 from tera_jax.methods import Method, NotMergeableError, TargetLayer
+from tera_jax.network import cost_model
 from train.config import parse
 
 QV = ("q_proj", "v_proj")
@@ -34,6 +36,7 @@ class Case(NamedTuple):
     ahead: bool = False  # kernels built before the layers
     fused: bool | None = None  # narrow modes by the Pallas kernel; None where it is used
     loop: bool | None = None  # over the layers; None as train.main has it on a GPU
+    kept: bool = False  # all layers whole for the backward pass, on fsdp
     packed: int = 0  # tokens of a row of real records; 0 pads each
 
     @property
@@ -49,11 +52,41 @@ class Case(NamedTuple):
             {None: "", True: "fused", False: "unfused"}[self.fused],
             "ahead" * self.ahead,
             {None: "", True: "loop", False: "unrolled"}[self.loop],
+            "kept" * self.kept,
             "" if self.remat == "dots" else f"remat {self.remat}",
         ]
         if self.targets != QV:
             words.append("all linear" if self.targets == ALL else "+".join(self.targets))
         return " ".join(word for word in words if word)
+
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    **{route: {"route": route} for route in get_args(cost_model.Route)},
+    **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
+    "ahead": {"ahead": True},
+    "kept": {"kept": True},
+    "fused": {"fused": True},
+    "unfused": {"fused": False},
+    "loop": {"loop": True},
+    "unrolled": {"loop": False},
+    "fast": {"fields": (("structure", "hadamard_factor"),)},
+    "structured": {"fields": (("structure", "hadamard"),)},
+    "orthogonal": {"fields": (("init", "orthogonal"),)},
+}
+
+
+def named(names: Iterable[str], rows: int, length: int, remat: str) -> Iterator[Case]:
+    """``tera:ahead`` or ``tera:build:full``: a method, then options."""
+    for name in names:
+        method, *options = name.split(":")
+        case = Case(method, rows, length, remat)
+        for option in options:
+            if option not in _OPTIONS:
+                raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
+            changes = _OPTIONS[option]
+            fields = case.fields + changes.get("fields", ())
+            case = case._replace(**changes | {"fields": fields})
+        yield case
 
 
 @dataclasses.dataclass(frozen=True)

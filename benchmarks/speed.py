@@ -9,6 +9,7 @@ r"""A training step beside PyTorch PEFT's on one GPU: tokens a second, memory, t
         --tokenizer=SmolLM2-135M-Instruct.gguf --anchors
     python -m benchmarks.speed --model=llama-2-7b --mesh data=1 data=2 fsdp=2
     python -m benchmarks.speed --model=tiny --rows=4 --length=64        # make bench
+    python -m benchmarks.speed --check      # has a row become slower? benchmarks/regression.py
 
 Shapes are those of ``--model``, weights and tokens random, the loss on every token. All settings
 run one after another in one process: the anchors of benchmarks/anchors.py first, then the rate of
@@ -37,18 +38,20 @@ all linear layers. ``methods`` takes every method.
 
 import json
 import math
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import jax.numpy as jnp
 
+from benchmarks import regression
 from benchmarks.batches import Real, for_peft, read_records
-from benchmarks.cases import FROZEN, Case
+from benchmarks.cases import FROZEN, named
 from benchmarks.steps import TINY, Bench, Measurement, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
-from tera_jax.network import cost_model
 from tera_jax.ops import dispatch
 from tera_jax.quantize import BLOCK, KINDS
 from train import command
@@ -81,16 +84,13 @@ def table(found: list[Measurement], size: int, rate: float) -> Iterator[str]:
     head += ["of the product's rate", "peak GiB", "compile s", "trained"]
     yield "| " + " | ".join(head) + " |"
     yield "| --- |" + " ---: |" * (len(head) - 1)
-    frozen = [row for row in reversed(found) if row.name.startswith(FROZEN)]
-    base = {(row.tokens, row.base): row.step_seconds for row in frozen}
     anchor = [row.tokens_per_second for row in found if row.name == "PEFT lora compiled"]
     peft = anchor[0] if anchor else math.nan
-    for row in found:
+    for row, to_base in zip(found, regression.to_frozen(found), strict=True):
         if row.note:
             yield f"| {row.name} | {row.tokens} | {row.note} |" + " |" * (len(head) - 3)
             continue
         flops = 4 * size * row.tokens_per_second
-        to_base = row.step_seconds / base.get((row.tokens, row.base), math.nan)
         to_peft = row.tokens_per_second / peft
         cells = (
             row.name,
@@ -175,7 +175,12 @@ def main() -> None:
     parser.add_argument("--padded", action="store_true", help="real records padded by us too")
     parser.add_argument("--profile", action="store_true", help="the kernels of a step as well")
     parser.add_argument("--output", type=Path, help="JSON lines, one a row")
+    parser.add_argument("--check", action="store_true", help="is a row slower than expected?")
+    parser.add_argument("--record", action="store_true", help="the ratios as the expected ones")
+    parser.add_argument("--expected", type=Path, default=regression.FILE, help="of --check")
     args = parser.parse_args()
+    guarded = args.check or args.record
+    entries = _guarded(args) if guarded else []
 
     shape = dict(TINY if args.model == "tiny" else MODELS[args.model])
     shape["num_hidden_layers"] = args.layers or shape["num_hidden_layers"]
@@ -213,6 +218,39 @@ def main() -> None:
         if args.sweep == "tokens":
             print(*choices(found, shape["hidden_size"]), sep="\n")
         check(found, falls=real is None)
+        if guarded:
+            _judge(args, shape["num_hidden_layers"], entries, found)
+
+
+def _guarded(args: Any) -> list[regression.Entry]:
+    """The expected ratios, with the defaults of ``--check`` put into ``args``."""
+    if problem := next(regression.refusals(args), None):
+        raise ValueError(problem)
+    if args.cases is None:
+        args.cases, args.layers = list(regression.CASES), args.layers or regression.LAYERS
+    if FROZEN not in args.cases:
+        args.cases = [FROZEN, *args.cases]
+    return regression.load(args.expected) if args.expected.exists() else []
+
+
+def _judge(
+    args: Any, layers: int, entries: list[regression.Entry], found: list[Measurement]
+) -> None:
+    """Says which rows are slower, and ends with status 1 if one is; or records them."""
+    setting = regression.Setting(
+        args.model, layers, args.rows, args.length, args.remat, args.mesh[0]
+    )
+    command_line = shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]])
+    now = regression.measured(found, setting, command_line)
+    verdict = regression.compare(entries, now, found)
+    if args.check:
+        print(*verdict.lines, sep="\n")
+    if args.record:
+        regression.record(args.expected, now)
+        print(f"recorded in {args.expected}")
+    if args.check and verdict.slower:
+        print(f"slower: {', '.join(verdict.slower)}")
+        sys.exit(1)
 
 
 def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator[Measurement]:
@@ -222,7 +260,8 @@ def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator
     if args.sweep:
         cases = sweep(args.sweep, rows, args.length, bench.config.hidden_size, args.remat)
     else:
-        cases = _named(args.cases, args, rows)
+        names = args.cases or (FROZEN, "lora", "vera", "hira", "tera")
+        cases = named(names, rows, args.length, args.remat)
     for case in cases:
         if real is None:
             yield bench.measure(case)
@@ -230,34 +269,6 @@ def _measured(bench: Bench, args: Any, mesh: str, real: Real | None) -> Iterator
         if args.padded:
             yield bench.measure(case, real.padded)
         yield bench.measure(case._replace(packed=args.packed), real.packed)
-
-
-_OPTIONS: dict[str, dict[str, Any]] = {
-    **{route: {"route": route} for route in get_args(cost_model.Route)},
-    **{remat: {"remat": remat} for remat in ("none", "dots", "full")},
-    "ahead": {"ahead": True},
-    "fused": {"fused": True},
-    "unfused": {"fused": False},
-    "loop": {"loop": True},
-    "unrolled": {"loop": False},
-    "fast": {"fields": (("structure", "hadamard_factor"),)},
-    "structured": {"fields": (("structure", "hadamard"),)},
-    "orthogonal": {"fields": (("init", "orthogonal"),)},
-}
-
-
-def _named(names: list[str] | None, args: Any, rows: int) -> Iterator[Case]:
-    """``tera:ahead`` or ``tera:build:full``: a method, then options."""
-    for name in names or (FROZEN, "lora", "vera", "hira", "tera"):
-        method, *options = name.split(":")
-        case = Case(method, rows, args.length, args.remat)
-        for option in options:
-            if option not in _OPTIONS:
-                raise SystemExit(f"{name}: {option!r} is no option; {', '.join(_OPTIONS)}")
-            changes = _OPTIONS[option]
-            fields = case.fields + changes.get("fields", ())
-            case = case._replace(**changes | {"fields": fields})
-        yield case
 
 
 if __name__ == "__main__":

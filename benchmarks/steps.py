@@ -159,7 +159,9 @@ class Bench:
             shapes = jax.eval_shape(init, self._params, frozen)
             layout = state_shardings(shapes, adapter, optimizer, self._mesh)
             state = jax.jit(init, out_shardings=layout)(self._params, frozen)
-            step: Any = make_train_step(model, adapter, optimizer, self._mesh, self._params, state)
+            kept = self.config.num_layers * case.kept
+            made = (model, adapter, optimizer, self._mesh, self._params, state)
+            step: Any = make_train_step(*made, kept_layers=kept)
             start = time.perf_counter()
             lowered = step.lower(state, self._params, frozen, batch)
             return StepProgram(lowered, state, frozen, time.perf_counter() - start)

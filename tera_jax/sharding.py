@@ -1,5 +1,6 @@
 """The device mesh, and layouts on it that hold for any model."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,6 +88,21 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The leading axis, the rows of a batch, split over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, P(BATCH))
+
+
+def axis_size(axis: str) -> int:
+    """Of the mesh that is set where this is traced (``jax.set_mesh``); 1 without one."""
+    return int(jax.sharding.get_abstract_mesh().shape.get(axis, 1))
+
+
+def batch_shards() -> int:
+    """Parts that the rows of a batch are split into under the mesh that is set."""
+    return math.prod(map(axis_size, BATCH))
+
+
+def whole_along(spec: P, axis: str = "fsdp") -> P:
+    """A layout in which nothing is split over an axis of the mesh."""
+    return P(*(None if each == axis else each for each in spec))
 
 
 def frozen_shardings(frozen: Mapping[str, Any], mesh: Mesh | AbstractMesh) -> Any:

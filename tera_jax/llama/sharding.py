@@ -8,7 +8,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tera_jax import trees
+from tera_jax import sharding, trees
 
 # Path of a parameter below `params` -> its layout. A leading None is the axis of scanned layers.
 # The values and the scales of a quantised kernel are laid out like the kernel, fp8 codes like its
@@ -53,14 +53,29 @@ def parameter_shardings(params: Mapping[str, Any], mesh: Mesh | AbstractMesh) ->
     return jax.tree.map_with_path(lambda path, leaf: _sharding(path, leaf, mesh), params)
 
 
+def with_whole_head(params: Mapping[str, Any]) -> dict[str, Any]:
+    """``params`` with the head's matrix whole along ``fsdp``, for use under ``jax.jit``.
+
+    A loop that reads the head would gather it in each iteration. XLA may even keep it split, and
+    gather the batch's gradient of the logits in its place. Without ``fsdp`` nothing is changed.
+
+    Args:
+        params: the ``params`` collection. Where it has no ``lm_head`` the embedding is the head.
+    """
+    if sharding.axis_size("fsdp") == 1:
+        return dict(params)
+    head = "lm_head" if "lm_head" in params else "embed_tokens"
+
+    def gather(path: tuple[Any, ...], leaf: Any) -> Any:
+        spec = sharding.whole_along(_spec(trees.name(path), leaf))
+        return jax.lax.with_sharding_constraint(leaf, spec)
+
+    return {**params, **jax.tree.map_with_path(gather, {head: params[head]})}
+
+
 def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> NamedSharding:
     name = trees.name(path)
-    spec = next((spec for row, spec in _PARAMETERS if re.fullmatch(row, name)), None)
-    if spec is None or len(spec) != leaf.ndim:
-        raise ValueError(
-            f"no row of the sharding table covers parameter {name!r} of shape {leaf.shape}; "
-            "add one to tera_jax/llama/sharding.py"
-        )
+    spec = _spec(name, leaf)
     for size, axis in zip(leaf.shape, spec, strict=True):
         if axis is not None and size % mesh.shape[axis]:
             other = ", or smaller blocks" if name.endswith("/scales") else ""
@@ -69,3 +84,13 @@ def _sharding(path: tuple[Any, ...], leaf: Any, mesh: Mesh | AbstractMesh) -> Na
                 f"of parameter {name!r} {leaf.shape}; choose a divisor of {size}{other}"
             )
     return NamedSharding(mesh, spec)
+
+
+def _spec(name: str, leaf: Any) -> P:
+    spec = next((spec for row, spec in _PARAMETERS if re.fullmatch(row, name)), None)
+    if spec is None or len(spec) != leaf.ndim:
+        raise ValueError(
+            f"no row of the sharding table covers parameter {name!r} of shape {leaf.shape}; "
+            "add one to tera_jax/llama/sharding.py"
+        )
+    return spec

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from tera_jax import sharding
 from tera_jax.llama.sharding import parameter_shardings
 
 LAYERS = "layers"
@@ -67,6 +68,29 @@ def shardings(params: Mapping[str, Any], mesh: Mesh) -> Any:
         return layout
     layer = jax.tree.map(lambda each: _with_spec(each, each.spec[1:]), layout[LAYERS])
     return {**layout, LAYERS: [layer] * len(params[LAYERS])}
+
+
+def with_whole_layers(params: Mapping[str, Any], mesh: Mesh, count: int) -> dict[str, Any]:
+    """``params`` with the last layers of a list whole along ``fsdp``, for use under ``jax.jit``.
+
+    Left alone, XLA gathers a kernel in the forward pass and again in the backward pass. One that is
+    gathered here is kept from one to the other.
+
+    Args:
+        params: with the layers in a list. A stack, or a mesh without ``fsdp``, is left as it is.
+        mesh: of the step.
+        count: how many layers; all where there are fewer.
+    """
+    if not count or not is_split(params) or mesh.shape["fsdp"] == 1:
+        return dict(params)
+
+    def gather(leaf: jax.Array, layout: NamedSharding) -> jax.Array:
+        whole = NamedSharding(mesh, sharding.whole_along(layout.spec))
+        return jax.lax.with_sharding_constraint(leaf, whole)
+
+    layers = params[LAYERS]
+    last = jax.tree.map(gather, layers[-count:], shardings(params, mesh)[LAYERS][-count:])
+    return {**params, LAYERS: [*layers[:-count], *last]}
 
 
 def _split(stack: jax.Array, keep: bool) -> list[jax.Array]:

@@ -14,8 +14,7 @@ from unittest import mock
 
 from absl import flags
 
-from benchmarks import speed
-from benchmarks.cases import FROZEN
+from benchmarks.cases import FROZEN, named
 from tera_jax.methods import TABLE
 from tests.pages.calls import Call
 from train import main
@@ -101,7 +100,7 @@ def _check_arguments(module: str, arguments: Sequence[str]) -> None:
 
 def _check_cases(found: argparse.Namespace) -> None:
     """The names of methods and options, which are not choices of the parser."""
-    for case in speed._named(found.cases, found, found.rows):
+    for case in named(found.cases or (), found.rows, found.length, found.remat):
         assert case.method in {FROZEN, *TABLE}, f"there is no method {case.method}"
 
 

@@ -37,6 +37,9 @@ class ModelConfig:
         unroll: train with the layers one after the other in place of a loop: faster steps, longer
             to compile. None does so on a GPU, unless ``remat`` is ``full``: a loop takes less
             memory.
+        kept_layers: on a mesh with ``fsdp``, how many layers, from the last, are gathered once in a
+            step and stay whole on each device for its backward pass: less communication, more
+            memory. The others are gathered twice. A loop over layers keeps none.
         quantize: how the linear layers of the decoder are kept, to be read as ``dtype``: ``none``
             (as they are), ``int8``, ``int4`` or ``nf4``; or ``fp8``, which is multiplied as it is.
         block: consecutive inputs of a quantised layer that share a scale. Not for ``fp8``, which
@@ -47,10 +50,18 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: Literal["none", "dots", "full"] = "dots"
     unroll: bool | None = None
+    kept_layers: int = 0
     quantize: Literal["none", "int8", "int4", "nf4", "fp8"] = "none"
     block: int = BLOCK
 
     def __post_init__(self) -> None:
+        require_at_least(0, kept_layers=self.kept_layers)
+        loops = not self.unroll if self.remat == "full" else self.unroll is False
+        if self.kept_layers and loops:
+            raise ValueError(
+                f"kept_layers is {self.kept_layers}, but a loop over layers keeps none; set unroll "
+                "to True, or leave kept_layers out"
+            )
         if not 2 <= self.block <= 2**30 or self.block % 2:
             raise ValueError(f"block is {self.block}; it must be even, from 2 to {2**30}")
         if self.quantize == "fp8" and self.block != BLOCK:

@@ -129,7 +129,15 @@ class Trainer:
         self.trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         parts_ = config.loop.grad_accum_steps
         self._step = make_train_step(
-            run.model, run.adapter, chain, run.mesh, run.params, state, 0, parts_
+            run.model,
+            run.adapter,
+            chain,
+            run.mesh,
+            run.params,
+            state,
+            0,
+            parts_,
+            config.model.kept_layers,
         )
         self._eval = make_eval_step(run.model, run.adapter, run.mesh, run.params)
         self._compiled: Callable[..., Any] | None = None

@@ -64,6 +64,7 @@ def fit(
         state,
         loop.seed,
         loop.grad_accum_steps,
+        run.config.model.kept_layers,
     )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from tera_jax import sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import Llama
+from tera_jax.llama.layer import split_rows
+from tera_jax.llama.sharding import with_whole_head
 from tera_jax.ops.numerics import acc_dtype
 
 from ..data import Batch
 
 _LOGITS_AT_ONCE = 2**26
-"""Entries of the logits that stand in memory at a time, in float32: 256 MiB."""
+"""Entries of the logits that a device has in memory at a time, in float32: 256 MiB."""
 
 
 class LossSum(NamedTuple):
@@ -109,6 +112,7 @@ def _nll_of(
     hidden states is taken with the loss, of the logits that are there; else they are recomputed.
     """
     trained = adapter.adapts("lm_head")
+    variables = {**variables, "params": with_whole_head(variables["params"])}
 
     def nll(state_BCD: Array, target_BC: Array, weight_BC: Array) -> Float[Array, " B"]:
         if trained:
@@ -142,7 +146,7 @@ def _nll_of(
         is_target_BCV = jax.nn.one_hot(target_BC, logits_BCV.shape[-1], dtype=logits_BCV.dtype)
         slope_BCV = jnp.exp(logits_BCV - log_sum_BC1) - is_target_BCV
         (gradient_BCD,) = pull(slope_BCV * weight_BC[:, :, None])
-        return jnp.sum(nll_BC * weight_BC, axis=1), gradient_BCD
+        return jnp.sum(nll_BC * weight_BC, axis=1), split_rows(gradient_BCD)
 
     def backward(gradient_BCD: Array, cotangent_B: Array) -> tuple[Array, None, None]:
         acc = acc_dtype(gradient_BCD.dtype)
@@ -155,8 +159,11 @@ def _nll_of(
 
 
 def chunk_size(rows: int, targets: int, vocab_size: int) -> int:
-    """How many targets of each row have their logits in memory at a time, in equal chunks."""
-    most = max(1, _LOGITS_AT_ONCE // (rows * vocab_size))
+    """How many targets of each row have their logits in memory at a time, in equal chunks.
+
+    Rows are those of all devices of the mesh that is set, each of which has its share of them.
+    """
+    most = max(1, _LOGITS_AT_ONCE * sharding.batch_shards() // (rows * vocab_size))
     return math.ceil(targets / math.ceil(targets / most)) if targets else 1
 
 

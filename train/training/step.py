@@ -75,6 +75,7 @@ def make_train_step(
     state: State,
     seed: int = 0,
     grad_accum_steps: int = 1,
+    kept_layers: int = 0,
 ) -> Callable[[State, Any, Any, Batch], tuple[State, Metrics]]:
     """``step(state, params, frozen, batch) -> (state, metrics)``, jitted over the mesh.
 
@@ -93,10 +94,12 @@ def make_train_step(
         seed: of the dropout of methods that have one.
         grad_accum_steps: parts of a batch that are computed one after the other. The kernels that a
             method materializes are made once for all of them, and their gradient taken back once.
+        kept_layers: see :func:`tera_jax.llama.stacking.with_whole_layers`.
     """
 
     def step(state: State, params: Any, frozen: Any, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        params = stacking.with_whole_layers(params, mesh, kept_layers)
         base = {"params": stacking.stacked(params), "frozen": frozen}
 
         def nll(d: Any, materialized: Any, part: Batch, key: Any) -> Array:

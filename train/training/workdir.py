@@ -21,7 +21,7 @@ _CONFIG = "config.json"
 _FREE_SECTIONS = ("evaluate", "decoding", "mesh", "export")
 _FREE = {
     "data": ("allow_cut_responses",),
-    "model": ("unroll",),
+    "model": ("unroll", "kept_layers"),
     "loop": (
         "max_hours",
         "requeue_status",

@@ -118,11 +118,22 @@ def test_each_section_checks_itself():
         (lambda: LoopConfig(log_every=0), "log_every is 0; it must be at least 1"),
         (lambda: DataConfig("records.json", max_tokens=1), "max_tokens is 1; it must be at least"),
         (lambda: ModelConfig("model", block=0), "block is 0"),
+        (lambda: ModelConfig("model", kept_layers=-1), "kept_layers is -1; it must be at least 0"),
+        (
+            lambda: ModelConfig("model", kept_layers=2, unroll=False),
+            "kept_layers is 2, but a loop over layers keeps none",
+        ),
+        (lambda: ModelConfig("model", kept_layers=2, remat="full"), "kept_layers is 2, but a loop"),
         (lambda: EvaluateConfig(batch_size=0), "batch_size is 0"),
         (lambda: MeshConfig(fsdp=0), "fsdp is 0"),
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             make()
+
+
+def test_layers_are_kept_where_they_are_unrolled_or_may_be():
+    for how in ({}, {"unroll": True}, {"unroll": True, "remat": "full"}):
+        assert ModelConfig("model", kept_layers=2, **how).kept_layers == 2
 
 
 def test_the_whole_checks_what_no_section_can():

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from tests.marks import quick_only
 from train.config import OptimConfig
 from train.data import Batch
 from train.params.plan import gathered
+from train.training import loss
 from train.training import step as steps
 from train.training.optim import optimizer
 
@@ -84,7 +86,7 @@ def adapted(method):
     return adapter, optimizer_, *jax.device_get((frozen, init(base(), frozen)))
 
 
-def trainer(method, *sizes, unroll=False):
+def trainer(method, *sizes, unroll=False, kept_layers=0):
     mesh = sharding.make_mesh(*sizes)
     adapter, optimizer_, frozen, state = adapted(method)
     params = jax.device_put(base(), parameter_shardings(base(), mesh))
@@ -92,8 +94,11 @@ def trainer(method, *sizes, unroll=False):
     state = jax.device_put(state, steps.state_shardings(state, adapter, optimizer_, mesh))
     if unroll:
         params = stacking.split(params)
-    model = MODEL.clone(unroll=unroll)
-    step = steps.make_train_step(model, adapter, optimizer_, mesh, params, state)
+    # Rematerialised layers are gathered anew in the backward pass.
+    model = MODEL.clone(unroll=unroll, remat="dots" if unroll else "none")
+    step = steps.make_train_step(
+        model, adapter, optimizer_, mesh, params, state, kept_layers=kept_layers
+    )
     return Trainer(mesh, adapter, state, params, frozen, step)
 
 
@@ -187,6 +192,17 @@ def test_unrolled_layers_have_the_same_loss_curve(method):
     np.testing.assert_allclose(losses, on_one_device(method), rtol=5e-6)
 
 
+def num_gathers(trainer):
+    return len(re.findall(r" all-gather(?:-start)?\(", trainer.compiled.as_text()))
+
+
+def test_kept_layers_have_the_same_loss_curve_and_are_gathered_once():
+    none, two = (trainer("lora", 2, 4, 1, unroll=True, kept_layers=kept) for kept in (0, 2))
+    np.testing.assert_allclose(curve(two), on_one_device("lora"), rtol=5e-6)
+    # seven kernels of each of two layers, of which the forward pass still gathers each
+    assert num_gathers(none) - num_gathers(two) == 14
+
+
 def stacked(params):
     """Of the kernels of all layers, each with the layers in front."""
     return {leaf.shape for leaf in jax.tree.leaves(params["layers"]) if leaf.ndim == 3}
@@ -206,6 +222,31 @@ def test_a_step_gathers_no_kernel_beyond_one_layer(method, unroll):
     assert not whole(text, base())
     # It is gathered, a layer at a time.
     assert {shape[1:] for shape in stacked(base())} <= shapes | {shape[::-1] for shape in shapes}
+
+
+def logits_gathered(monkeypatch=None):
+    """Arrays with the vocabulary as an axis that a step on ``fsdp=8`` gathers, beside the head."""
+    if monkeypatch:
+        monkeypatch.setattr(loss, "with_whole_head", dict)
+        monkeypatch.setattr(loss, "split_rows", lambda gradient: gradient)
+    shapes = gathered(trainer("lora", 1, 8, 1).compiled.as_text())
+    vocab, hidden = CONFIG.vocab_size, CONFIG.hidden_size
+    return {shape for shape in shapes if vocab in shape} - {(hidden, vocab), (vocab, hidden)}
+
+
+def test_the_loss_gathers_the_head_and_no_logits(monkeypatch):
+    assert not logits_gathered()
+    assert logits_gathered(monkeypatch)
+
+
+def test_chunks_of_logits_are_of_the_memory_of_one_device():
+    one = loss.chunk_size(4, 1000, 2**18)
+    assert one == 63  # 16 chunks of up to 64
+    assert loss.chunk_size(32, 1000, 2**18) < one
+    with jax.set_mesh(sharding.make_mesh(2, 4, 1)):
+        assert loss.chunk_size(32, 1000, 2**18) == one
+    with jax.set_mesh(sharding.make_mesh(2, 2, 2)):
+        assert loss.chunk_size(32, 1000, 2**18) < one
 
 
 def test_a_kernel_that_is_gathered_whole_is_seen():
