@@ -3,6 +3,7 @@ r"""Every method on one small model and two real tasks, each at its own best lea
     python -m benchmarks.methods --model=SmolLM2-135M-Instruct.gguf --gsm8k=gsm8k \
         --convai2=valid_self_original_no_cands.txt --output=methods.jsonl
     python -m benchmarks.methods --table --output=methods.jsonl
+    python -m benchmarks.methods --figure=figures --output=methods.jsonl
 
 ``--gsm8k`` is a directory with train.json, records of ``instruction`` and ``output``;
 ``--convai2`` a file in ParlAI's text format, split by dialogue. The study is that of
@@ -12,6 +13,9 @@ when the best on the validation part has worse neighbours on both sides. Two mor
 that rate, or as many as ``--seeds`` says in all. The test part is read only by the table. A seed is
 that of the order of the data, of d, and of the frozen network.
 
+``--figure`` draws trainable parameters against the test loss, as ``pareto.png`` and ``pareto.svg``:
+for each method the variant that is best on the validation part, if it has all seeds.
+
 Each finished run is a line of ``--output``, and is not run again: an interrupted study goes on.
 With several GPUs a process is started for each.
 """
@@ -20,12 +24,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import OnBase, on_base, table
+from benchmarks.study import OnBase, best_of_methods, on_base, table
 from benchmarks.variants import CHOICES, METHODS
 from configs.studies import smollm2
 from tera_jax.quantize import KINDS
 from train import command
-from train.studies import loop, schema, workers
+from train.studies import loop, pareto, schema, workers
 from train.studies.variants import BASE, Variant
 
 STEPS: int = smollm2.get_config().steps
@@ -76,12 +80,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs at the best rate")
     parser.add_argument("--retry", action="store_true", help="run again what failed before")
     parser.add_argument("--table", action="store_true", help="print the table of --output and end")
+    parser.add_argument("--figure", type=Path, metavar="DIR", help="draw --output there and end")
     args = parser.parse_args()
     results = OnBase(args.output, STEPS, args.quantize)
     if args.table:
         order = [BASE, *(variant.name for variant in (*METHODS, *CHOICES))]
         rows = [on_base(variant, kind) for kind in ("none", *KINDS) for variant in order]
         print(table(results.runs, rows))
+        return
+    if args.figure:
+        names = [variant.name for variant in (*METHODS, *CHOICES)]
+        found = best_of_methods(results.runs, names, STEPS, args.seeds)
+        args.figure.mkdir(parents=True, exist_ok=True)
+        print(*pareto.draw(found, args.figure), sep="\n")
         return
     known = (*METHODS, *CHOICES) if args.choices else METHODS
     names = [variant.name for variant in known]

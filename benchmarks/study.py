@@ -1,11 +1,11 @@
-"""The table of the study of methods, and how its file names variants on a quantised base."""
+"""The table and the points of the study of methods; names of variants on a quantised base."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from train.studies.results import Failure, Result, Results
-from train.studies.summaries import chosen
+from train.studies.summaries import Summary, chosen, summarize
 
 
 def on_base(variant: str, quantize: str) -> str:
@@ -71,3 +71,25 @@ def table(results: Sequence[Result], variants: Sequence[str]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def best_of_methods(
+    results: Sequence[Result], variants: Sequence[str], steps: int, seeds: int
+) -> list[Summary]:
+    """For each task and method the variant with the lowest validation loss, named by its method.
+
+    Args:
+        results: of any variants and tasks.
+        variants: the names that count, each a method and its fields.
+        steps: of a run.
+        seeds: a variant with fewer is left out.
+    """
+    best: dict[tuple[str, str], Summary] = {}
+    own = [result for result in results if result.variant in variants]
+    for found in summarize(own, steps):
+        method = found.variant.split()[0]
+        known = best.get((found.task, method))
+        if len(found.tests) < seeds or (known and known.validation.mean <= found.validation.mean):
+            continue
+        best[found.task, method] = found._replace(variant=method)
+    return list(best.values())

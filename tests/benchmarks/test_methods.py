@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks import methods
-from benchmarks.study import OnBase, on_base, table
+from benchmarks.study import OnBase, best_of_methods, on_base, table
 from benchmarks.variants import CHOICES, METHODS, variants
 from configs import commonsense
 from train.config import parse
-from train.studies import loop, trainer
+from train.studies import loop, pareto, trainer
 from train.studies.job import Job, jobs
 from train.studies.results import Result, Results
 from train.studies.variants import BASE
@@ -51,15 +51,38 @@ def test_the_table_of_the_committed_runs_stays(monkeypatch, capsys, tmp_path):
     assert capsys.readouterr().out != expected
 
 
+def test_of_each_method_the_variant_with_the_best_validation_is_drawn():
+    runs = [
+        result("lora", 1e-3, 0, 2.0, 2.5),
+        result("lora", 1e-3, 1, 2.0, 3.5),
+        result("lora rank=4", 1e-3, 0, 1.0, 4.5),
+        result("lora rank=4", 1e-3, 1, 1.0, 5.5),
+        result("lora rank=2", 1e-3, 0, 0.5, 9.0),  # too few seeds
+        result("vera", 1e-3, 0, 3.0, 6.0),
+        result("vera", 1e-3, 1, 3.0, 6.0),
+        result("dora", 1e-3, 0, 0.1, 0.1),  # not named
+        result("dora", 1e-3, 1, 0.1, 0.1),
+    ]
+    found = best_of_methods(runs, ["lora", "lora rank=4", "lora rank=2", "vera"], 300, 2)
+    assert [(each.variant, each.test.mean) for each in found] == [("lora", 5.0), ("vera", 6.0)]
+
+
+def test_the_figure_has_a_point_for_each_method(monkeypatch, capsys, tmp_path):
+    drawn = []
+    monkeypatch.setattr(pareto, "draw", lambda found, _: drawn.extend(found) or [])
+    argv = ["methods", f"--figure={tmp_path}", f"--output={COMMITTED}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    methods.main()
+    points = [(each.task, each.variant) for each in drawn]
+    assert len(points) == len(set(points))
+    complete = {v.method for v in (*METHODS, *CHOICES)}
+    assert {variant for _, variant in points} == complete
+    unires = next(each for each in drawn if (each.task, each.variant) == ("GSM8K", "unires"))
+    assert (unires.trained, round(unires.test.mean, 4)) == (40000, 0.8904)
+
+
 ALL = "targets=q_proj+k_proj+v_proj+o_proj+gate_proj+up_proj+down_proj"
-NO_RUNS = {
-    "tera_unique",
-    "unires length=39160",
-    "unires length=39160 kernel_rank=2",
-    "tera tensorizations=v_proj=576|12x16+o_proj=24x24|576 init=orthogonal targets=v_proj+o_proj",
-    "tera head_dim=64 num_modes=3 init=orthogonal targets=v_proj+o_proj",
-    "tera_iden head_dim=64 num_modes=3 targets=v_proj+o_proj",
-}
+NO_RUNS = {"tera_unique"}
 FIRST_SEED_AT_MOST = {
     "fourierft num_frequencies=614",
     "fourierft num_frequencies=614 targets=v_proj+o_proj",
@@ -72,8 +95,7 @@ UNFINISHED = {
     "ConvAI2": NO_RUNS
     | FIRST_SEED_AT_MOST
     | {
-        "ln_tuning",
-        f"fourierft num_frequencies=175 {ALL}",
+        "tera_iden head_dim=64 num_modes=3 targets=v_proj+o_proj",
         "tera tensorizations=4x144|8x8x9+4x144|12x16+4x144|8x12x16+12x128|8x8x9 init=orthogonal "
         + ALL,
     },

@@ -84,14 +84,17 @@ def _panel(panel: Any, task: str, group: Sequence[Summary]) -> None:
     panel.set(title=task, xlabel="trainable parameters", ylabel="test loss (nats/token)")
     panel.set_xscale("log")
     points = [each for each in group if each.variant != BASE and math.isfinite(each.test.mean)]
-    for each in points:
+    for place, each in enumerate(sorted(points, key=lambda each: each.test.mean)):
         deviation = each.test.deviation or 0.0
         panel.errorbar(each.trained, each.test.mean, deviation, fmt="o", color="C0", capsize=3)
+        right = place % 2 == 0  # names of neighbours stand on both sides
         panel.annotate(
             each.variant,
             (each.trained, each.test.mean),
-            xytext=(4, 4),
+            xytext=(5 if right else -5, 0),
             textcoords="offset points",
+            horizontalalignment="left" if right else "right",
+            verticalalignment="center",
             fontsize=7,
         )
     best = front(group)
