@@ -28,6 +28,7 @@ LIMITS = {
     "-m benchmarks.fp8_gradient": ("--rows=8", "--batch=8", "--max-prompt=32"),
     "-m benchmarks.generation": ("--prompts=2", "--batches=2", "--settings=4 beams"),
     "-m benchmarks.loading": ("--model=tiny", "--block=32"),
+    "-m benchmarks.many_personas": ("--count=2", "--checked=1", "--steps=2", "--active=2"),
     "-m benchmarks.methods": ("--only=lora", "--tasks=ConvAI2"),
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),

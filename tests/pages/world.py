@@ -138,7 +138,8 @@ def _write_lines(file: Path, rows: list[Mapping[str, object]]) -> None:
 
 
 def _dialogue(number: int) -> str:
-    lines = ["your persona: i ski.", f"hi !\thello {number} .", "and you ?\ti ski ."]
+    persona = ("i ski.", "i sail.")[number % 2]
+    lines = [f"your persona: {persona}", f"hi !\thello {number} .", "and you ?\ti ski ."]
     return "".join(f"{i} {line}\n" for i, line in enumerate(lines, 1))
 
 
