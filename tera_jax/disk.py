@@ -135,7 +135,7 @@ def load_arrays(path: Path, shapes: Any, checksum: str | None = None) -> Any:
         ValueError: when it is damaged, or its arrays are not those of ``shapes``.
     """
     require_header(path, shapes)
-    arrays = _read_arrays(path, checksum)
+    arrays = read_arrays(path, checksum)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(shapes)
     return jax.tree.unflatten(
         treedef, [jnp.asarray(arrays[trees.name(path)], leaf.dtype) for path, leaf in leaves]
@@ -203,7 +203,17 @@ def _flatten(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def _read_arrays(path: Path, checksum: str | None) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, checksum: str | None) -> dict[str, np.ndarray]:
+    """The arrays of a file by name, on the host.
+
+    Args:
+        path: the file.
+        checksum: that they must have; None takes the file's own, if it has one.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is damaged.
+    """
     with _opened(path) as file:
         expected = (file.metadata() or {}).get(_CHECKSUM)
         arrays = load_file(path)

@@ -117,10 +117,19 @@ def read(directory: Path) -> tuple[Adapter, dict[str, Any]]:
     json_files.typed(path, description["base"], _BASE, within="base.", remedy=_REMEDY)
     if found[1] == 1:
         description = _from_version_1(path, description)
-    return _adapter(path, description), description
+    return adapter_of(path, description), description
 
 
-def _adapter(path: Path, description: Mapping[str, Any]) -> Adapter:
+def adapter_of(path: Path, description: Mapping[str, Any]) -> Adapter:
+    """The adapter of a description's method, config and layers.
+
+    Args:
+        path: of its file, for errors.
+        description: whose keys have their types.
+
+    Raises:
+        ValueError: when the method or its configuration is none of this library's.
+    """
     name = description["method"]
     row = TABLE.get(name)
     if row is None:

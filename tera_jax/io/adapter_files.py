@@ -22,8 +22,8 @@ from tera_jax.disk import (
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description, peft
 
-_ARRAYS = "adapter.safetensors"
-_FROZEN = "frozen.safetensors"
+ARRAYS = "adapter.safetensors"
+FROZEN = "frozen.safetensors"
 
 
 def save_adapter(
@@ -67,9 +67,9 @@ def save_adapter(
     base = {"name": base_name, "fingerprint": base_fingerprint(variables["params"])}
 
     def write(path: Path) -> None:
-        arrays = {_ARRAYS: save_arrays(path / _ARRAYS, d)}
+        arrays = {ARRAYS: save_arrays(path / ARRAYS, d)}
         if with_frozen or not adapter.regenerates:
-            arrays[_FROZEN] = save_arrays(path / _FROZEN, frozen)
+            arrays[FROZEN] = save_arrays(path / FROZEN, frozen)
         described = adapter_description.describe(adapter, fingerprint(frozen), base, arrays)
         adapter_description.write(path, described)
 
@@ -79,7 +79,7 @@ def save_adapter(
             require_equal(loaded["frozen"], frozen, path)
         else:
             _, description = adapter_description.read(path)
-            loaded = {"d": _load_arrays(path / _ARRAYS, variables["d"], description)}
+            loaded = {"d": _load_arrays(path / ARRAYS, variables["d"], description)}
         require_equal(loaded["d"], jax.tree.map(lambda leaf: leaf.astype(jnp.float32), d), path)
 
     return write_checked(directory, write, check)
@@ -147,9 +147,9 @@ def load_adapter(
             "allow_other_base=True"
         )
     shapes = adapter.abstract_d(params)
-    require_header(path / _ARRAYS, shapes)  # before anything is drawn
+    require_header(path / ARRAYS, shapes)  # before anything is drawn
     frozen = _load_frozen(path, adapter, params, description)
-    d = _load_arrays(path / _ARRAYS, shapes, description)
+    d = _load_arrays(path / ARRAYS, shapes, description)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
@@ -171,9 +171,9 @@ def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
 
 
 def _load_frozen(path: Path, adapter: Adapter, params: Any, description: Mapping[str, Any]) -> Any:
-    if (path / _FROZEN).is_file() or not adapter.regenerates:
+    if (path / FROZEN).is_file() or not adapter.regenerates:
         shapes = jax.eval_shape(adapter.init_frozen, params)
-        frozen = _load_arrays(path / _FROZEN, shapes, description)
+        frozen = _load_arrays(path / FROZEN, shapes, description)
     else:
         frozen = jax.jit(adapter.init_frozen)(params)
     require_fingerprint(fingerprint(frozen), description["frozen_fingerprint"], str(path))
@@ -181,7 +181,15 @@ def _load_frozen(path: Path, adapter: Adapter, params: Any, description: Mapping
 
 
 def _load_arrays(path: Path, shapes: Any, description: Mapping[str, Any]) -> Any:
-    """Arrays whose checksum the description has; in version 1 their own file has it."""
+    return load_arrays(path, shapes, checksum_of(path, description))
+
+
+def checksum_of(path: Path, description: Mapping[str, Any]) -> str | None:
+    """The checksum that the description has of a file of arrays; in version 1 the file has it.
+
+    Raises:
+        ValueError: when neither has one.
+    """
     checksum = description["arrays"].get(path.name)
     first = description["version"] == 1
     if (first and not has_checksum(path)) or (not first and checksum is None):
@@ -189,7 +197,7 @@ def _load_arrays(path: Path, shapes: Any, description: Mapping[str, Any]) -> Any
             f"{path} has no checksum {'inside' if first else 'in adapter.json'}; "
             "write the adapter again"
         )
-    return load_arrays(path, shapes, checksum)
+    return checksum
 
 
 def require_fingerprint(present: str, expected: str, where: str) -> None:
