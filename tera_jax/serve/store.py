@@ -25,7 +25,7 @@ import numpy as np
 from tera_jax import atomic, json_files, locks
 from tera_jax.json_files import Key
 from tera_jax.serve import index, names, record
-from tera_jax.serve.index import Row, Index
+from tera_jax.serve.index import Index, Row
 from tera_jax.serve.record import DType, Layout
 
 FILE = "store.json"

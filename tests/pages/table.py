@@ -33,6 +33,7 @@ LIMITS = {
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),
     "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.store": ("--count=20", "--numbers=50", "--reads=5"),
     "-m benchmarks.speed": (
         "--model=tiny",
         "--layers=1",
