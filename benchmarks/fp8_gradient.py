@@ -92,9 +92,9 @@ def _forward(exact: bool, x_TI: Any, codes_OI: Any, scales_O: Any) -> Any:
     return x_TI @ Float8Kernel(codes_OI, scales_O, x_TI.dtype).dequantize()
 
 
-def _to_inputs(exact: bool, ct_TO: Any, codes_OI: Any, scales_O: Any) -> Any:
+def _to_inputs(exact: bool, ct_TO: Any, codes_OI: Any, scales_O: Any, codes_IO: Any = None) -> Any:
     """:func:`tera_jax.ops.fp8_matmul.to_inputs` without a cast of the cotangent."""
-    del exact
+    del exact, codes_IO
     return ct_TO @ Float8Kernel(codes_OI, scales_O, ct_TO.dtype).dequantize().T
 
 
