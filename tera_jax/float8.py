@@ -60,6 +60,11 @@ class Float8Kernel:
         """Weights."""
         return int(np.prod(self.shape))
 
+    def inputs_first(self) -> Any:
+        """The codes (..., I, O)."""
+        stored = self.backward_codes
+        return jnp.swapaxes(self.codes, -1, -2) if stored is None else stored
+
     def dequantize(self, dtype: Any = None) -> jax.Array:
         """The kernel (..., I, O), in its own type or another."""
         kernel = self.codes.astype(jnp.float32) * self.channel_scales[..., None]

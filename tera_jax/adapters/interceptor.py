@@ -255,7 +255,7 @@ def _product(stored: Array | quantize.Quantized, dropout: Any) -> Product:
     """How a kernel is multiplied by as it is stored."""
     if not isinstance(stored, Float8Kernel) or not fp8_matmul.takes(stored):
         return PLAIN._replace(dropout=dropout)
-    return Product(lambda x, _: fp8_matmul.matmul(x, stored), dropout)
+    return Product(lambda x, _: fp8_matmul.matmul(x, stored), dropout, stored)
 
 
 def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:

@@ -169,7 +169,7 @@ class TeRA(LinearMethod):
         else:
             core, factors = network["core"], network["factors"]
             precisions = full_precision(x.dtype), matmul_precision()
-            y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
+            y_TJ = projection.product(x_TJ, how.stored or kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:

@@ -83,7 +83,7 @@ def _matmul(
 
 def _forward(
     exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array, codes_IO: Array | None
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
+) -> tuple[Array, tuple[Array | None, Array, Array | None]]:
     kept = (codes_OI, scales_O, None) if codes_IO is None else (None, scales_O, codes_IO)
     return forward(exact, x_TI, codes_OI, scales_O), kept
 

@@ -1,9 +1,12 @@
 """Adapters on a base in e4m3: what is multiplied in 8 bits, and what is not."""
 
+import collections
 import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,8 +17,8 @@ from tera_jax.llama import Llama, stacking
 from tera_jax.llama.decode.cache import init_cache
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE
-from tera_jax.network import cost_model
-from tera_jax.ops import fp8_matmul
+from tera_jax.network import cost_model, structured
+from tera_jax.ops import dispatch, fp8_matmul
 from tera_jax.sharding import make_mesh, replicated, rows
 from tests import parts
 from tests.margins import within
@@ -214,6 +217,74 @@ def test_no_plain_kernel_is_kept_for_the_backward_pass():
     assert kept(quantize.quantize(base()[1], "int8", 8))
 
 
+def equations(jaxpr):
+    """All, those inside of loops and calls too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.extend.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+def products(adapter, model, v, tokens_BL):
+    """(type of the kernel, how many) of a step's matmuls with an array of a kernel's sides."""
+    leaves = jax.tree.leaves(v["params"]["layers"], is_leaf=quantize.is_quantized)
+    sides = {tuple(sorted(leaf.shape[-2:])) for leaf in leaves if quantize.is_quantized(leaf)}
+    step = parts.value_and_grad(adapter, model)
+    jaxpr = jax.make_jaxpr(step)(v["d"], v["params"], v["frozen"], tokens_BL)
+    return collections.Counter(
+        equation.invars[1].aval.dtype.name
+        for equation in equations(jaxpr.jaxpr)
+        if equation.primitive.name == "dot_general"
+        and tuple(sorted(equation.invars[1].aval.shape)) in sides
+    )
+
+
+def test_every_frozen_matmul_of_the_layers_is_of_codes(monkeypatch):
+    tokens_BL = jnp.ones((1, 13), jnp.int32)
+    adapter, model, v, _ = made("lora", "fp8")
+    assert products(adapter, model, v, tokens_BL) == {"float8_e4m3fn": 14}
+    # W + dW of q, v and down: forward and backward, and what their update gets is as large.
+    monkeypatch.setattr(cost_model, "route", lambda *_: "build")
+    adapter, model, v, _ = made("tera", "fp8")
+    found = products(adapter, model, v, tokens_BL)
+    assert found["float8_e4m3fn"] == 8
+    assert found["float32"] >= 6
+    monkeypatch.setattr(fp8_matmul, "takes", lambda _: False)
+    assert "float8_e4m3fn" not in products(adapter, model, v, tokens_BL)
+
+
+@pytest.mark.parametrize("layouts", [1, 2])
+def test_a_structured_layer_reads_codes_where_it_makes_its_kernel(layouts, monkeypatch):
+    monkeypatch.setattr(cost_model, "route", lambda *_: "project")
+    x_BD = jnp.asarray(np.random.default_rng(0).standard_normal((32, 256)), jnp.bfloat16)
+    model = nn.Dense(256, use_bias=False, dtype=jnp.bfloat16)
+    params = model.init(jax.random.key(0), x_BD)["params"]
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    kept = quantize.quantize(params, "fp8", targets=("",))
+    kept = float8.with_both_layouts(kept) if layouts == 2 else kept
+    fields = {"tensorizations": ("256|16x16",), "structure": "hadamard"}
+    adapter = adapt(model, x_BD, method="tera", config=TABLE["tera"](**fields), targets=("",))
+    frozen = adapter.init_frozen(kept)
+    d = jax.tree.map(lambda leaf: leaf + 0.05, adapter.init_d(kept, frozen))
+
+    def loss(d, params):
+        y_BD = adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, x_BD)
+        return jnp.sum(jnp.sin(y_BD.astype(jnp.float32)))
+
+    read = mock.Mock(wraps=structured.adapted)
+    monkeypatch.setattr(structured, "adapted", read)
+    with dispatch.forced(True):
+        found = jax.value_and_grad(loss)(d, kept)
+        expected = jax.value_and_grad(loss)(d, quantize.dequantize(kept))
+    given = [call.args[0] for call in read.call_args_list]
+    assert [isinstance(kernel, float8.Float8Kernel) for kernel in given] == [True, False]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.array_equal(a, b)
+    # As without the Pallas kernel, but for the rounding of an update to bfloat16.
+    with dispatch.forced(False):
+        within(error(jax.value_and_grad(loss)(d, kept), found), 0.1)
+
+
 def test_a_sharded_base_equals_one_device():
     adapter, model, v, tokens_BL = made("lora", "fp8")
     mesh = make_mesh(2, 2, 2)
@@ -221,8 +292,11 @@ def test_a_sharded_base_equals_one_device():
     plain = jax.device_put(base()[1], layout(base()[1]))
     params = quantize.quantize(plain, "fp8", layout=layout)
     assert_same(params, v["params"])
+    params = float8.with_both_layouts(params, layout)
+    assert_same(float8.with_one_layout(params), v["params"])
     down = params["layers"]["mlp"]["down_proj"]["kernel"]
     assert down.codes.addressable_shards[0].data.shape == (2, 32 // 2, 48 // 2)
+    assert down.backward_codes.addressable_shards[0].data.shape == (2, 48 // 2, 32 // 2)
     assert down.channel_scales.addressable_shards[0].data.shape == (2, 32 // 2)
     with jax.set_mesh(mesh):
         found = value_and_grad(adapter, model)(

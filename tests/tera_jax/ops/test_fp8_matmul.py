@@ -73,6 +73,24 @@ def test_product_and_gradient_are_float64_s_of_the_same_codes(shape, dtype):
     assert 4e-3 < error(found[1], ct_TO @ kernel.T) < 0.06
 
 
+def test_codes_in_both_layouts_give_the_same_and_nothing_is_read_across():
+    given = x_TI, kernel, ct_TO = arrays(32, 48, 160)
+    both = float8.with_both_layouts(kernel)
+    expected = jax.jit(product_and_gradient)(*given)
+    for a, b in zip(jax.jit(product_and_gradient)(x_TI, both, ct_TO), expected, strict=True):
+        within(error(a, np.asarray(b, np.float64)), roundings(jnp.float32, 160))
+    # The backward pass reads the second layout, and both directions sum along the last axis.
+    zeros = both.replace(backward_codes=jnp.zeros_like(both.backward_codes))
+    y_TO, to_x_TI = product_and_gradient(x_TI, zeros, ct_TO)
+    assert jnp.array_equal(y_TO, fp8_matmul.matmul(x_TI, kernel))
+    assert not jnp.any(to_x_TI)
+    across = [
+        str(jax.make_jaxpr(product_and_gradient)(x_TI, each, ct_TO)).count("([1], [0])")
+        for each in (kernel, both)
+    ]
+    assert across == [1, 0]
+
+
 def test_leading_axes_are_rows():
     x_TI, kernel, _ = arrays(6, 32, 16)
     found = fp8_matmul.matmul(x_TI.reshape(2, 3, 32), kernel)
