@@ -161,7 +161,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
     parser.add_argument(
-        "--quantize", nargs="+", choices=["none", *KINDS, FP8_BOTH], default=["none"], help="the base"
+        "--quantize",
+        nargs="+",
+        choices=["none", *KINDS, FP8_BOTH],
+        default=["none"],
+        help="the base",
     )
     parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base, not fp8")
     parser.add_argument("--mesh", nargs="+", default=["data=1"], help="such as data=2 or fsdp=2")

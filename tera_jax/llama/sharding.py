@@ -16,15 +16,24 @@ from tera_jax import sharding, trees
 _PARAMETERS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding", P("tensor", "fsdp")),
     (r"lm_head/kernel", P("fsdp", "tensor")),
-    (r"layers/self_attn/[qkv]_proj/kernel(/values|/scales|/backward_codes)?", P(None, "fsdp", "tensor")),
+    (
+        r"layers/self_attn/[qkv]_proj/kernel(/values|/scales|/backward_codes)?",
+        P(None, "fsdp", "tensor"),
+    ),
     (r"layers/self_attn/[qkv]_proj/kernel/codes", P(None, "tensor", "fsdp")),
     (r"layers/self_attn/[qkv]_proj/kernel/channel_scales", P(None, "tensor")),
     (r"layers/self_attn/[qkv]_proj/bias", P(None, "tensor")),
-    (r"layers/self_attn/o_proj/kernel(/values|/scales|/backward_codes)?", P(None, "tensor", "fsdp")),
+    (
+        r"layers/self_attn/o_proj/kernel(/values|/scales|/backward_codes)?",
+        P(None, "tensor", "fsdp"),
+    ),
     (r"layers/self_attn/o_proj/kernel/codes", P(None, "fsdp", "tensor")),
     (r"layers/self_attn/o_proj/kernel/channel_scales", P(None, "fsdp")),
     (r"layers/self_attn/[qk]_norm/scale", P(None, None)),
-    (r"layers/mlp/(gate|up)_proj/kernel(/values|/scales|/backward_codes)?", P(None, "fsdp", "tensor")),
+    (
+        r"layers/mlp/(gate|up)_proj/kernel(/values|/scales|/backward_codes)?",
+        P(None, "fsdp", "tensor"),
+    ),
     (r"layers/mlp/(gate|up)_proj/kernel/codes", P(None, "tensor", "fsdp")),
     (r"layers/mlp/(gate|up)_proj/kernel/channel_scales", P(None, "tensor")),
     (r"layers/mlp/down_proj/kernel(/values|/scales|/backward_codes)?", P(None, "tensor", "fsdp")),
