@@ -19,8 +19,8 @@ a large matrix product, then our own steps, each compiled, checked and timed.
 at least. Model FLOPs are 4 a parameter and token, forward and backward through frozen weights.
 Memory is what the compiled step plans: arguments, temporaries and results.
 
-With several kinds of ``--quantize`` all cases run on each base. ``fp8:both`` is ``fp8`` with codes in
-both layouts. On these two a line says which matmuls the compiled step has, how many kernels it
+With several kinds of ``--quantize`` all cases run on each base. ``fp8:both`` is ``fp8`` with codes
+in both layouts. On these two a line says which matmuls the compiled step has, how many kernels it
 transposes, and whether it writes kernels in more bits.
 
 Of several meshes each has its own table; ``--rows`` are those of a shard of the batch, tokens those
