@@ -5,11 +5,11 @@ infinity (Micikevicius et al., "FP8 Formats for Deep Learning", arXiv:2209.05433
 its code times the scale of its channel or row.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +22,8 @@ _LEAST_EXPONENT = -126
 """Of a float32 number that no device flushes to zero."""
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Float8Kernel:
     """A kernel (..., I, O), or a stack of them, that is multiplied as it is stored.
 
@@ -39,7 +40,7 @@ class Float8Kernel:
 
     codes: Any  # an array, or what a mapped tree has in its place
     channel_scales: Any
-    dtype: Any = flax.struct.field(pytree_node=False)
+    dtype: Any = dataclasses.field(metadata={"static": True})
     backward_codes: Any = None
 
     kind: ClassVar[str] = "fp8"
@@ -59,6 +60,10 @@ class Float8Kernel:
     def size(self) -> int:
         """Weights."""
         return int(np.prod(self.shape))
+
+    def replace(self, **fields: Any) -> "Float8Kernel":
+        """The same with other fields."""
+        return dataclasses.replace(self, **fields)
 
     def inputs_first(self) -> Any:
         """The codes (..., I, O)."""

@@ -6,7 +6,7 @@ Adaptation of Large Language Models", arXiv:2509.03234, Section 4.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class TeRA(LinearMethod):
             ``k_proj`` and ``v_proj`` then split the outputs, and of ``o_proj`` the inputs, into the
             number of heads and ``num_modes`` - 1 modes of a head: one d has an entry a head.
     """
+
+    casts_input: ClassVar[bool] = False
 
     tensorizations: tuple[str, ...] = ()
     num_modes: int = 4

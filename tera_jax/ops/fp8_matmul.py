@@ -64,6 +64,18 @@ def matmul(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"
     return checkpoint_name(y_TO, PRODUCT).reshape(*x.shape[:-1], -1)
 
 
+def with_uncast_input(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"]:
+    """The product x W in the type of x, of which nothing is rounded to e4m3.
+
+    The scales come after the matmul: they are powers of two, and so round nothing. A GPU then reads
+    codes in its matmul of few rows, and writes no kernel in more bits.
+    """
+    if x.dtype == jnp.float16:  # whose range is too small for sums of codes
+        return jnp.einsum("...i,io->...o", x, kernel.dequantize(x.dtype))
+    sums = jnp.einsum("...i,io->...o", x, kernel.inputs_first().astype(x.dtype))
+    return sums * kernel.channel_scales.astype(x.dtype)
+
+
 def compiler_options() -> dict[str, Any] | None:
     """What a training step with such matmuls is to be compiled with.
 
