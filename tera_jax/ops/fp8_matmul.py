@@ -73,7 +73,8 @@ def with_uncast_input(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Ar
     if x.dtype == jnp.float16:  # whose range is too small for sums of codes
         return jnp.einsum("...i,io->...o", x, kernel.dequantize(x.dtype))
     sums = jnp.einsum("...i,io->...o", x, kernel.inputs_first().astype(x.dtype))
-    return sums * kernel.channel_scales.astype(x.dtype)
+    scales = kernel.channel_scales.astype(x.dtype)
+    return sums * scales.reshape(*[1] * (x.ndim - 1), -1)
 
 
 def compiler_options() -> dict[str, Any] | None:

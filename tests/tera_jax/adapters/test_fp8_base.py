@@ -119,9 +119,8 @@ def test_mixed_rows_are_what_each_gives_alone(name, fields, route, monkeypatch):
     monkeypatch.setattr(cost_model, "route", lambda *_: route)
     random = np.random.default_rng(0)
     x_BLD = jnp.asarray(random.standard_normal((3, 6, 128)), jnp.float32)
-    model = nn.Dense(32)
-    params = quantize.quantize(model.init(jax.random.key(0), x_BLD)["params"], "fp8", targets=("",))
-    adapter = adapt(model, x_BLD, method=name, config=TABLE[name](**fields), targets=("",))
+    model, params, _, _ = layers()
+    adapter = adapt(model, x_BLD, method=name, config=TABLE[name](**fields), targets=("a_proj",))
     frozen = adapter.init_frozen(params)
     first = adapter.init_d(params, frozen)
 
