@@ -182,6 +182,20 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
     assert packed.name == "tera packed 544"
 
 
+@pytest.mark.long
+def test_packed_records_are_measured_on_each_base(commonsense, tiny_llama, monkeypatch, capsys):
+    argv = "speed --model=tiny --layers=1 --steps=1 --packed=512 --quantize none fp8"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    sys.argv += [f"--records={commonsense}", f"--tokenizer={tiny_llama}"]
+    sys.argv += ["--cases", "frozen", "tera:structured"]
+    speed.main()
+    printed = capsys.readouterr().out
+    for name in ("frozen packed 512", "tera packed 512 structure=hadamard"):
+        for base in ("", " fp8"):
+            assert f"| {name}{base} |" in printed
+    assert len(re.findall(r"packed 512.* fp8: \d+ matmuls of e4m3 codes", printed)) == 2
+
+
 def test_an_unknown_option_of_a_case_is_refused(monkeypatch):
     argv = "speed --model=tiny --rows=1 --length=8 --cases tera:quick"
     monkeypatch.setattr(sys, "argv", argv.split())
