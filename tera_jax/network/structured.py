@@ -117,8 +117,8 @@ def adapted(
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
 
     def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
-        *refs, out_ref = refs
-        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, *more = refs
+        *given, out_ref = refs
+        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, *more = given
         second, after, left, right = second_ref[...], b_ref[...], left_ref[...], right_ref[...]
         start = pl.program_id(0) * _ROWS
         # All rows of a program are of the same column of the first matrix.
@@ -137,9 +137,10 @@ def adapted(
 
         jax.lax.fori_loop(0, _ROWS, row, None)
 
-    w_JO, scales = kernel_JO, []
     if isinstance(kernel_JO, Float8Kernel):
         w_JO, scales = kernel_JO.inputs_first(), [kernel_JO.channel_scales.reshape(x, y)]
+    else:
+        w_JO, scales = kernel_JO, []
     out_JXY = pl.pallas_call(
         program,
         grid=(kernel_JO.shape[0] // _ROWS,),

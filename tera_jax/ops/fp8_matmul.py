@@ -150,7 +150,8 @@ def to_inputs(
     """
     scaled_TO = ct_TO.astype(jnp.float32) * scales_O[None, :]
     ct_codes_TO, ct_scales_T1 = float8.by_rows(scaled_TO)
-    codes, axis = (codes_OI, 0) if codes_IO is None else (codes_IO, 1)
+    codes: Any = codes_OI if codes_IO is None else codes_IO
+    axis = 0 if codes_IO is None else 1
     sums_TI = _dot(exact, ct_codes_TO, codes, axis, ct_TO.dtype)
     return (sums_TI * ct_scales_T1).astype(ct_TO.dtype)
 
