@@ -9,6 +9,9 @@ answer all prompts, in the order of their lengths, at each batch size; a pass be
 starts compiles here and warms up there. The table has the best of each. transformers runs eagerly
 with its own best attention; its generation has no compiled beam search.
 
+With ``--quantize`` our base is kept in that kind, and transformers decodes the weights that it
+stands for.
+
 Equal means that all tokens of an answer are. In float32 both libraries multiply at full precision;
 in bfloat16 ties are many and answers part.
 """
@@ -29,10 +32,11 @@ import transformers
 
 from benchmarks.profile import profiled, report
 from configs.commonsense import get_config
-from tera_jax import sharding
+from tera_jax import quantize, sharding
 from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer, save_pretrained
 from tera_jax.llama.checkpoint import special_tokens
 from tera_jax.llama.decode.generate import left_pad
+from tera_jax.quantize import KINDS
 from train import command, data
 from train.config import parse
 from train.data import records
@@ -72,10 +76,12 @@ def load_prompts(directory: Path, count: int, tokenizer: Any, config: Any) -> li
     return data.encode_prompts(mixed, tokenizer, config, inference=True)
 
 
-def ours(path: str, dtype: str, tokenizer: Any, unroll: bool) -> tuple[Decode, Any, Any, Any]:
+def ours(
+    path: str, dtype: str, tokenizer: Any, unroll: bool, kind: str = "none"
+) -> tuple[Decode, Any, Any, Any]:
     """Our decoder, with the model, its weights and the run's configuration."""
     mesh = sharding.make_mesh(1, 1, 1)
-    model, params = load_pretrained(path, dtype=jnp.dtype(dtype), mesh=mesh)
+    model, params = load_pretrained(path, dtype=jnp.dtype(dtype), mesh=mesh, quantize=kind)
     config = get_config("lora")
     config.model.path, config.data.path = path, "-"
     config.method.rank = 1
@@ -163,20 +169,24 @@ def main() -> None:
     parser.add_argument("--loop", action="store_true", help="over our layers, not unrolled")
     parser.add_argument("--profile", action="store_true", help="the kernels of our last pass")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--quantize", choices=["none", *KINDS], default="none", help="our base")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     args = parser.parse_args()
 
     jax.config.update("jax_default_matmul_precision", "highest")
     torch.backends.cuda.matmul.allow_tf32 = False
     tokenizer = load_tokenizer(args.model)
-    mine, model, params, config = ours(args.model, args.dtype, tokenizer, not args.loop)
+    mine, model, params, config = ours(
+        args.model, args.dtype, tokenizer, not args.loop, args.quantize
+    )
     prompts = load_prompts(args.data, args.prompts, tokenizer, config.data)
     lengths = np.array([len(prompt) for prompt in prompts])
     print(f"{len(prompts)} prompts of {lengths.mean():.0f} tokens ({lengths.max()} at most)")
     lines = ["| decoder | transformers (batch) | tera-jax (batch) | ratio | equal |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     with TemporaryDirectory() as directory, jax.set_mesh(sharding.make_mesh(1, 1, 1)):
-        save_pretrained(model, params, Path(directory) / "hf", tokenizer)
+        # With transformers, a quantised base is the plain one that it stands for.
+        save_pretrained(model, quantize.dequantize(params), Path(directory) / "hf", tokenizer)
         other = theirs(
             f"{directory}/hf", args.dtype, special_tokens.eos_ids(model.config, tokenizer)
         )

@@ -52,13 +52,20 @@ def products(text: str, params: Any) -> Products:
     plain: Counter[str] = Counter()
     for dtype, shape, operation in _written(text):
         wide = dtype in ("bf16", "f16", "f32") and operation not in _VIEWS
-        if wide and tuple(sorted(shape[-2:])) in sides:
+        if wide and not sides.isdisjoint(_as_matrix(shape)):
             plain[f"{dtype}[{','.join(map(str, shape))}]"] += 1
     targets = Counter(re.findall(r'custom_call_target="([^"]+)"', text))
     fp8 = targets["__cublas$lt$matmul$f8"]
     others = sum(targets[name] for name in ("__cublas$lt$matmul", "__cublas$gemm"))
     transposes = len(re.findall(r"= (?:f8e4m3fn|s8|u8)\[[\d,]*\]\S* transpose\(", text))
     return Products(fp8, others, transposes, dict(plain))
+
+
+def _as_matrix(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """The sides of an array as a stack of matrices, and of a row of tiles for each input."""
+    yield tuple(sorted(shape[-2:]))
+    if len(shape) == 3:
+        yield tuple(sorted((shape[0], shape[1] * shape[2])))
 
 
 def _written(text: str) -> Iterator[tuple[str, tuple[int, ...], str]]:

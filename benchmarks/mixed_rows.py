@@ -16,6 +16,8 @@ each repeat by itself. The share of the copy rate is of the weights but for the 
 the filled part of the cache, over the time of a step. The copy rate counts what is read and
 written.
 
+With ``--quantize`` the base is kept in that kind, also under the cases.
+
 Before the clock starts, mixed rows are compared with each row alone in float32, and the kernels
 with the formula.
 """
@@ -35,6 +37,7 @@ from benchmarks.mixed.cases import CASES, LLAMA, TINY, Base, adapter_of, draw_ro
 from benchmarks.profile import profiled, report
 from tera_jax.llama.decode import slots
 from tera_jax.llama.decode.slots import SlotState
+from tera_jax.quantize import KINDS
 from train import command
 
 _LIMIT = 2**30
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--only-train", action="store_true", help="no decoding")
     parser.add_argument("--adapters", type=int, default=64, help="in a training step")
     parser.add_argument("--length", type=int, default=128, help="tokens of each in it")
+    parser.add_argument("--quantize", choices=["none", *KINDS], default="none", help="the base")
     parser.add_argument("--tiny", action="store_true", help="sizes for a CPU")
     args = parser.parse_args()
     if args.tiny:
@@ -274,7 +278,8 @@ def main() -> None:
     layers = max(layers for layers, _ in settings)
     rate = copy_rate(2**20 if args.tiny else 2**31)
     log(f"copy: {rate / 1e12:.3f} TB/s read and written")
-    whole = Base(dataclasses.replace(config, num_layers=layers), jnp.bfloat16)
+    config = dataclasses.replace(config, num_layers=layers)
+    whole = Base(config, jnp.bfloat16, kind=args.quantize)
     log(f"{layers} layers: {whole.read_bytes / 1e9:.2f} GB of weights that a step reads")
     if not args.only_train:
         print(HEAD, flush=True)

@@ -19,8 +19,9 @@ a large matrix product, then our own steps, each compiled, checked and timed.
 at least. Model FLOPs are 4 a parameter and token, forward and backward through frozen weights.
 Memory is what the compiled step plans: arguments, temporaries and results.
 
-With several kinds of ``--quantize`` all cases run on each base. On one in ``fp8`` a line says which
-matmuls the compiled step has, and whether it writes kernels in more bits.
+With several kinds of ``--quantize`` all cases run on each base. ``fp8:both`` is ``fp8`` with codes
+in both layouts. On these two a line says which matmuls the compiled step has, how many kernels it
+transposes, and whether it writes kernels in more bits.
 
 Of several meshes each has its own table; ``--rows`` are those of a shard of the batch, tokens those
 of all devices, and memory that of one.
@@ -49,7 +50,7 @@ import jax.numpy as jnp
 from benchmarks import regression
 from benchmarks.batches import Real, for_peft, read_records
 from benchmarks.cases import FROZEN, named
-from benchmarks.steps import TINY, Bench, Measurement, matmul_rate, random_batch
+from benchmarks.steps import FP8_BOTH, TINY, Bench, Measurement, matmul_rate, random_batch
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.ops import dispatch
@@ -160,7 +161,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", choices=["none", "dots", "full"], default="dots")
     parser.add_argument(
-        "--quantize", nargs="+", choices=["none", *KINDS], default=["none"], help="the base"
+        "--quantize",
+        nargs="+",
+        choices=["none", *KINDS, FP8_BOTH],
+        default=["none"],
+        help="the base",
     )
     parser.add_argument("--block", type=int, default=BLOCK, help="of a quantised base, not fp8")
     parser.add_argument("--mesh", nargs="+", default=["data=1"], help="such as data=2 or fsdp=2")

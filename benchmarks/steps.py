@@ -17,7 +17,7 @@ from benchmarks import rounds
 from benchmarks.cases import Case, make_adapter
 from benchmarks.hlo import products
 from benchmarks.profile import profiled, report
-from tera_jax import quantize, sharding
+from tera_jax import float8, quantize, sharding
 from tera_jax.llama import Llama, stacking
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.sharding import parameter_shardings
@@ -35,6 +35,8 @@ TINY = MODELS["llama-2-7b"] | {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
 }
+FP8, FP8_BOTH = "fp8", "fp8:both"
+"""Kinds of a base in e4m3, with codes in one layout and in both."""
 _WARMUP = 2
 """Steps before the clock starts."""
 
@@ -43,7 +45,7 @@ class Measurement(NamedTuple):
     """What was measured. ``note`` says why there are no numbers.
 
     ``tokens`` are those of a step, with padding; those of ``tokens_per_second`` have none. ``base``
-    is how its kernels are kept: ``none`` as they are, or a kind of quantisation.
+    is how its kernels are kept: ``none`` as they are, a kind of quantisation, or :data:`FP8_BOTH`.
     """
 
     name: str
@@ -103,8 +105,11 @@ class Bench:
 
         layout = functools.partial(parameter_shardings, mesh=self._mesh)
         self._params = jax.jit(init, out_shardings=layout(jax.eval_shape(init)))()
-        if kind != "none":
-            self._params = quantize.quantize(self._params, kind, block, layout)
+        stored = FP8 if kind == FP8_BOTH else kind
+        if stored != "none":
+            self._params = quantize.quantize(self._params, stored, block, layout)
+        if kind == FP8_BOTH:
+            self._params = float8.with_both_layouts(self._params, layout)
         self.size = quantize.size(self._params)
 
     def _arrange(self, loop: bool) -> None:
@@ -172,7 +177,7 @@ class Bench:
         start = time.perf_counter()
         compiled = step.compile()
         compile_seconds = lower_seconds + time.perf_counter() - start
-        if self._kind == "fp8":
+        if self._kind in (FP8, FP8_BOTH):
             print(f"{self._name(case)}: {products(compiled.as_text(), self._params)}", flush=True)
         trained = sum(leaf.size for leaf in jax.tree.leaves(state.d))
         plan = compiled.memory_analysis()

@@ -5,9 +5,11 @@ infinity (Micikevicius et al., "FP8 Formats for Deep Learning", arXiv:2209.05433
 its code times the scale of its channel or row.
 """
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,8 @@ _LEAST_EXPONENT = -126
 """Of a float32 number that no device flushes to zero."""
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Float8Kernel:
     """A kernel (..., I, O), or a stack of them, that is multiplied as it is stored.
 
@@ -31,11 +34,14 @@ class Float8Kernel:
         codes: e4m3 (..., O, I), the kernel transposed.
         channel_scales: float32 (..., O).
         dtype: of the kernel that was quantised, and as which it reads.
+        backward_codes: the same codes (..., I, O), as the backward pass of a training step reads
+            them; None to have it transpose the others. See :func:`with_both_layouts`.
     """
 
     codes: Any  # an array, or what a mapped tree has in its place
     channel_scales: Any
-    dtype: Any = flax.struct.field(pytree_node=False)
+    dtype: Any = dataclasses.field(metadata={"static": True})
+    backward_codes: Any = None
 
     kind: ClassVar[str] = "fp8"
 
@@ -55,10 +61,65 @@ class Float8Kernel:
         """Weights."""
         return int(np.prod(self.shape))
 
+    def replace(self, **fields: Any) -> "Float8Kernel":
+        """The same with other fields."""
+        return dataclasses.replace(self, **fields)
+
+    def inputs_first(self) -> Any:
+        """The codes (..., I, O)."""
+        stored = self.backward_codes
+        return jnp.swapaxes(self.codes, -1, -2) if stored is None else stored
+
     def dequantize(self, dtype: Any = None) -> jax.Array:
         """The kernel (..., I, O), in its own type or another."""
         kernel = self.codes.astype(jnp.float32) * self.channel_scales[..., None]
         return jnp.swapaxes(kernel, -1, -2).astype(self.dtype if dtype is None else dtype)
+
+
+def with_both_layouts(params: Any, layout: Callable[[Any], Any] | None = None) -> Any:
+    """``params`` in which the codes of every e4m3 kernel stand in both layouts.
+
+    They take 8 bits more a weight, and the backward pass transposes no kernel. One kernel is made
+    ready after the other. All other arrays stay those that they are.
+
+    Args:
+        params: with kernels in one layout or both.
+        layout: from the result, abstract, to a tree of shardings; None leaves it to XLA.
+    """
+
+    def both(leaf: Any) -> Any:
+        one = isinstance(leaf, Float8Kernel)
+        return leaf.replace(backward_codes=jnp.swapaxes(leaf.codes, -1, -2)) if one else leaf
+
+    mapped = functools.partial(jax.tree.map, both, is_leaf=_is_kernel)
+    shapes = jax.eval_shape(mapped, params)
+    places = with_one_layout(params) if layout is None else layout(shapes)
+
+    def made(leaf: Any, place: Any) -> Any:
+        if not isinstance(leaf, Float8Kernel):
+            return leaf
+        turned = _transposed(place.backward_codes)(leaf.codes)
+        return leaf.replace(backward_codes=jax.block_until_ready(turned))
+
+    return jax.tree.map(made, params, places, is_leaf=_is_kernel)
+
+
+def with_one_layout(params: Any) -> Any:
+    """What :func:`with_both_layouts` was given."""
+
+    def one(leaf: Any) -> Any:
+        return leaf.replace(backward_codes=None) if isinstance(leaf, Float8Kernel) else leaf
+
+    return jax.tree.map(one, params, is_leaf=_is_kernel)
+
+
+def _is_kernel(leaf: Any) -> bool:
+    return isinstance(leaf, Float8Kernel)
+
+
+@functools.cache
+def _transposed(place: Any) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda codes: jnp.swapaxes(codes, -1, -2), out_shardings=place)
 
 
 def by_channels(kernel: Float[Array, "*stack I O"]) -> Float8Kernel:

@@ -17,6 +17,7 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import Llama, LlamaConfig, stacking
 from tera_jax.methods import TABLE
+from tera_jax.quantize import Quantizer
 
 LLAMA = LlamaConfig(
     vocab_size=32000,
@@ -59,8 +60,11 @@ def log(text: str) -> None:
 class Base:
     """A model, its random weights with the layers in a list, and what its adapters share."""
 
-    def __init__(self, config: LlamaConfig, dtype: Any, params: Any = None) -> None:
+    def __init__(
+        self, config: LlamaConfig, dtype: Any, params: Any = None, kind: str = "none"
+    ) -> None:
         self.model = Llama(config, dtype=dtype, unroll=True)
+        self._quantizer = None if kind == "none" else Quantizer(self._shapes, kind)
         self.params = self._draw() if params is None else params
 
     @functools.cached_property
@@ -76,8 +80,14 @@ class Base:
         )
         rest = {k: v for k, v in shapes.items() if k != stacking.LAYERS}
         key, count = jax.random.key(0), self.model.config.num_layers
-        layers = [_random(jax.random.fold_in(key, n), layer) for n in range(count)]
+        layers = [self._layer(jax.random.fold_in(key, n), layer) for n in range(count)]
         return {**_random(jax.random.fold_in(key, count), rest), stacking.LAYERS: layers}
+
+    def _layer(self, key: Any, shapes: Any) -> Any:
+        drawn = {stacking.LAYERS: _random(key, shapes)}
+        if self._quantizer is not None:
+            drawn = jax.tree.map_with_path(self._quantizer, drawn)
+        return drawn[stacking.LAYERS]
 
     def part(self, layers: int) -> "Base":
         """The first layers, sharing the weights."""

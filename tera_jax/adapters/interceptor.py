@@ -93,6 +93,7 @@ def kernels(
             lambda kernel, x, how: method.apply(near, d, kernel, x, layer, how),
             x,
             lambda bias_O: method.merge_bias(frozen, d, bias_O, layer),
+            method.casts_input,
         )
 
     return calls(lambda module: module.path in by_path, body)
@@ -214,6 +215,7 @@ def multiply(
     apply: Callable[[Array, Array, Product], Array],
     inputs: Float[Array, "..."],
     merge_bias: Callable[[Array], Array] = lambda bias_O: bias_O,
+    casts_input: bool = True,
 ) -> Float[Array, "..."]:
     """``module(inputs)`` of a linear layer, with an adapted kernel in the place of its own.
 
@@ -226,6 +228,7 @@ def multiply(
             is ``how.matmul(x, kernel)``: by its e4m3 codes, where it is stored so.
         inputs: of the layer.
         merge_bias: bias (O,) -> adapted bias, (O,) or (B, O) of a batch's rows.
+        casts_input: whether ``how.matmul`` may cast x to e4m3 too.
     """
     bias = module.get_variable("params", "bias") if module.use_bias else None
     stored: Any = module.get_variable("params", "kernel")
@@ -239,7 +242,7 @@ def multiply(
     if module.dot_general is None and module.dot_general_cls is None:
         dropout = module.make_rng("dropout") if module.has_rng("dropout") else None
         with _matmul_precision(module.precision):
-            y = apply(matrix, x, _product(stored, dropout))
+            y = apply(matrix, x, _product(stored, dropout, casts_input))
     else:  # the layer brings its own product, such as one that accumulates in float32
         dot_general = module.dot_general or module.dot_general_cls()
         contract = (((x.ndim - 1,), (0,)), ((), ()))
@@ -251,11 +254,12 @@ def multiply(
     return y + bias.reshape(*rows, *[1] * (x.ndim - 1 - len(rows)), *features)
 
 
-def _product(stored: Array | quantize.Quantized, dropout: Any) -> Product:
+def _product(stored: Array | quantize.Quantized, dropout: Any, casts_input: bool) -> Product:
     """How a kernel is multiplied by as it is stored."""
     if not isinstance(stored, Float8Kernel) or not fp8_matmul.takes(stored):
         return PLAIN._replace(dropout=dropout)
-    return Product(lambda x, _: fp8_matmul.matmul(x, stored), dropout)
+    matmul = fp8_matmul.matmul if casts_input else fp8_matmul.with_uncast_input
+    return Product(lambda x, _: matmul(x, stored), dropout, stored)
 
 
 def _matmul_precision(precision: PrecisionLike) -> AbstractContextManager[Any]:

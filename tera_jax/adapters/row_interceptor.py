@@ -90,7 +90,9 @@ def kernels(
             return jax.vmap(lambda row: method.merge_bias(frozen, row, bias_O, layer))(row_B)
 
         bias = merge_bias if method.changes_bias else lambda bias_O: bias_O
-        return interceptor.multiply(module, lambda kernel: kernel, apply, inputs, bias)
+        return interceptor.multiply(
+            module, lambda kernel: kernel, apply, inputs, bias, method.casts_input
+        )
 
     return calls(lambda module: module.path in by_path, body)
 

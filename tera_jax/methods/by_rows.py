@@ -28,6 +28,13 @@ class ByRows(abc.ABC):
     prepare_reads_kernel: ClassVar[bool] = False
     """Whether :meth:`prepare_row` reads W; else it gets the shape and type of it alone."""
 
+    casts_input: ClassVar[bool] = True
+    """Whether x W of an adapted layer may be of e4m3 codes alone, where the base has such.
+
+    Not where the method has routes that make W + ΔW in the type of x: they and mixed rows then
+    multiply by the same W.
+    """
+
     @abc.abstractmethod
     def init_d(self, key: KeyArray, kernel: Kernel, frozen: Any, layer: TargetLayer) -> Any:
         """See :class:`tera_jax.methods.base.LinearMethod`."""

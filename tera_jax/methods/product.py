@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from tera_jax.float8 import Float8Kernel
+
 Rng: TypeAlias = Key[Array, ""] | None
 """A random key, or None where nothing is to be drawn."""
 
@@ -22,10 +24,13 @@ class Product(NamedTuple):
     Attributes:
         matmul: (x, W) -> x W in the type of x, for W as the base stores it.
         dropout: a key, or None to leave all of x.
+        stored: W as the base stores it where ``matmul`` reads that, else None. Who makes W + ΔW can
+            read it in W's place.
     """
 
     matmul: Callable[[Array, Array], Array] = linear
     dropout: Rng = None
+    stored: Float8Kernel | None = None
 
 
 PLAIN = Product()

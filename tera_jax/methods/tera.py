@@ -6,7 +6,7 @@ Adaptation of Large Language Models", arXiv:2509.03234, Section 4.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,8 @@ class TeRA(LinearMethod):
             ``k_proj`` and ``v_proj`` then split the outputs, and of ``o_proj`` the inputs, into the
             number of heads and ``num_modes`` - 1 modes of a head: one d has an entry a head.
     """
+
+    casts_input: ClassVar[bool] = False
 
     tensorizations: tuple[str, ...] = ()
     num_modes: int = 4
@@ -169,7 +171,7 @@ class TeRA(LinearMethod):
         else:
             core, factors = network["core"], network["factors"]
             precisions = full_precision(x.dtype), matmul_precision()
-            y_TJ = projection.product(x_TJ, kernel, core, factors, d, *precisions)
+            y_TJ = projection.product(x_TJ, how.stored or kernel, core, factors, d, *precisions)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:

@@ -23,6 +23,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.lax import PrecisionLike
 from jaxtyping import Array, Float
 
+from tera_jax.float8 import Float8Kernel
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, structured
 from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
@@ -35,7 +36,7 @@ from tera_jax.ops.numerics import add_update
 
 def product(
     x_TJ: Float[Array, "T J"],
-    kernel_JO: Float[Array, "J O"],
+    kernel_JO: Float[Array, "J O"] | Float8Kernel,
     core: Core,
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
@@ -44,11 +45,11 @@ def product(
 ) -> Float[Array, "T O"]:
     """The product of x with the kernel and the network's unfolding.
 
-    The frozen network gets no gradient.
+    The frozen network gets no gradient, and neither does a kernel in e4m3.
 
     Args:
         x_TJ: T rows in the type of the core.
-        kernel_JO: W.
+        kernel_JO: W. In e4m3 its codes are read where W + dW is made, and there is no copy of it.
         core: (R_1..R_N) of a network that
             :func:`tera_jax.network.contraction_order.ends_with_input`, or the signs of a fast one.
         factors: N arrays (R_i, I_i) of the core's type, or (I_i), the signs of a transform.
@@ -77,7 +78,11 @@ def product(
     def inner(d: Sequence[Array]) -> Array:
         return but_first(core, factors, d, precision)
 
-    return _product(both, x_TJ, kernel_JO, factors[0], inner(d))
+    return _product(both, x_TJ, _plain(kernel_JO), factors[0], inner(d))
+
+
+def _plain(kernel_JO: Array | Float8Kernel) -> Array:
+    return kernel_JO.dequantize() if isinstance(kernel_JO, Float8Kernel) else kernel_JO
 
 
 class _Precisions(NamedTuple):
@@ -140,7 +145,7 @@ def _fused(dtype: Any) -> bool:
 def _by_rows(
     both: _Precisions,
     x_TJ: Array,
-    kernel_JO: Array,
+    kernel_JO: Array | Float8Kernel,
     core: Sequence[Array],
     factors: Sequence[Array],
     d: Sequence[Array],
@@ -150,21 +155,31 @@ def _by_rows(
 
 
 def _by_rows_forward(
-    both: _Precisions, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
+    both: _Precisions,
+    x_TJ: Array,
+    kernel_JO: Array | Float8Kernel,
+    core: Any,
+    factors: Any,
+    d: Any,
 ) -> tuple[Array, Any]:
     if _takes_kernels(x_TJ, core, factors):
         parts = structured.parts(core, factors, d)
         adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret())
     else:
         update_JO = network(core, factors, d, both.factors).reshape(kernel_JO.shape)
-        adapted_JO = add_update(kernel_JO, update_JO)
+        adapted_JO = add_update(_plain(kernel_JO), update_JO)
     adapted_JO = checkpoint_name(adapted_JO, MATERIALIZED)
     y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=both.kernel)
-    return y_TO, (x_TJ, adapted_JO, core, factors, d)
+    in_fp8 = _InFp8() if isinstance(kernel_JO, Float8Kernel) else None
+    return y_TO, (x_TJ, adapted_JO, core, factors, d, in_fp8)
+
+
+class _InFp8(NamedTuple):
+    """Says to the backward pass that the kernel gets no gradient."""
 
 
 def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
-    x_TJ, adapted_JO, core, factors, d = residuals
+    x_TJ, adapted_JO, core, factors, d, in_fp8 = residuals
     if _takes_kernels(x_TJ, core, factors):
         parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
         to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())
@@ -172,7 +187,8 @@ def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[
     else:
         _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, both.factors), d)
         (to_d,) = pull(ct_TO)
-    return (*_backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel), None, None, to_d)
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
+    return to_x_TJ, None if in_fp8 is not None else to_kernel_JO, None, None, to_d
 
 
 _by_rows.defvjp(_by_rows_forward, _by_rows_backward)

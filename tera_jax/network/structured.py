@@ -20,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
+from tera_jax.float8 import Float8Kernel
 from tera_jax.network import hadamard
 from tera_jax.network.factors import matrices, vectors
 from tera_jax.ops import two_sided_matmul
@@ -94,12 +95,15 @@ def network(core: Sequence[Float[Array, "..."]], factors: Sequence[Float[Array, 
 
 
 def adapted(
-    kernel_JO: Float[Array, "J O"], network: Network, trained: Vectors, interpret: bool = False
+    kernel_JO: Float[Array, "J O"] | Float8Kernel,
+    network: Network,
+    trained: Vectors,
+    interpret: bool = False,
 ) -> Float[Array, "J O"]:
     """W + dW, summed in float32 and rounded once. Without gradients.
 
     Args:
-        kernel_JO: W, of any type.
+        kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here.
         network: of sizes that :func:`fits`, in half precision or float32.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
@@ -113,9 +117,8 @@ def adapted(
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
 
     def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
-        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, out_ref = (
-            refs
-        )
+        *given, out_ref = refs
+        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, *more = given
         second, after, left, right = second_ref[...], b_ref[...], left_ref[...], right_ref[...]
         start = pl.program_id(0) * _ROWS
         # All rows of a program are of the same column of the first matrix.
@@ -126,11 +129,18 @@ def adapted(
             unit_AQ = half_AQ * (turned_q_ref[(start + k) % q] * s_ref[k])[None, :]
             core_AB = triton.dot(unit_AQ, second).astype(dtype) * after
             update_XY = from_both_sides(left, core_AB, right)
-            out_ref[k] = (w_ref[k].astype(jnp.float32) + update_XY).astype(out_ref.dtype)
+            w_XY = w_ref[k].astype(jnp.float32)
+            for scales_ref in more:
+                w_XY = w_XY * scales_ref[...]
+            out_ref[k] = (w_XY + update_XY).astype(out_ref.dtype)
             return carry
 
         jax.lax.fori_loop(0, _ROWS, row, None)
 
+    if isinstance(kernel_JO, Float8Kernel):
+        w_JO, scales = kernel_JO.inputs_first(), [kernel_JO.channel_scales.reshape(x, y)]
+    else:
+        w_JO, scales = kernel_JO, []
     out_JXY = pl.pallas_call(
         program,
         grid=(kernel_JO.shape[0] // _ROWS,),
@@ -141,13 +151,14 @@ def adapted(
                 whole(*sides)
                 for sides in [(p, q), (p, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]
             ),
+            *(whole(x, y) for _ in scales),
         ],
         out_specs=block(_ROWS, x, y),
         out_shape=jax.ShapeDtypeStruct((kernel_JO.shape[0], x, y), kernel_JO.dtype),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
     )(
-        kernel_JO.reshape(-1, x, y),
+        w_JO.reshape(-1, x, y),
         network.signs_J,
         scaled_PQ,
         first_PP.T,
@@ -157,6 +168,7 @@ def adapted(
         network.after_S.reshape(a, b),
         left_AX,
         right_BY,
+        *scales,
     )
     return out_JXY.reshape(kernel_JO.shape)
 

@@ -60,8 +60,21 @@ def matmul(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"
     """
     exact = matmul_precision() in ("highest", "float32")
     x_TI = x.reshape(-1, x.shape[-1])
-    y_TO = _matmul(exact, x_TI, kernel.codes, kernel.channel_scales)
+    y_TO = _matmul(exact, x_TI, kernel.codes, kernel.channel_scales, kernel.backward_codes)
     return checkpoint_name(y_TO, PRODUCT).reshape(*x.shape[:-1], -1)
+
+
+def with_uncast_input(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"]:
+    """The product x W in the type of x, of which nothing is rounded to e4m3.
+
+    The scales come after the matmul: they are powers of two, and so round nothing. A GPU then reads
+    codes in its matmul of few rows, and writes no kernel in more bits.
+    """
+    if x.dtype == jnp.float16:  # whose range is too small for sums of codes
+        return jnp.einsum("...i,io->...o", x, kernel.dequantize(x.dtype))
+    sums = jnp.einsum("...i,io->...o", x, kernel.inputs_first().astype(x.dtype))
+    scales = kernel.channel_scales.astype(x.dtype)
+    return sums * scales.reshape(*[1] * (x.ndim - 1), -1)
 
 
 def compiler_options() -> dict[str, Any] | None:
@@ -74,20 +87,24 @@ def compiler_options() -> dict[str, Any] | None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _matmul(exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array) -> Array:
+def _matmul(
+    exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array, codes_IO: Array | None
+) -> Array:
+    del codes_IO
     return forward(exact, x_TI, codes_OI, scales_O)
 
 
 def _forward(
-    exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return forward(exact, x_TI, codes_OI, scales_O), (codes_OI, scales_O)
+    exact: bool, x_TI: Array, codes_OI: Array, scales_O: Array, codes_IO: Array | None
+) -> tuple[Array, tuple[Array | None, Array, Array | None]]:
+    kept = (codes_OI, scales_O, None) if codes_IO is None else (None, scales_O, codes_IO)
+    return forward(exact, x_TI, codes_OI, scales_O), kept
 
 
 def _backward(
-    exact: bool, residuals: tuple[Array, Array], ct_TO: Array
-) -> tuple[Array, None, None]:
-    return to_inputs(exact, ct_TO, *residuals), None, None
+    exact: bool, residuals: tuple[Array | None, Array, Array | None], ct_TO: Array
+) -> tuple[Array, None, None, None]:
+    return to_inputs(exact, ct_TO, *residuals), None, None, None
 
 
 _matmul.defvjp(_forward, _backward)
@@ -118,20 +135,31 @@ def forward(
 def to_inputs(
     exact: bool,
     ct_TO: Float[Array, "T O"],
-    codes_OI: Float[Array, "O I"],
+    codes_OI: Float[Array, "O I"] | None,
     scales_O: Float[Array, " O"],
+    codes_IO: Float[Array, "I O"] | None = None,
 ) -> Float[Array, "T I"]:
-    """The product of a cotangent with the transposed kernel; arguments as of :func:`forward`."""
+    """The product of a cotangent with the transposed kernel.
+
+    Args:
+        exact: as of :func:`forward`.
+        ct_TO: T rows, cast here.
+        codes_OI: as of :func:`forward`. Unused where the next are given.
+        scales_O: as of :func:`forward`.
+        codes_IO: the same in the layout that a GPU multiplies by without transposing.
+    """
     scaled_TO = ct_TO.astype(jnp.float32) * scales_O[None, :]
     ct_codes_TO, ct_scales_T1 = float8.by_rows(scaled_TO)
-    sums_TI = _dot(exact, ct_codes_TO, codes_OI, 0, ct_TO.dtype)
+    codes: Any = codes_OI if codes_IO is None else codes_IO
+    axis = 0 if codes_IO is None else 1
+    sums_TI = _dot(exact, ct_codes_TO, codes, axis, ct_TO.dtype)
     return (sums_TI * ct_scales_T1).astype(ct_TO.dtype)
 
 
-def _dot(exact: bool, rows: Array, codes_OI: Array, axis: int, dtype: Any) -> Array:
+def _dot(exact: bool, rows: Array, codes: Array, axis: int, dtype: Any) -> Array:
     """Sums of products of codes in float32; a GPU hands them over in bfloat16 to half a model."""
     result = jnp.bfloat16 if dtype == jnp.bfloat16 else jnp.float32
     precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
     contract = (((1,), (axis,)), ((), ()))
-    sums = lax.dot_general(rows, codes_OI, contract, precision, preferred_element_type=result)
+    sums = lax.dot_general(rows, codes, contract, precision, preferred_element_type=result)
     return sums.astype(jnp.float32)

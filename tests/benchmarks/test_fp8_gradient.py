@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.fp8_gradient import WITH_CODES, main
+from benchmarks.fp8_gradient import main
+from benchmarks.gradients import WITH_CODES
 
 
 @pytest.mark.long

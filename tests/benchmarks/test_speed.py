@@ -77,17 +77,19 @@ def test_a_step_has_three_products_of_the_kernel_s_size(remat, products, ahead):
 def test_bases_of_several_kinds_stand_in_one_table(monkeypatch, tmp_path, capsys):
     argv = f"speed --model=tiny --rows=1 --length=8 --steps=1 --output={tmp_path / 'rows'}"
     monkeypatch.setattr(sys, "argv", argv.split())
-    sys.argv += ["--quantize", "none", "fp8", "--cases", "frozen", "lora"]
+    sys.argv += ["--quantize", "none", "fp8", "fp8:both", "--cases", "frozen", "lora"]
     speed.main()
     printed = capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "rows").read_text().splitlines()]
-    names = ["frozen", "lora", "frozen fp8", "lora fp8"]
+    names = ["frozen", "lora", "frozen fp8", "lora fp8", "frozen fp8:both", "lora fp8:both"]
     assert [row["name"] for row in rows] == names
-    assert [row["base"] for row in rows] == ["none", "none", "fp8", "fp8"]
+    assert [row["base"] for row in rows] == ["none"] * 2 + ["fp8"] * 2 + ["fp8:both"] * 2
     assert all(f"| {name} |" in printed for name in names)
-    assert len(re.findall(r"fp8: \d+ matmuls of e4m3 codes", printed)) == 2
+    assert len(re.findall(r"(fp8|both): \d+ matmuls of e4m3 codes", printed)) == 4
     losses = [row["first_loss"] for row in rows]
-    assert losses[0] == losses[1] != losses[2] == losses[3]
+    assert losses[0] == losses[1] != losses[2]
+    assert len({*losses[2:]}) == 1
+    assert rows[4]["peak_bytes"] > rows[2]["peak_bytes"]
     close(losses[2], losses[0], rtol=0.01, atol=0)
     frozen = {row["base"]: row["step_seconds"] for row in rows if "frozen" in row["name"]}
     for row in rows:
@@ -178,6 +180,20 @@ def test_real_records_are_the_same_packed_padded_and_for_peft(commonsense, tiny_
     packed = bench.measure(Case("tera", 0, 0, packed=544), real.packed)
     assert packed.tokens < padded.tokens
     assert packed.name == "tera packed 544"
+
+
+@pytest.mark.long
+def test_packed_records_are_measured_on_each_base(commonsense, tiny_llama, monkeypatch, capsys):
+    argv = "speed --model=tiny --layers=1 --steps=1 --packed=512 --quantize none fp8"
+    monkeypatch.setattr(sys, "argv", argv.split())
+    sys.argv += [f"--records={commonsense}", f"--tokenizer={tiny_llama}"]
+    sys.argv += ["--cases", "frozen", "tera:structured"]
+    speed.main()
+    printed = capsys.readouterr().out
+    for name in ("frozen packed 512", "tera packed 512 structure=hadamard"):
+        for base in ("", " fp8"):
+            assert f"| {name}{base} |" in printed
+    assert len(re.findall(r"packed 512.* fp8: \d+ matmuls of e4m3 codes", printed)) == 2
 
 
 def test_an_unknown_option_of_a_case_is_refused(monkeypatch):

@@ -26,6 +26,7 @@ LIMITS = {
     ),
     "-m benchmarks.data": ("--records=400",),
     "-m benchmarks.fp8_gradient": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.fp8_sums": ("--tokens=8", "--inputs=64", "--outputs=48"),
     "-m benchmarks.generation": ("--prompts=2", "--batches=2", "--settings=4 beams"),
     "-m benchmarks.loading": ("--model=tiny", "--block=32"),
     "-m benchmarks.many_personas": ("--count=2", "--checked=1", "--steps=2", "--active=2"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax import quantize
+from tera_jax import float8, quantize
 from tera_jax.llama import load_pretrained
 from tests.margins import within
 from train import data, export
@@ -93,6 +93,42 @@ def test_a_run_in_fp8_learns_and_exports_what_it_stands_for(quantised, tmp_path)
         assert jnp.array_equal(a, b)
     query = loaded["layers"]["self_attn"]["q_proj"]["kernel"]
     assert not jnp.array_equal(query, plain["layers"]["self_attn"]["q_proj"]["kernel"])
+
+
+def test_training_in_both_layouts_changes_nothing_that_is_kept(quantised):
+    quantised.model.update(quantize="fp8", block=quantize.BLOCK)
+    built = runs.build(parse(quantised))
+    quantised.model.fp8_layouts = 2
+    other = runs.build(parse(quantised))
+    assert other.meta._replace(config={}) == built.meta._replace(config={})
+    assert jax.tree.structure(other.params) == jax.tree.structure(built.params)
+    state, optimizer = runs.init_train_state(built, 8)
+    batch = to_device(data_batch(built), built)
+    found = []
+    for run, layouts in ((built, 1), (runs.unrolled(other), 2)):
+        arrays = jax.tree.leaves(run.params["layers"])
+        assert sum(leaf.dtype == float8.E4M3 for leaf in arrays) == 7 * layouts
+        step = make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
+        with jax.set_mesh(run.mesh):
+            first = jax.tree.map(jnp.copy, state)
+            found.append(step(first, run.params, run.frozen, batch)[1])
+        other = run
+    assert jax.device_get(found[0]) == jax.device_get(found[1])
+    assert jax.tree.structure(runs.rolled(other).params) == jax.tree.structure(built.params)
+
+
+def data_batch(run):
+    train, _ = examples(run)
+    return next(data.DataIterator(train, run.config.loop.batch_size, 0, run.config.data))
+
+
+def test_layouts_are_those_of_fp8(quantised):
+    quantised.model.fp8_layouts = 2
+    with pytest.raises(ValueError, match=r"config.model.fp8_layouts is 2, but quantize is 'nf4'"):
+        parse(quantised)
+    quantised.model.update(quantize="fp8", block=quantize.BLOCK, fp8_layouts=3)
+    with pytest.raises(ValueError, match=r"config.model.fp8_layouts is 3; choose 1 or 2"):
+        parse(quantised)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int32
 
-from tera_jax import quantize, sharding
+from tera_jax import float8, quantize, sharding
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.llama import load_pretrained, load_tokenizer
 from tera_jax.ops import dispatch
@@ -73,7 +73,10 @@ def load(config: ModelConfig) -> Base:
         quantize=config.quantize,
         block=config.block,
     )
-    return Base(model, params, load_tokenizer(config.path), mesh, base_fingerprint(params))
+    fingerprint = base_fingerprint(params)
+    if config.fp8_layouts == 2:
+        params = float8.with_both_layouts(params)
+    return Base(model, params, load_tokenizer(config.path), mesh, fingerprint)
 
 
 def make_run(base: Base, config: Config, seed: int) -> Run:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from tera_jax import quantize, sharding
+from tera_jax import float8, quantize, sharding
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import adapt
 from tera_jax.adapters.targets import matches
@@ -145,7 +145,9 @@ def keep_frozen(run: Run, workdir: Path) -> None:
 
 
 def unrolled(run: Run) -> Run:
-    """A run for training, its layers a list where ``config.model.unroll`` has them unrolled.
+    """A run for training: its layers a list where ``config.model.unroll`` has them unrolled.
+
+    With ``config.model.fp8_layouts`` the codes of kernels stand in both layouts.
 
     Takes the parameters of ``run``, which is not to be used again: one stack at a time is copied
     and deleted, so that no more than one stands beside the list. Answers, merging and exports read
@@ -153,13 +155,18 @@ def unrolled(run: Run) -> Run:
     """
     given = run.config.model
     pays = dispatch.on_gpu() and stacking.unrolling_pays(given.remat)
-    if stacking.is_split(run.params) or not (pays if given.unroll is None else given.unroll):
+    if not stacking.is_split(run.params) and (pays if given.unroll is None else given.unroll):
+        run = run._replace(model=run.model.clone(unroll=True), params=stacking.split(run.params))
+    if given.fp8_layouts == 1:
         return run
-    return run._replace(model=run.model.clone(unroll=True), params=stacking.split(run.params))
+    layout = functools.partial(stacking.shardings, mesh=run.mesh)
+    return run._replace(params=float8.with_both_layouts(run.params, layout))
 
 
 def rolled(run: Run) -> Run:
     """The run that :func:`unrolled` was given. Takes the parameters likewise."""
+    if run.config.model.fp8_layouts > 1:
+        run = run._replace(params=float8.with_one_layout(run.params))
     if not stacking.is_split(run.params):
         return run
     return run._replace(model=run.model.clone(unroll=False), params=stacking.join(run.params))

@@ -23,10 +23,12 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import stacking
@@ -278,6 +280,11 @@ def _apply(
 ) -> Callable[..., Any]:
     params = stacking.stacked(base["params"])
     if adapter is None:
-        return functools.partial(model.apply, {"params": params})
+
+        def apply(*args: Any, **kwargs: Any) -> Any:
+            with nn.intercept_methods(interceptor.dequantized):
+                return model.apply({"params": params}, *args, **kwargs)
+
+        return apply
     variables = {"params": params, "frozen": base["frozen"], "d": rows}
     return functools.partial(adapter.apply_rows, model, variables)

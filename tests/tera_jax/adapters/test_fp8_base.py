@@ -1,6 +1,6 @@
-"""Adapters on a base in e4m3: what is multiplied in 8 bits, and what is not."""
+"""Adapters on layers in e4m3: what is multiplied in 8 bits, and what is not."""
 
-import functools
+from unittest import mock
 
 import flax.linen as nn
 import jax
@@ -9,58 +9,13 @@ import numpy as np
 import pytest
 
 from tera_jax import adapt, float8, quantize
+from tera_jax.adapters.bank import make_bank
 from tera_jax.adapters.interceptor import dequantized
-from tera_jax.llama import Llama, stacking
-from tera_jax.llama.decode.cache import init_cache
-from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE
-from tera_jax.network import cost_model
-from tera_jax.ops import fp8_matmul
-from tera_jax.sharding import make_mesh, replicated, rows
-from tests import parts
+from tera_jax.network import cost_model, structured
+from tera_jax.ops import dispatch, fp8_matmul
 from tests.margins import within
-from tests.tera_jax.quantized import CONFIG, assert_same, base, made
-
-
-class Layers(nn.Module):
-    """Two linear layers of which the second has sides that no e4m3 matmul takes."""
-
-    dtype: object = None
-    outputs: int = 24
-
-    @nn.compact
-    def __call__(self, x_BD):
-        x_BD = nn.Dense(32, name="a_proj", dtype=self.dtype)(x_BD)
-        return nn.Dense(self.outputs, name="b_proj", dtype=self.dtype)(x_BD)
-
-
-def layers(dtype=jnp.float32):
-    """The model, its kernels in e4m3 and as these read, and rows."""
-    x_BD = jnp.asarray(np.random.default_rng(0).standard_normal((5, 128)), dtype)
-    params = Layers().init(jax.random.key(0), x_BD.astype(jnp.float32))["params"]
-    params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-    kept = quantize.quantize(params, "fp8")
-    return Layers(dtype), kept, quantize.dequantize(kept), x_BD
-
-
-def flat(tree):
-    return np.concatenate(
-        [np.ravel(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(tree)]
-    )
-
-
-def error(found, expected):
-    return np.linalg.norm(flat(found) - flat(expected)) / np.linalg.norm(flat(expected))
-
-
-def cosine(found, expected):
-    a, b = flat(found), flat(expected)
-    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-
-
-@functools.cache
-def value_and_grad(adapter, model):
-    return jax.jit(parts.value_and_grad(adapter, model))
+from tests.tera_jax.fp8 import error, layers
 
 
 def test_a_layer_multiplies_codes_and_one_that_does_not_fit_a_plain_kernel():
@@ -74,7 +29,7 @@ def test_a_layer_multiplies_codes_and_one_that_does_not_fit_a_plain_kernel():
     assert error(found_BD, model.apply({"params": plain}, x_BD)) > 0.003
 
 
-@pytest.mark.parametrize("route", ["build", "project"])
+@pytest.mark.parametrize("route", ["build", "project", "through"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_an_adapted_kernel_is_never_rounded_to_e4m3(dtype, route, monkeypatch):
     monkeypatch.setattr(cost_model, "route", lambda *_: route)
@@ -96,7 +51,8 @@ def test_an_adapted_kernel_is_never_rounded_to_e4m3(dtype, route, monkeypatch):
     assert error(rounded, kernel_IO + delta_IO) > 0.02
     # Neither are the activations of such a layer: it is as on the plain weights.
     found, expected = (adapter.apply(model, {**v, "params": p}, x_BD) for p in (kept, plain))
-    assert jnp.array_equal(found, expected)
+    limit = 3e-6 if dtype == jnp.float32 else 3e-2  # scales come before the sum, or after it
+    within(error(found, expected), limit if route == "through" else 0)
     with nn.intercept_methods(dequantized):  # as those of a layer beside it are
         base_BD = model.apply({"params": kept}, x_BD)
     assert not jnp.array_equal(base_BD, model.apply({"params": plain}, x_BD))
@@ -128,13 +84,11 @@ FIELDS = {
     "mora": {"rank": 4},
     "vera": {"rank": 4},
     "ia3": {},
-    "tera": {"num_modes": 2},
 }
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_method_that_does_nothing_yet_leaves_the_product_of_codes(name, monkeypatch):
-    monkeypatch.setattr(cost_model, "route", lambda *_: "through")
+def test_a_method_that_does_nothing_yet_leaves_the_product_of_codes(name):
     model, kept, plain, x_BD = layers()
     config = TABLE[name](**FIELDS[name])
     adapter = adapt(model, x_BD, method=name, config=config, targets=("a_proj",))
@@ -150,89 +104,66 @@ def test_a_method_that_does_nothing_yet_leaves_the_product_of_codes(name, monkey
     assert error(found, on_plain) > 1e-3
 
 
-def test_gradients_point_where_those_of_the_plain_base_do():
-    adapter, model, v, tokens_BL = made("lora", "fp8")
-    plain = quantize.dequantize(v["params"])
-    step = value_and_grad(adapter, model)
-    loss, found = step(v["d"], v["params"], v["frozen"], tokens_BL)
-    expected_loss, expected = step(v["d"], plain, v["frozen"], tokens_BL)
-    within(abs(loss / expected_loss - 1), 0.03)
-    assert 0.98 < cosine(found, expected) < 1 - 1e-6
-    # each layer's own gradient, not only the largest
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        assert cosine(a, b) > 0.9
+ROUTES = [
+    ("lora", {"rank": 4}, "through"),
+    *(
+        ("tera", {"tensorizations": ("128|8x4",), "structure": structure}, route)
+        for structure in ("dense", "hadamard")
+        for route in ("through", "project")
+    ),
+]
 
 
-def test_loops_unrolled_layers_and_rematerialisation_agree():
-    adapter, model, v, tokens_BL = made("lora", "fp8")
-    args = v["d"], v["params"], v["frozen"], tokens_BL
-    expected = value_and_grad(adapter, model)(*args)
-    for remat, unroll in (("dots", False), ("full", True)):
-        other = Llama(CONFIG, remat=remat, unroll=unroll)
-        within(error(value_and_grad(adapter, other)(*args), expected), 1e-4)
-    split = stacking.split(v["params"], keep=True)
-    assert split["layers"][0]["mlp"]["up_proj"]["kernel"].shape == (32, 48)
-    assert_same(jax.jit(stacking.stacked)(split), v["params"])
+@pytest.mark.parametrize(("name", "fields", "route"), ROUTES)
+def test_mixed_rows_are_what_each_gives_alone(name, fields, route, monkeypatch):
+    monkeypatch.setattr(cost_model, "route", lambda *_: route)
+    random = np.random.default_rng(0)
+    x_BLD = jnp.asarray(random.standard_normal((3, 6, 128)), jnp.float32)
+    model, params, _, _ = layers()
+    adapter = adapt(model, x_BLD, method=name, config=TABLE[name](**fields), targets=("a_proj",))
+    frozen = adapter.init_frozen(params)
+    first = adapter.init_d(params, frozen)
+
+    def moved(leaf):
+        return leaf + 0.3 * jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
+
+    each = [jax.tree.map(moved, first) for _ in range(2)]
+    bank = make_bank(adapter, params, frozen, each)
+    base = {"params": params, "frozen": frozen}
+    found_BLO = adapter.apply_rows(model, {**base, "d": bank.gather(bank.index([2, 1, 2]))}, x_BLD)
+    alone = [adapter.apply(model, {**base, "d": d}, x_BLD) for d in each]
+    for row, entry in enumerate([2, 1, 2]):
+        within(error(found_BLO[row], alone[entry - 1][row]), 1e-5)
+        assert error(found_BLO[row], alone[2 - entry][row]) > 1e-2
 
 
-def test_cached_decoding_scores_as_the_whole_text_does():
-    adapter, model, v, tokens_BL = made("lora", "fp8")
-    apply = jax.jit(functools.partial(adapter.apply, model))
-    expected_BLV, _ = apply(v, tokens_BL)
-    cache = init_cache(CONFIG, *tokens_BL.shape)
-    positions_BL = jnp.broadcast_to(jnp.arange(tokens_BL.shape[1])[None], tokens_BL.shape)
-    found = []
-    for start, end in (
-        (0, 7),
-        (7, 8),
-        (8, 9),
-    ):  # a row is cast by itself, whatever stands beside it
-        part = slice(start, end)
-        logits_BLV, cache = apply(v, tokens_BL[:, part], positions_BL[:, part], cache=cache)
-        found.append(logits_BLV)
-    within(error(jnp.concatenate(found, axis=1), expected_BLV), 1e-4)
-    plain_BLV, _ = apply({**v, "params": quantize.dequantize(v["params"])}, tokens_BL)
-    assert error(plain_BLV, expected_BLV) > 1e-3
-
-
-def test_no_plain_kernel_is_kept_for_the_backward_pass():
-    adapter, model, v, tokens_BL = made("lora", "fp8")
+@pytest.mark.parametrize("layouts", [1, 2])
+def test_a_structured_layer_reads_codes_where_it_makes_its_kernel(layouts, monkeypatch):
+    monkeypatch.setattr(cost_model, "route", lambda *_: "project")
+    x_BD = jnp.asarray(np.random.default_rng(0).standard_normal((32, 256)), jnp.bfloat16)
+    model = nn.Dense(256, use_bias=False, dtype=jnp.bfloat16)
+    params = model.init(jax.random.key(0), x_BD)["params"]
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    kept = quantize.quantize(params, "fp8", targets=("",))
+    kept = float8.with_both_layouts(kept) if layouts == 2 else kept
+    fields = {"tensorizations": ("256|16x16",), "structure": "hadamard"}
+    adapter = adapt(model, x_BD, method="tera", config=TABLE["tera"](**fields), targets=("",))
+    frozen = adapter.init_frozen(kept)
+    d = jax.tree.map(lambda leaf: leaf + 0.05, adapter.init_d(kept, frozen))
 
     def loss(d, params):
-        return jnp.sum(adapter.apply(model, {**v, "d": d, "params": params}, tokens_BL)[0] ** 2)
+        y_BD = adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, x_BD)
+        return jnp.sum(jnp.sin(y_BD.astype(jnp.float32)))
 
-    def kept(params):
-        pull = jax.eval_shape(lambda d: jax.vjp(lambda d: loss(d, params), d)[1], v["d"])
-        sides = {(2, 32, 48), (2, 48, 32)}
-        return [
-            leaf
-            for leaf in jax.tree.leaves(pull)
-            if leaf.shape in sides and leaf.dtype == jnp.float32
-        ]
-
-    assert not kept(v["params"])
-    assert kept(quantize.quantize(base()[1], "int8", 8))
-
-
-def test_a_sharded_base_equals_one_device():
-    adapter, model, v, tokens_BL = made("lora", "fp8")
-    mesh = make_mesh(2, 2, 2)
-    layout = functools.partial(parameter_shardings, mesh=mesh)
-    plain = jax.device_put(base()[1], layout(base()[1]))
-    params = quantize.quantize(plain, "fp8", layout=layout)
-    assert_same(params, v["params"])
-    down = params["layers"]["mlp"]["down_proj"]["kernel"]
-    assert down.codes.addressable_shards[0].data.shape == (2, 32 // 2, 48 // 2)
-    assert down.channel_scales.addressable_shards[0].data.shape == (2, 32 // 2)
-    with jax.set_mesh(mesh):
-        found = value_and_grad(adapter, model)(
-            jax.device_put(v["d"], replicated(mesh)),
-            params,
-            v["frozen"],
-            jax.device_put(tokens_BL, rows(mesh)),
-        )
-    step = value_and_grad(adapter, model)
-    expected = step(v["d"], v["params"], v["frozen"], tokens_BL)
-    within(error(found, expected), 1e-4)
-    plain = quantize.dequantize(v["params"])
-    assert error(step(v["d"], plain, v["frozen"], tokens_BL), expected) > 0.01
+    read = mock.Mock(wraps=structured.adapted)
+    monkeypatch.setattr(structured, "adapted", read)
+    with dispatch.forced(True):
+        found = jax.value_and_grad(loss)(d, kept)
+        expected = jax.value_and_grad(loss)(d, quantize.dequantize(kept))
+    given = [call.args[0] for call in read.call_args_list]
+    assert [isinstance(kernel, float8.Float8Kernel) for kernel in given] == [True, False]
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert jnp.array_equal(a, b)
+    # As without the Pallas kernel, but for the rounding of an update to bfloat16.
+    with dispatch.forced(False):
+        within(error(jax.value_and_grad(loss)(d, kept), found), 0.1)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import float8
 from tera_jax.network import hadamard, structured
 from tera_jax.network.structured import Network, Vectors
 from tera_jax.random import seed_key
@@ -146,3 +147,21 @@ def test_what_fits():
         (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single factor
     ):
         assert not structured.fits(*other)
+
+
+@pytest.mark.parametrize("layouts", [1, 2])
+def test_codes_of_a_kernel_are_read_in_its_place(layouts):
+    network, trained, kernel, *_ = arguments(SIZES[0], jnp.bfloat16)
+    random = np.random.default_rng(1)
+    scale_O = jnp.asarray(np.exp2(random.integers(-3, 4, kernel.shape[1])), jnp.float32)
+    stored = float8.by_channels((kernel * scale_O[None]).astype(jnp.bfloat16))
+    if layouts == 2:
+        stored = float8.with_both_layouts(stored)
+    found = structured.adapted(stored, network, trained, interpret=True)
+    # Codes times powers of two are exact in bfloat16: the same sum, rounded once.
+    expected = structured.adapted(stored.dequantize(), network, trained, interpret=True)
+    assert found.dtype == jnp.bfloat16
+    assert jnp.array_equal(found, expected)
+    other = stored.replace(channel_scales=2 * stored.channel_scales)
+    changed = structured.adapted(other, network, trained, interpret=True)
+    assert not jnp.array_equal(changed, expected)

@@ -73,6 +73,41 @@ def test_product_and_gradient_are_float64_s_of_the_same_codes(shape, dtype):
     assert 4e-3 < error(found[1], ct_TO @ kernel.T) < 0.06
 
 
+def test_codes_in_both_layouts_give_the_same_and_nothing_is_read_across():
+    given = x_TI, kernel, ct_TO = arrays(32, 48, 160)
+    both = float8.with_both_layouts(kernel)
+    expected = jax.jit(product_and_gradient)(*given)
+    for a, b in zip(jax.jit(product_and_gradient)(x_TI, both, ct_TO), expected, strict=True):
+        within(error(a, np.asarray(b, np.float64)), roundings(jnp.float32, 160))
+    # The backward pass reads the second layout, and both directions sum along the last axis.
+    zeros = both.replace(backward_codes=jnp.zeros_like(both.backward_codes))
+    y_TO, to_x_TI = product_and_gradient(x_TI, zeros, ct_TO)
+    assert jnp.array_equal(y_TO, fp8_matmul.matmul(x_TI, kernel))
+    assert not jnp.any(to_x_TI)
+    across = [
+        str(jax.make_jaxpr(product_and_gradient)(x_TI, each, ct_TO)).count("([1], [0])")
+        for each in (kernel, both)
+    ]
+    assert across == [1, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("layouts", [1, 2])
+def test_a_product_with_uncast_input_is_that_of_the_dequantised_kernel(layouts, dtype):
+    x_TI, kernel, ct_TO = arrays(5, 32, 160, dtype)
+    stored = float8.with_both_layouts(kernel) if layouts == 2 else kernel
+    y_TO, pull = jax.vjp(lambda x_TI: fp8_matmul.with_uncast_input(x_TI, stored), x_TI)
+    found = y_TO, pull(ct_TO)[0]
+    plain = np.asarray(kernel.dequantize(jnp.float32), np.float64)
+    expected = np.asarray(x_TI, np.float64) @ plain, np.asarray(ct_TO, np.float64) @ plain.T
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        within(error(a, b), roundings(dtype, 160))
+    assert error(fp8_matmul.matmul(x_TI, stored), expected[0]) > 4e-3
+    stacked = fp8_matmul.with_uncast_input(x_TI[None], stored)
+    assert jnp.array_equal(stacked[0], y_TO)
+
+
 def test_leading_axes_are_rows():
     x_TI, kernel, _ = arrays(6, 32, 16)
     found = fp8_matmul.matmul(x_TI.reshape(2, 3, 32), kernel)

@@ -3,11 +3,14 @@
 import functools
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import quantize
+from tera_jax.adapters.interceptor import dequantized
 from tera_jax.llama import GenerationConfig
 from tera_jax.llama.decode import slots
 from tera_jax.llama.decode.config import filtered
@@ -18,6 +21,7 @@ from tests.tera_jax.llama.decode.served import (
     BATCH,
     BUCKET,
     EOS,
+    LONGEST,
     SLOTS,
     STOPS,
     admit,
@@ -170,3 +174,15 @@ def test_filters_are_those_of_each_row():
 def test_what_slots_do_not_have_is_refused(decoding, stops, match):
     with pytest.raises(ValueError, match=match):
         settings(decoding, jax.random.key(0), EOS, stops)
+
+
+@pytest.mark.parametrize("kind", quick_only(["fp8"], ["nf4", "fp8"]))
+def test_a_quantised_base_without_an_adapter_decodes_as_generate_does(kind):
+    model, _, base, d, _ = made("lora", unroll=True)
+    params = quantize.quantize(base["params"], kind, 16 if kind == "nf4" else quantize.BLOCK)
+    request = 0, [20, 21, 22], GenerationConfig(max_new_tokens=LONGEST), jax.random.key(0)
+    bare = model, None, {"params": params}, d, [None]
+    with nn.intercept_methods(dequantized):
+        expected = alone(bare, *request)
+    assert served(bare, [request], np.random.default_rng(1)) == [expected]
+    assert alone(made("lora", unroll=True), *request) != expected
