@@ -55,9 +55,8 @@ class TeRA(LinearMethod):
             rows, as that of a whole side, are fast random orthogonal transforms, of which only the
             signs are kept; ``hadamard``: the core too. The trained d and the ranks are the same. A
             transform needs its full rank.
-        head_dim: features of an attention head, such as 64. Proposed schemes of ``q_proj``,
-            ``k_proj`` and ``v_proj`` then split the outputs, and of ``o_proj`` the inputs, into the
-            number of heads and ``num_modes`` - 1 modes of a head: one d has an entry a head.
+        head_dim: of attention, such as 64. Proposed schemes of ``q_proj``, ``k_proj``, ``v_proj``
+            (outputs) and ``o_proj`` (inputs) then have a mode of heads, and the rest of a head.
     """
 
     casts_input: ClassVar[bool] = False
@@ -169,9 +168,8 @@ class TeRA(LinearMethod):
         if route == "build":
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
         else:
-            core, factors = network["core"], network["factors"]
-            precisions = full_precision(x.dtype), matmul_precision()
-            y_TJ = projection.product(x_TJ, how.stored or kernel, core, factors, d, *precisions)
+            arrays = how.stored or kernel, network["core"], network["factors"], d
+            y_TJ = projection.product(x_TJ, *arrays, full_precision(x.dtype), matmul_precision())
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
