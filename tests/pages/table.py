@@ -44,6 +44,7 @@ LIMITS = {
         "--packed=512",
     ),
     "-m benchmarks.speed --model=llama-2-7b --quantize=nf4": ("--block=32",),
+    "-m benchmarks.speed --model=llama-2-7b --quantize none int8": ("--block=32",),
 }
 """Flags behind those of a command with that part, which stay as they are printed: the later of two
 flags counts."""
