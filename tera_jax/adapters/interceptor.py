@@ -159,6 +159,12 @@ fp8 kernel is not made where :func:`tera_jax.ops.fp8_matmul.takes` it: the produ
 """
 
 
+def apply_base(model: nn.Module, variables: Any, *args: Any, **kwargs: Any) -> Any:
+    """``model.apply`` of a base without an adapter, quantised or not (:data:`dequantized`)."""
+    with nn.intercept_methods(dequantized):
+        return model.apply(variables, *args, **kwargs)
+
+
 def virtual_tokens(method: PromptMethod, layer: TargetLayer, name: str) -> Interceptor:
     """An interceptor under which token ids from the vocabulary's size on are virtual tokens."""
 

@@ -53,8 +53,8 @@ class NormAdapter(Adapter):
     ) -> Any:
         del made
         rest = {k: v for k, v in variables.items() if k not in ("params", "frozen", "d")}
-        with nn.intercept_methods(interceptor.dequantized):
-            return model.apply({**rest, "params": self._scaled(variables)}, *args, **kwargs)
+        scaled = {**rest, "params": self._scaled(variables)}
+        return interceptor.apply_base(model, scaled, *args, **kwargs)
 
     def base_d(self, params: Variables, frozen: Variables) -> dict[str, Any]:
         """That of step 0."""

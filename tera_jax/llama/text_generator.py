@@ -5,7 +5,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 
@@ -204,11 +203,7 @@ def _prepared(
 # Each gives the same object each time, so that what is jitted with it is not compiled again.
 @functools.cache
 def _base(model: Llama) -> Callable[..., Any]:
-    def apply(*args: Any, **kwargs: Any) -> Any:
-        with nn.intercept_methods(interceptor.dequantized):
-            return model.apply(*args, **kwargs)
-
-    return apply
+    return functools.partial(interceptor.apply_base, model)
 
 
 @functools.cache

@@ -23,7 +23,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -280,11 +279,6 @@ def _apply(
 ) -> Callable[..., Any]:
     params = stacking.stacked(base["params"])
     if adapter is None:
-
-        def apply(*args: Any, **kwargs: Any) -> Any:
-            with nn.intercept_methods(interceptor.dequantized):
-                return model.apply({"params": params}, *args, **kwargs)
-
-        return apply
+        return functools.partial(interceptor.apply_base, model, {"params": params})
     variables = {"params": params, "frozen": base["frozen"], "d": rows}
     return functools.partial(adapter.apply_rows, model, variables)
