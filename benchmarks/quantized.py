@@ -21,8 +21,8 @@ import jax
 
 from benchmarks import gradients
 from benchmarks.gradients import WITH_CODES
-from benchmarks.steps import FP8, FP8_BOTH
-from tera_jax import float8, quantize
+from benchmarks.steps import FP8, FP8_BOTH, quantized
+from tera_jax import quantize
 from tera_jax.llama.sharding import parameter_shardings
 from train import command, data
 from train.config import Config, default, parse
@@ -63,11 +63,10 @@ def measure(
     layout = functools.partial(parameter_shardings, mesh=run.mesh)
     kinds = [*kinds, *[FP8_BACKWARD] * (with_gradients and FP8 in kinds)]
     for kind in kinds:
-        stored = FP8 if kind in (FP8_BOTH, FP8_BACKWARD) else kind
-        for block in [quantize.BLOCK] if stored == FP8 else blocks:
-            params = quantize.quantize(run.params, stored, block, layout)
-            if kind == FP8_BOTH:
-                params = float8.with_both_layouts(params, layout)
+        in_fp8 = kind in (FP8, FP8_BOTH, FP8_BACKWARD)
+        for block in [quantize.BLOCK] if in_fp8 else blocks:
+            stored = FP8 if kind == FP8_BACKWARD else kind
+            params = quantized(run.params, stored, block, layout)
             backward = gradients.with_codes(WITH_CODES["backward"])
             with backward if kind == FP8_BACKWARD else contextlib.nullcontext():
                 loss, found = given(params)
@@ -75,8 +74,7 @@ def measure(
             kernels = [leaf for leaf in leaves if quantize.is_quantized(leaf)]
             bits = 8 * _nbytes(kernels) / sum(kernel.size for kernel in kernels)
             cosines = gradients.cosines(found, expected) if with_gradients else ()
-            block = 0 if stored == FP8 else block
-            yield Row(kind, block, bits, _nbytes(params), loss, cosines)
+            yield Row(kind, 0 if in_fp8 else block, bits, _nbytes(params), loss, cosines)
 
 
 def _held_out(run: Run) -> Any:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -70,6 +70,14 @@ class StepProgram(NamedTuple):
     seconds: float
 
 
+def quantized(params: Any, kind: str, block: int, layout: Callable[[Any], Any]) -> Any:
+    """``params`` in a kind of :attr:`Measurement.base`; ``layout`` gives a tree's shardings."""
+    if kind == "none":
+        return params
+    params = quantize.quantize(params, FP8 if kind == FP8_BOTH else kind, block, layout)
+    return float8.with_both_layouts(params, layout) if kind == FP8_BOTH else params
+
+
 def random_batch(rows: int, length: int, vocab_size: int) -> Batch:
     """Random tokens, the loss on all but the first."""
     tokens_BL = np.random.default_rng(0).integers(vocab_size, size=(rows, length), dtype=np.int32)
@@ -105,11 +113,7 @@ class Bench:
 
         layout = functools.partial(parameter_shardings, mesh=self._mesh)
         self._params = jax.jit(init, out_shardings=layout(jax.eval_shape(init)))()
-        stored = FP8 if kind == FP8_BOTH else kind
-        if stored != "none":
-            self._params = quantize.quantize(self._params, stored, block, layout)
-        if kind == FP8_BOTH:
-            self._params = float8.with_both_layouts(self._params, layout)
+        self._params = quantized(self._params, kind, block, layout)
         self.size = quantize.size(self._params)
 
     def _arrange(self, loop: bool) -> None:

@@ -93,15 +93,15 @@ def with_both_layouts(params: Any, layout: Callable[[Any], Any] | None = None) -
 
     mapped = functools.partial(jax.tree.map, both, is_leaf=_is_kernel)
     shapes = jax.eval_shape(mapped, params)
-    places = with_one_layout(params) if layout is None else layout(shapes)
+    shardings = with_one_layout(params) if layout is None else layout(shapes)
 
-    def made(leaf: Any, place: Any) -> Any:
+    def made(leaf: Any, sharding: Any) -> Any:
         if not isinstance(leaf, Float8Kernel):
             return leaf
-        turned = _transposed(place.backward_codes)(leaf.codes)
+        turned = _transposed(sharding.backward_codes)(leaf.codes)
         return leaf.replace(backward_codes=jax.block_until_ready(turned))
 
-    return jax.tree.map(made, params, places, is_leaf=_is_kernel)
+    return jax.tree.map(made, params, shardings, is_leaf=_is_kernel)
 
 
 def with_one_layout(params: Any) -> Any:
@@ -118,8 +118,8 @@ def _is_kernel(leaf: Any) -> bool:
 
 
 @functools.cache
-def _transposed(place: Any) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda codes: jnp.swapaxes(codes, -1, -2), out_shardings=place)
+def _transposed(sharding: Any) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda codes: jnp.swapaxes(codes, -1, -2), out_shardings=sharding)
 
 
 def by_channels(kernel: Float[Array, "*stack I O"]) -> Float8Kernel:

@@ -13,30 +13,22 @@ from tera_jax import sharding, trees
 # Path of a parameter below `params` -> its layout. A leading None is the axis of scanned layers.
 # The values and the scales of a quantised kernel are laid out like the kernel, and so are the fp8
 # codes of the backward pass; other fp8 codes like its transpose, and their scales like its outputs.
+_AS_KERNEL = r"(/values|/scales|/backward_codes)?"
 _PARAMETERS: tuple[tuple[str, P], ...] = (
     (r"embed_tokens/embedding", P("tensor", "fsdp")),
     (r"lm_head/kernel", P("fsdp", "tensor")),
-    (
-        r"layers/self_attn/[qkv]_proj/kernel(/values|/scales|/backward_codes)?",
-        P(None, "fsdp", "tensor"),
-    ),
+    (r"layers/self_attn/[qkv]_proj/kernel" + _AS_KERNEL, P(None, "fsdp", "tensor")),
     (r"layers/self_attn/[qkv]_proj/kernel/codes", P(None, "tensor", "fsdp")),
     (r"layers/self_attn/[qkv]_proj/kernel/channel_scales", P(None, "tensor")),
     (r"layers/self_attn/[qkv]_proj/bias", P(None, "tensor")),
-    (
-        r"layers/self_attn/o_proj/kernel(/values|/scales|/backward_codes)?",
-        P(None, "tensor", "fsdp"),
-    ),
+    (r"layers/self_attn/o_proj/kernel" + _AS_KERNEL, P(None, "tensor", "fsdp")),
     (r"layers/self_attn/o_proj/kernel/codes", P(None, "fsdp", "tensor")),
     (r"layers/self_attn/o_proj/kernel/channel_scales", P(None, "fsdp")),
     (r"layers/self_attn/[qk]_norm/scale", P(None, None)),
-    (
-        r"layers/mlp/(gate|up)_proj/kernel(/values|/scales|/backward_codes)?",
-        P(None, "fsdp", "tensor"),
-    ),
+    (r"layers/mlp/(gate|up)_proj/kernel" + _AS_KERNEL, P(None, "fsdp", "tensor")),
     (r"layers/mlp/(gate|up)_proj/kernel/codes", P(None, "tensor", "fsdp")),
     (r"layers/mlp/(gate|up)_proj/kernel/channel_scales", P(None, "tensor")),
-    (r"layers/mlp/down_proj/kernel(/values|/scales|/backward_codes)?", P(None, "tensor", "fsdp")),
+    (r"layers/mlp/down_proj/kernel" + _AS_KERNEL, P(None, "tensor", "fsdp")),
     (r"layers/mlp/down_proj/kernel/codes", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj/kernel/channel_scales", P(None, "fsdp")),
     (r"layers/(input|post_attention)_layernorm/scale", P(None, None)),
