@@ -15,19 +15,19 @@ _WAIT = 60.0
 """Seconds for another process's transaction."""
 _SCHEMA = """
 CREATE TABLE names (
-    name TEXT PRIMARY KEY, place INTEGER NOT NULL UNIQUE, version INTEGER NOT NULL,
+    name TEXT PRIMARY KEY, row INTEGER NOT NULL UNIQUE, version INTEGER NOT NULL,
     checksum BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE TABLE free (place INTEGER PRIMARY KEY);
-CREATE TABLE counters (places INTEGER NOT NULL, versions INTEGER NOT NULL);
+CREATE TABLE free (row INTEGER PRIMARY KEY);
+CREATE TABLE counters (rows INTEGER NOT NULL, versions INTEGER NOT NULL);
 INSERT INTO counters VALUES (0, 0);
 """
 
 
 class Row(NamedTuple):
-    """Where an adapter is: ``place`` counts the rows of all shards; versions are never reused."""
+    """Where an adapter is: ``number`` counts the rows of all shards; versions are never reused."""
 
-    place: int
+    number: int
     version: int
     checksum: bytes
 
@@ -51,7 +51,7 @@ class Index:
                 uri, timeout=_WAIT, uri=True, isolation_level=None, check_same_thread=False
             )
             self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute("SELECT places FROM counters").fetchone()
+            self._database.execute("SELECT rows FROM counters").fetchone()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -59,7 +59,7 @@ class Index:
 
     def find(self, name: str) -> Row | None:
         """Where a name is."""
-        row = self._one("SELECT place, version, checksum FROM names WHERE name = ?", name)
+        row = self._one("SELECT row, version, checksum FROM names WHERE name = ?", name)
         return row and Row(*row)
 
     def count(self) -> int:
@@ -85,8 +85,8 @@ class Index:
             self._database.execute("BEGIN IMMEDIATE")
         try:
             yield
-            for place in self._freed:
-                self._run("INSERT INTO free VALUES (?)", place)
+            for number in self._freed:
+                self._run("INSERT INTO free VALUES (?)", number)
             self._run("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
@@ -95,15 +95,15 @@ class Index:
         finally:
             self._freed = []
 
-    def place(self) -> tuple[int, int]:
-        """A row that no name has, and a version that none had. Within :meth:`writing`."""
-        places, versions = self._one("SELECT places, versions FROM counters")
-        free = self._one("SELECT min(place) FROM free")[0]
+    def take_row(self) -> tuple[int, int]:
+        """A row number that no name has, and a version that none had. Within :meth:`writing`."""
+        rows, versions = self._one("SELECT rows, versions FROM counters")
+        free = self._one("SELECT min(row) FROM free")[0]
         if free is None:
-            free, places = places, places + 1
+            free, rows = rows, rows + 1
         else:
-            self._run("DELETE FROM free WHERE place = ?", free)
-        self._run("UPDATE counters SET places = ?, versions = ?", places, versions + 1)
+            self._run("DELETE FROM free WHERE row = ?", free)
+        self._run("UPDATE counters SET rows = ?, versions = ?", rows, versions + 1)
         return free, versions + 1
 
     def put(self, name: str, found: Row) -> None:
@@ -116,7 +116,7 @@ class Index:
         if (known := self.find(name)) is None:
             return False
         self._run("DELETE FROM names WHERE name = ?", name)
-        self._freed.append(known.place)
+        self._freed.append(known.number)
         return True
 
     def _one(self, statement: str, *values: object) -> Any:

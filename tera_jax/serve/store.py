@@ -5,8 +5,8 @@
     entry = store.get("ana")
 
 All adapters of a store have one method, one configuration, one base and one frozen network: the
-store's description says which. So an adapter is its trained numbers alone. Several processes and
-threads may read and write one store.
+store's description says which. So an adapter is its trainable parameters alone. Several processes
+and threads may read and write one store.
 
 A put writes into a row that no name has, flushes it to the disk, and then lets the name have it in
 one transaction. Whenever the process or the machine stops, a name has its old adapter or its new
@@ -110,16 +110,17 @@ class Store:
             FileExistsError: when the directory is not empty, or another process makes a store.
             ValueError: for shapes or a type that a store cannot hold.
         """
-        place = Path(directory)
+        path = Path(directory)
         found = record.layout(shapes, dtype)
         if shard_rows < 1:
             raise ValueError(f"shard_rows is {shard_rows}; a shard has 1 record at least")
-        with locks.held(place):
-            if any(not atomic.is_part(path) for path in place.iterdir()):
-                raise FileExistsError(f"{place} is not empty; open the store, or name another one")
-            with atomic.replacing(place / index.FILE) as part:
+        with locks.held(path):
+            if any(not atomic.is_part(each) for each in path.iterdir()):
+                raise FileExistsError(f"{path} is not empty; open the store, or name another one")
+            with atomic.replacing(path / index.FILE) as part:
                 part.unlink(missing_ok=True)  # of a process that died here
                 index.make(part)
+            (path / _SHARDS).mkdir()  # the description's flush makes it last
             content = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -128,8 +129,8 @@ class Store:
                 "shapes": {name: list(shape) for name, shape in found.shapes.items()},
                 "description": dict(description),
             }
-            atomic.write_json(place / FILE, content)
-        return cls.open(place)
+            atomic.write_json(path / FILE, content)
+        return cls.open(path)
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str]) -> "Store":
@@ -201,7 +202,7 @@ class Store:
                 found = self._index.find(name)
             if found is None:
                 raise UnknownAdapterError(f"no adapter {name!r} in {self.directory}")
-            data = self._read(found.place)
+            data = self._read(found.number)
             if record.checksum(name, found.version, data) == found.checksum:
                 return Entry(name, found.version, record.unpack(data, self.layout))
             if self.version(name) == found.version:  # nobody has replaced it meanwhile
@@ -234,10 +235,10 @@ class Store:
         with self._lock, self._index.writing():
             for name, arrays in adapters:
                 data = record.pack(arrays, self.layout)
-                place, version = self._index.place()
-                touched.add(self._write(place, data))
+                number, version = self._index.take_row()
+                touched.add(self._write(number, data))
                 check = record.checksum(names.require(name), version, data)
-                self._index.put(name, Row(place, version, check))
+                self._index.put(name, Row(number, version, check))
                 versions.append(version)
             for descriptor in touched:
                 os.fsync(descriptor)
@@ -259,15 +260,15 @@ class Store:
             yield from page
             last = page[-1]
 
-    def _read(self, place: int) -> bytes:
-        shard, row = divmod(place, self._shard_rows)
+    def _read(self, number: int) -> bytes:
+        shard, row = divmod(number, self._shard_rows)
         with contextlib.suppress(FileNotFoundError):
             descriptor = self._descriptor(shard, make=False)
             return os.pread(descriptor, self.layout.size, row * self.layout.size)
         return b""
 
-    def _write(self, place: int, data: bytes) -> int:
-        shard, row = divmod(place, self._shard_rows)
+    def _write(self, number: int, data: bytes) -> int:
+        shard, row = divmod(number, self._shard_rows)
         descriptor = self._descriptor(shard, make=True)
         start, rest = row * self.layout.size, memoryview(data)
         while rest:
@@ -280,13 +281,12 @@ class Store:
             if (known := self._shards.get(shard)) is not None:
                 return known
             file = self.directory / _SHARDS / f"{shard:06d}.bin"
-            if make and not file.exists():
-                file.parent.mkdir(exist_ok=True)
-                os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o644))
-                atomic.sync(file.parent)
+            is_new = make and not file.exists()
             try:
-                found = os.open(file, os.O_RDWR)
+                found = os.open(file, os.O_RDWR | (os.O_CREAT if make else 0), 0o644)
             except PermissionError:
                 found = os.open(file, os.O_RDONLY)
+            if is_new:
+                atomic.sync(file.parent)
             self._shards[shard] = found
             return found

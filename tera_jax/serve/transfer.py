@@ -135,8 +135,8 @@ def read(path: Path) -> Directory:
         ValueError: when it is damaged.
     """
     adapter, description = adapter_description.read(path)
-    base = {key: description["base"][key] for key in ("name", "fingerprint")}
-    made = adapter_description.describe(adapter, description["frozen_fingerprint"], base, {})
+    frozen, base = description["frozen_fingerprint"], description["base"]
+    made = adapter_description.describe(adapter, frozen, base, {})
     shared = json.loads(json.dumps({key: made[key] for key in (*_SHARED, "base")}))
     checksum = checksum_of(path / ARRAYS, description)
     return Directory(disk.read_arrays(path / ARRAYS, checksum), shared)

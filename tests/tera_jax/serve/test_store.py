@@ -1,7 +1,6 @@
 """A store of adapters: what is put is there, whatever happens meanwhile."""
 
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -203,7 +202,6 @@ with Store.open(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="limits of Linux")
 def test_a_full_disk_loses_nothing(tmp_path):
     with Store.create(tmp_path / "s", {"x": (100_000,)}, {}, "float32") as store:
         store.put("a", {"x": np.ones(100_000, np.float32)})
