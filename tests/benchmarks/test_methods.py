@@ -96,8 +96,6 @@ UNFINISHED = {
     | FIRST_SEED_AT_MOST
     | {
         "tera_iden head_dim=64 num_modes=3 targets=v_proj+o_proj",
-        "tera tensorizations=4x144|8x8x9+4x144|12x16+4x144|8x12x16+12x128|8x8x9 init=orthogonal "
-        + ALL,
     },
 }
 """What the committed runs lack."""
