@@ -70,7 +70,7 @@ def check(found: Sequence[Measurement], falls: bool = True) -> None:
     """
     base = {(r.tokens, r.base): r.first_loss for r in found if r.name.startswith(FROZEN)}
     for row in found:
-        if row.name.startswith("PEFT") or row.note or row.name.split()[0] in _AT_ONCE:
+        if row.name.startswith(("PEFT", "tunix")) or row.note or row.name.split()[0] in _AT_ONCE:
             continue
         expected = base.get((row.tokens, row.base), row.first_loss)
         if not math.isclose(row.first_loss, expected, rel_tol=2e-3):
@@ -109,13 +109,28 @@ def table(found: list[Measurement], size: int, rate: float) -> Iterator[str]:
         yield "| " + " | ".join(cells) + " |"
 
 
-ANCHORS = ("lora", "lora:eager", "vera", "hira")
+ANCHORS = ("lora", "lora:eager", "vera", "hira", "tunix", "tunix:decoder", "tunix:none")
 
 
 def run_anchors(
     names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
 ) -> Iterator[Measurement]:
-    """Those of PEFT, compiled or ``:eager``, on batches of one record a row."""
+    """Those of PEFT, compiled or ``:eager``, and of tunix, on batches of one record a row."""
+    peers = [name for name in names if name.startswith("tunix")]
+    names = [name for name in names if name not in peers]
+    if names:
+        yield from _of_peft(names, shape, batches, steps)
+    for name in peers:
+        from benchmarks import jax_peer  # only where tunix is installed
+
+        remat = name.partition(":")[2] or "block"
+        row = jax_peer.measure(shape, batches[0].tokens_BL, remat, steps)
+        yield Measurement(f"{name} lora", batches[0].tokens_BL.size, **row._asdict())
+
+
+def _of_peft(
+    names: Sequence[str], shape: dict[str, Any], batches: Sequence[Batch], steps: int
+) -> Iterator[Measurement]:
     # before JAX takes memory, and only where torch is installed
     from benchmarks import anchors, torch_llamas
 
@@ -172,7 +187,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", help="such as frozen lora tera tera:ahead")
     parser.add_argument("--sweep", choices=["tokens", "order", "targets", "methods"])
     parser.add_argument(
-        "--anchors", nargs="*", choices=ANCHORS, help="PEFT as well; asks for torch; all if bare"
+        "--anchors", nargs="*", choices=ANCHORS, help="PEFT or tunix as well; all of PEFT if bare"
     )
     parser.add_argument("--records", help="commonsense records, to measure on their lengths")
     parser.add_argument("--tokenizer", help="a model whose tokenizer reads --records")
@@ -204,7 +219,9 @@ def main() -> None:
     anchors: list[Measurement] = []
     if args.anchors is not None:
         fed = real.padded if real else [random_batch(args.rows, args.length, shape["vocab_size"])]
-        names = args.anchors or ANCHORS
+        names = args.anchors or [name for name in ANCHORS if not name.startswith("tunix")]
+        if real and any(name.startswith("tunix") for name in names):
+            raise ValueError("--anchors tunix with --records: it is measured on full rows alone")
         anchors = [keep(row) for row in run_anchors(names, shape, fed, args.steps)]
     on_gpu = dispatch.on_gpu()
     dtype = jnp.bfloat16 if on_gpu else jnp.float32
