@@ -105,7 +105,8 @@ def measure(shape: dict[str, Any], tokens_BL: np.ndarray, remat: str, steps: int
         ValueError: when the loss does not fall.
     """
     dtype = jnp.bfloat16 if jax.default_backend() == "gpu" else jnp.float32
-    graph, lora, rest = nnx.split(make(config(shape, remat), dtype), nnx.LoRAParam, ...)
+    split: Any = nnx.split(make(config(shape, remat), dtype), nnx.LoRAParam, ...)
+    graph, lora, rest = split
     optimizer = optax.adamw(1e-3)
     length = tokens_BL.shape[1]
     positions_BL = jnp.broadcast_to(jnp.arange(length), tokens_BL.shape)
@@ -151,7 +152,7 @@ def measure(shape: dict[str, Any], tokens_BL: np.ndarray, remat: str, steps: int
     first, *_, last = map(float, jax.device_get(losses))
     if not last < first:
         raise ValueError(f"tunix {remat}: the loss goes from {first} to {last}")
-    plan = compiled.memory_analysis()
+    plan: Any = compiled.memory_analysis()
     peak = plan.argument_size_in_bytes + plan.temp_size_in_bytes + plan.output_size_in_bytes
     return Row(
         found.tokens_per_second,
