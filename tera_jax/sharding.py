@@ -15,6 +15,9 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 """The mesh axes over which the rows of a batch are split."""
 
+_INPUTS_OVER_TENSOR = ("o_proj", "down_proj")
+"""Layers that read what ``tensor`` splits; all others make such outputs."""
+
 REPLICATED_BYTES = 2**28
 """A frozen array of more bytes is split over ``fsdp`` (:func:`frozen_shardings`): 256 MiB."""
 
@@ -88,6 +91,20 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 def rows(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The leading axis, the rows of a batch, split over ``data`` and ``fsdp``."""
     return NamedSharding(mesh, P(BATCH))
+
+
+def kernel_axes(layer: str) -> tuple[str, str]:
+    """The axes of the mesh over which a kernel (inputs, outputs) is split.
+
+    Args:
+        layer: the last name of its path, such as ``q_proj``.
+    """
+    return ("tensor", "fsdp") if layer in _INPUTS_OVER_TENSOR else ("fsdp", "tensor")
+
+
+def rows_of_device(count: int) -> int:
+    """Of so many rows, of a batch or of its tokens, those that one device has."""
+    return -(-count // batch_shards())
 
 
 def axis_size(axis: str) -> int:

@@ -23,6 +23,7 @@ from tera_jax.network import contraction, cost_model, projection, random_network
 from tera_jax.network.random_network import Init, Structure
 from tera_jax.network.tensorization import Tensorization, unfold
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
+from tera_jax.sharding import kernel_axes, rows_of_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,14 +147,8 @@ class TeRA(LinearMethod):
         """Through the network, on the side of the activations."""
         del kernel
         network = _cast(frozen, x.dtype)
-        y_TJ = contraction.through(
-            x.reshape(-1, x.shape[-1]),
-            network["core"],
-            network["factors"],
-            d,
-            self.scheme(layer).split,
-            full_precision(x.dtype),
-        )
+        arrays = x.reshape(-1, x.shape[-1]), network["core"], network["factors"], d
+        y_TJ = contraction.through(*arrays, self.scheme(layer).split, full_precision(x.dtype))
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def apply(
@@ -169,7 +164,8 @@ class TeRA(LinearMethod):
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
         else:
             arrays = how.stored or kernel, network["core"], network["factors"], d
-            y_TJ = projection.product(x_TJ, *arrays, full_precision(x.dtype), matmul_precision())
+            exact = full_precision(x.dtype), matmul_precision()
+            y_TJ = projection.product(x_TJ, *arrays, *exact, kernel_axes(layer.path[-1]))
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
@@ -223,7 +219,7 @@ class TeRA(LinearMethod):
         # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
         # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
-        return cost_model.route(network, tokens, cost_model.device(), readers)
+        return cost_model.route(network, rows_of_device(tokens), cost_model.device(), readers)
 
 
 TeraConfig = TeRA

@@ -21,16 +21,18 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.lax import PrecisionLike
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
 from tera_jax.network import core as cores
-from tera_jax.network import hadamard, structured
+from tera_jax.network import hadamard, mesh_kernels, structured
 from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
 from tera_jax.network.contraction_order import ends_with_input, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
-from tera_jax.ops import dispatch
+from tera_jax.network.mesh_kernels import Layout
+from tera_jax.ops import dispatch, on_mesh
 from tera_jax.ops.numerics import add_update
 
 
@@ -42,6 +44,7 @@ def product(
     d: Sequence[Float[Array, " _"]],
     precision: PrecisionLike = None,
     kernel_precision: PrecisionLike = None,
+    axes: tuple[str, str] = ("fsdp", "tensor"),
 ) -> Float[Array, "T O"]:
     """The product of x with the kernel and the network's unfolding.
 
@@ -57,6 +60,7 @@ def product(
         precision: of the matmuls with factors, as in ``jax.lax.dot_general``.
         kernel_precision: of those with the kernel. Given, for the backward pass is traced outside
             of a context that the forward pass is traced in.
+        axes: of the mesh, that split inputs and outputs of the kernel.
 
     Returns:
         (T, O) in the type of x.
@@ -70,49 +74,51 @@ def product(
             f"the network of modes {modes} and ranks {ranks} does not end with one wide mode of "
             "the input; build its update instead"
         )
-    both = _Precisions(precision, kernel_precision)
+    how = _Options(precision, kernel_precision, Layout(*axes))
     if cores.is_fast(core):
-        return _by_rows(both, x_TJ, kernel_JO, core, list(factors), list(d))
+        return _by_rows(how, x_TJ, kernel_JO, core, list(factors), list(d))
+
+    if on_mesh.parts("data", "fsdp") > 1:
+        return _by_devices(how, x_TJ, _plain(kernel_JO), core, list(factors), list(d))
 
     @jax.checkpoint  # recomputed in a fraction of a matmul's time
     def inner(d: Sequence[Array]) -> Array:
         return but_first(core, factors, d, precision)
 
-    return _product(both, x_TJ, _plain(kernel_JO), factors[0], inner(d))
+    return _product(how, x_TJ, _plain(kernel_JO), factors[0], inner(d))
 
 
 def _plain(kernel_JO: Array | Float8Kernel) -> Array:
     return kernel_JO.dequantize() if isinstance(kernel_JO, Float8Kernel) else kernel_JO
 
 
-class _Precisions(NamedTuple):
-    """Of the products with factors, and of those with the kernel."""
+class _Options(NamedTuple):
+    """The precision of products with factors, that of those with the kernel, and how it is split."""
 
     factors: PrecisionLike
     kernel: PrecisionLike
+    layout: Layout
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(
-    both: _Precisions, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
-) -> Array:
-    return _forward(both, x_TJ, kernel_JO, wide, inner_RO)[0]
+def _product(how: _Options, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array) -> Array:
+    return _forward(how, x_TJ, kernel_JO, wide, inner_RO)[0]
 
 
 def _forward(
-    both: _Precisions, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
+    how: _Options, x_TJ: Array, kernel_JO: Array, wide: Array, inner_RO: Array
 ) -> tuple[Array, Any]:
-    update_JO = wide_product(inner_RO, 0, wide, both.factors)
+    update_JO = wide_product(inner_RO, 0, wide, how.factors)
     adapted_JO = checkpoint_name(add_update(kernel_JO, update_JO), MATERIALIZED)
-    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=both.kernel)
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=how.kernel)
     return y_TO, (x_TJ, adapted_JO, wide)
 
 
-def _backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
+def _backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[Array, Array, None, Array]:
     x_TJ, adapted_JO, wide = residuals
-    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
-    x_TR = _projected(x_TJ, wide, both.factors)
-    to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=both.factors)
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, how.kernel)
+    x_TR = _projected(x_TJ, wide, how.factors)
+    to_inner_RO = jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=how.factors)
     return to_x_TJ, to_kernel_JO, None, to_inner_RO
 
 
@@ -131,19 +137,54 @@ def _backward_to_inputs(
 
 def _projected(x_TJ: Array, wide: Array, precision: PrecisionLike) -> Array:
     """The product x A^T, or the transform of each row."""
-    if _fused(x_TJ.dtype) and wide.ndim == 1 and hadamard.fits_rows(*x_TJ.shape):
+    # Inside of a device's part there is one GPU.
+    taken = dispatch.takes_kernel(dispatch.on_one_gpu() and dispatch.is_half(x_TJ.dtype))
+    if taken and wide.ndim == 1 and hadamard.fits_rows(*x_TJ.shape):
         return hadamard.apply_to_rows(wide, x_TJ, dispatch.interpret())
     return wide_product(x_TJ, 1, wide, precision, transposed=True)
 
 
-def _fused(dtype: Any) -> bool:
-    """Whether one pass of a kernel transforms a batch, or makes W + dW or the gradients of d."""
-    return dispatch.takes_kernel(dispatch.on_one_gpu() and dispatch.is_half(dtype))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_devices(
+    how: _Options, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
+) -> Array:
+    """:func:`product` of a batch that is split, with a dense core.
+
+    Each device takes the gradient of M from its own rows back to d. What is summed over devices are
+    the gradients of d, and no array of the kernel's size.
+    """
+    return _by_devices_forward(how, x_TJ, kernel_JO, core, factors, d)[0]
+
+
+def _by_devices_forward(
+    how: _Options, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
+) -> tuple[Array, Any]:
+    inner_RO = but_first(core, factors, d, how.factors)
+    y_TO, (_, adapted_JO, _) = _forward(how, x_TJ, kernel_JO, factors[0], inner_RO)
+    return y_TO, (x_TJ, adapted_JO, core, factors, d)
+
+
+def _by_devices_backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
+    x_TJ, adapted_JO, core, factors, d = residuals
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, how.kernel)
+
+    def part(x_TJ: Array, ct_TO: Array, core: Any, factors: Any, d: Any) -> Any:
+        _, pull = jax.vjp(lambda d: but_first(core, factors, d, how.factors), d)
+        x_TR = _projected(x_TJ, factors[0], how.factors)
+        (to_d,) = pull(jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=how.factors))
+        return on_mesh.total(to_d)
+
+    rows, arrays = on_mesh.rows(2), (core, factors, d)
+    to_d = on_mesh.run_rows(part, (rows, rows, *[P()] * 3), P(), x_TJ, ct_TO, *arrays)
+    return to_x_TJ, to_kernel_JO, None, None, to_d
+
+
+_by_devices.defvjp(_by_devices_forward, _by_devices_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _by_rows(
-    both: _Precisions,
+    how: _Options,
     x_TJ: Array,
     kernel_JO: Array | Float8Kernel,
     core: Sequence[Array],
@@ -151,25 +192,25 @@ def _by_rows(
     d: Sequence[Array],
 ) -> Array:
     """:func:`product` with a fast core."""
-    return _by_rows_forward(both, x_TJ, kernel_JO, core, factors, d)[0]
+    return _by_rows_forward(how, x_TJ, kernel_JO, core, factors, d)[0]
 
 
 def _by_rows_forward(
-    both: _Precisions,
+    how: _Options,
     x_TJ: Array,
     kernel_JO: Array | Float8Kernel,
     core: Any,
     factors: Any,
     d: Any,
 ) -> tuple[Array, Any]:
-    if _takes_kernels(x_TJ, core, factors):
+    if _takes_kernels(x_TJ, core, factors, how.layout):
         parts = structured.parts(core, factors, d)
-        adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret())
+        adapted_JO = mesh_kernels.adapted(kernel_JO, *parts, how.layout)
     else:
-        update_JO = network(core, factors, d, both.factors).reshape(kernel_JO.shape)
+        update_JO = network(core, factors, d, how.factors).reshape(kernel_JO.shape)
         adapted_JO = add_update(_plain(kernel_JO), update_JO)
     adapted_JO = checkpoint_name(adapted_JO, MATERIALIZED)
-    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=both.kernel)
+    y_TO = jnp.einsum("tj,jo->to", x_TJ, adapted_JO.astype(x_TJ.dtype), precision=how.kernel)
     in_fp8 = _InFp8() if isinstance(kernel_JO, Float8Kernel) else None
     return y_TO, (x_TJ, adapted_JO, core, factors, d, in_fp8)
 
@@ -178,26 +219,29 @@ class _InFp8(NamedTuple):
     """Says to the backward pass that the kernel gets no gradient."""
 
 
-def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
+def _by_rows_backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
     x_TJ, adapted_JO, core, factors, d, in_fp8 = residuals
-    if _takes_kernels(x_TJ, core, factors):
+    if _takes_kernels(x_TJ, core, factors, how.layout):
         parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
-        to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())
+        to_trained = mesh_kernels.gradients(x_TJ, ct_TO, *parts, how.layout)
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
-        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, both.factors), d)
+        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, how.factors), d)
         (to_d,) = pull(ct_TO)
-    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
+    to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, how.kernel)
     return to_x_TJ, None if in_fp8 is not None else to_kernel_JO, None, None, to_d
 
 
 _by_rows.defvjp(_by_rows_forward, _by_rows_backward)
 
 
-def _takes_kernels(x_TJ: Array, core: Sequence[Array], factors: Sequence[Array]) -> bool:
-    if not _fused(x_TJ.dtype) or factors[0].ndim != 1:
+def _takes_kernels(
+    x_TJ: Array, core: Sequence[Array], factors: Sequence[Array], layout: Layout
+) -> bool:
+    taken = dispatch.takes_kernel(on_mesh.has_kernels() and dispatch.is_half(x_TJ.dtype))
+    if not taken or factors[0].ndim != 1:
         return False
     ranks, modes = zip(*map(sizes, factors[1:]), strict=True)
     before_J, after_S = core
     core_shape = before_J.size, after_S.size
-    return structured.fits(x_TJ.shape[0], x_TJ.shape[1], core_shape, pairs(ranks, modes))
+    return mesh_kernels.fits(*x_TJ.shape, core_shape, pairs(ranks, modes), layout)

@@ -72,6 +72,18 @@ def fits(
     return fitting and two_sided_matmul.fits(width, *sizes, a, b, x, y)
 
 
+def divides(width: int, shards: int, least: int = 1) -> bool:
+    """Whether the kernels can do one of so many equal parts of the J inputs of a network.
+
+    Args:
+        width: J.
+        shards: of :func:`adapted`'s rows; of the inputs of :func:`gradients` with ``least=16``.
+        least: columns of the first matrix that a part has to have.
+    """
+    first, _ = hadamard.kronecker_sizes(width)
+    return first % shards == 0 and first // shards >= least
+
+
 def parts(
     core: Sequence[Float[Array, "..."]],
     factors: Sequence[Float[Array, "..."]],
@@ -99,22 +111,27 @@ def adapted(
     network: Network,
     trained: Vectors,
     interpret: bool = False,
+    start: Any = 0,
 ) -> Float[Array, "J O"]:
     """W + dW, summed in float32 and rounded once. Without gradients.
 
     Args:
-        kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here.
+        kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here. It may be some
+            of the rows, of a number that :func:`divides`.
         network: of sizes that :func:`fits`, in half precision or float32.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
+        start: the first of these rows.
     """
     dtype = network.signs_J.dtype
-    p, q = hadamard.kronecker_sizes(kernel_JO.shape[0])
+    p, q = hadamard.kronecker_sizes(network.signs_J.size)
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
     first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
     scaled_PQ = _scaled(network, trained).astype(dtype).reshape(p, q)
     left_AX = (network.left_AX * trained.d_A[:, None]).astype(dtype)
     right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
+    part = kernel_JO.shape[0] // q
+    turned_PP = jax.lax.dynamic_slice_in_dim(first_PP.T, start // q, part)
 
     def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
         *given, out_ref = refs
@@ -149,7 +166,7 @@ def adapted(
             block(_ROWS),
             *(
                 whole(*sides)
-                for sides in [(p, q), (p, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]
+                for sides in [(p, q), (part, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]
             ),
             *(whole(x, y) for _ in scales),
         ],
@@ -159,9 +176,9 @@ def adapted(
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
     )(
         w_JO.reshape(-1, x, y),
-        network.signs_J,
+        jax.lax.dynamic_slice_in_dim(network.signs_J, start, kernel_JO.shape[0]),
         scaled_PQ,
-        first_PP.T,
+        turned_PP,
         second_QQ.T,
         first_PP[:, :a],
         second_QQ,
@@ -179,21 +196,25 @@ def gradients(
     network: Network,
     trained: Vectors,
     interpret: bool = False,
+    start: Any = 0,
 ) -> Vectors:
     """Of the sum of ``ct * (x @ dW)``, with respect to d, e and f.
 
     Args:
-        x_TJ: in the type of the network.
+        x_TJ: in the type of the network. It may be some of the entries, of a number that
+            :func:`divides`; the rest count as zero.
         ct_TO: likewise, of as many rows.
         network: of sizes that :func:`fits`.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
+        start: the first of these entries of x.
 
     Returns:
         float32.
     """
     dtype = x_TJ.dtype
-    p, q = hadamard.kronecker_sizes(x_TJ.shape[1])
+    p, q = hadamard.kronecker_sizes(network.signs_J.size)
+    part = x_TJ.shape[1] // q
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
     tokens = next(n for n in (_TOKENS, _TOKENS // 2, 8) if n == 8 or len(x_TJ) >= _PROGRAMS * n)
     programs = len(x_TJ) // tokens
@@ -223,11 +244,11 @@ def gradients(
         program,
         grid=(programs,),
         in_specs=[
-            block(tokens, p, q),
+            block(tokens, part, q),
             block(tokens, x, y),
             *(
                 whole(*sides)
-                for sides in [(p, q), (p, q), (a, b), (p, p), (q, q), (p, a), (a, x), (b, y)]
+                for sides in [(part, q), (p, q), (a, b), (p, part), (q, q), (p, a), (a, x), (b, y)]
             ),
         ],
         out_specs=[block(1, p, q), block(1, a, b)],
@@ -238,12 +259,12 @@ def gradients(
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
     )(
-        x_TJ.reshape(-1, p, q),
+        x_TJ.reshape(-1, part, q),
         ct_TO.reshape(-1, x, y),
-        network.signs_J.reshape(p, q),
+        jax.lax.dynamic_slice_in_dim(network.signs_J, start, part * q).reshape(part, q),
         _scaled(network, trained).reshape(p, q).astype(dtype),
         (trained.d_A[:, None] * trained.d_B[None, :] * after_AB).astype(dtype),
-        first_PP,
+        jax.lax.dynamic_slice_in_dim(first_PP, start // q, part, axis=1),
         second_QQ,
         first_PP[:, :a],
         network.left_AX.astype(dtype),

@@ -4,6 +4,7 @@ An answer is read while a function is traced and is part of the trace. :func:`fo
 key under which JAX keeps traces, so a function that was traced before is traced again inside.
 """
 
+import math
 from contextlib import AbstractContextManager
 
 import jax
@@ -19,9 +20,13 @@ def on_gpu() -> bool:
 
 
 def on_one_gpu() -> bool:
-    """Whether what is traced now is for one GPU: XLA splits no kernel of ours over several."""
+    """Whether what is traced now is for one GPU: XLA splits no kernel of ours over several.
+
+    So it is inside of ``jax.shard_map``, which has split it over all of them before.
+    """
     mesh = jax.sharding.get_abstract_mesh()
-    return on_gpu() and (mesh.empty or mesh.size == 1)
+    whole = [axis for axis in mesh.axis_names if axis not in mesh.manual_axes]
+    return on_gpu() and math.prod(mesh.shape[axis] for axis in whole) == 1
 
 
 def device_kind() -> str:
