@@ -93,7 +93,7 @@ def _plain(kernel_JO: Array | Float8Kernel) -> Array:
 
 
 class _Options(NamedTuple):
-    """The precision of products with factors, that of those with the kernel, and how it is split."""
+    """The precision of products with factors, and of those with the kernel; how that is split."""
 
     factors: PrecisionLike
     kernel: PrecisionLike

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
+from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tera_jax.ops import dispatch
+from tera_jax.ops import dispatch, on_mesh
 from tera_jax.ops.numerics import acc_dtype
 
 _LEAST = 256
@@ -38,7 +39,7 @@ class RMSNorm(nn.Module):
         Whoever goes on with this x has the gradients of both summed in one pass over memory.
         """
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
-        if not _takes_kernel(x.shape[-1]):
+        if not _takes_kernel(x.shape):
             return x, normed(x, scale, self.eps, self.dtype)
         return _beside(self.eps, self.dtype, x, scale)
 
@@ -53,9 +54,13 @@ def normed(
     return (x * scale).astype(dtype)
 
 
-def _takes_kernel(width: int) -> bool:
-    """Triton's arrays have powers of two of entries: a row is that many parts of such a length."""
-    return dispatch.takes_kernel(dispatch.on_one_gpu() and _part(width) >= _LEAST)
+def _takes_kernel(shape: tuple[int, ...]) -> bool:
+    """Triton's arrays have powers of two of entries: a row is that many parts of such a length.
+
+    On a mesh, each device has to have as many rows of the batch.
+    """
+    taken = dispatch.takes_kernel(on_mesh.has_kernels() and _part(shape[-1]) >= _LEAST)
+    return taken and on_mesh.splits_rows(math.prod(shape[:-1][:1]))
 
 
 def _part(width: int) -> int:
@@ -82,9 +87,14 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, scale_D = residuals
     _, pull = jax.vjp(lambda scale_D: normed(x, scale_D, eps, dtype), scale_D)
-    x_ND, ct_x_ND, ct_y_ND = (each.reshape(-1, x.shape[-1]) for each in (x, *cts))
-    to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, dispatch.interpret())
-    return to_x_ND.reshape(x.shape), *pull(cts[1])
+
+    def part(x: Array, ct_x: Array, ct_y: Array, scale_D: Array) -> Array:
+        given = (each.reshape(-1, x.shape[-1]) for each in (x, ct_x, ct_y))
+        return gradient(*given, scale_D, eps, dispatch.interpret()).reshape(x.shape)
+
+    rows = on_mesh.rows(x.ndim)
+    to_x = on_mesh.run(part, (rows, rows, rows, P()), rows, x, *cts, scale_D)
+    return to_x, *pull(cts[1])
 
 
 _beside.defvjp(_forward, _backward)
