@@ -132,7 +132,9 @@ class Attention(nn.Module):
             cudnn
             and lengths_BM is not None
             and window is None
-            and segment_attention.supported(lengths_BM.shape[1], self.config.head_dim)
+            and segment_attention.supported(
+                lengths_BM.shape[1], self.config.head_dim, len(key_BSKH), key_BSKH.shape[2]
+            )
         ):
             return segment_attention.attention(query_BLNH, key_BSKH, value_BSKH, lengths_BM)
         cudnn = cudnn and (mask is None or length % 2 == 0)

@@ -18,7 +18,7 @@ from tera_jax.methods.low_rank import (
     through_rows,
     update,
 )
-from tera_jax.ops import dispatch, low_rank_rows
+from tera_jax.ops import dispatch, low_rank_rows, on_mesh
 from tera_jax.ops.numerics import acc_dtype
 
 
@@ -61,15 +61,20 @@ class LoRA(LowRank):
         """By one kernel for one token a row, on a GPU; it reads A and B once."""
         del frozen
         shapes = {layer.kernel_shape for layer in layers}
-        usual = dispatch.on_one_gpu() and dispatch.is_half(x.dtype)
+        usual = on_mesh.has_kernels() and dispatch.is_half(x.dtype)
         sides = (*layers[0].kernel_shape, self.rank)
         if len(shapes) > 1 or x.size != len(x) * x.shape[-1] or not low_rank_rows.fits(*sides):
             return None
-        if not dispatch.takes_kernel(usual):
+        if not dispatch.takes_kernel(usual) or not on_mesh.splits_rows(len(x)):
             return None
         factors = [(row_B["a"], row_B["b"]) for row_B in rows_B]
         x_BI = x.reshape(len(x), -1)
-        found = low_rank_rows.through(x_BI, factors, self.scale, dispatch.interpret())
+
+        def part(*arrays: Any) -> list[Array]:
+            return low_rank_rows.through(*arrays, self.scale, dispatch.interpret())
+
+        split = on_mesh.ROWS
+        found = on_mesh.run(part, (split, split), split, x_BI, factors)
         return [y_BO.reshape(*x.shape[:-1], -1) for y_BO in found]
 
     def max_rank(self, layer: TargetLayer) -> int:

@@ -174,8 +174,8 @@ def _by_devices_backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[A
         (to_d,) = pull(jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=how.factors))
         return on_mesh.total(to_d)
 
-    rows, arrays = on_mesh.rows(2), (core, factors, d)
-    to_d = on_mesh.run_rows(part, (rows, rows, *[P()] * 3), P(), x_TJ, ct_TO, *arrays)
+    split, arrays = on_mesh.ROWS, (core, factors, d)
+    to_d = on_mesh.run_rows(part, (split, split, *[P()] * 3), P(), x_TJ, ct_TO, *arrays)
     return to_x_TJ, to_kernel_JO, None, None, to_d
 
 

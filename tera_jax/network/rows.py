@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
@@ -17,7 +18,7 @@ from tera_jax.network.contraction import through_groups
 from tera_jax.network.contraction_order import ends_with_input, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import Factor, matrices, sizes, vectors
-from tera_jax.ops import dispatch
+from tera_jax.ops import dispatch, on_mesh
 
 
 def row(
@@ -37,7 +38,8 @@ def takes_kernel(
     x_BTJ: Float[Array, "B T J"], core: Core, factors: Sequence[Float[Array, "..."]]
 ) -> bool:
     """Whether :func:`through` takes one pass of a kernel for all layers."""
-    taken = dispatch.takes_kernel(dispatch.on_one_gpu() and dispatch.is_half(x_BTJ.dtype))
+    taken = dispatch.takes_kernel(on_mesh.has_kernels() and dispatch.is_half(x_BTJ.dtype))
+    taken = taken and on_mesh.splits_rows(len(x_BTJ))
     if not taken or not cores.is_fast(core) or factors[0].ndim != 1:
         return False
     ranks, modes = zip(*map(sizes, factors), strict=True)
@@ -72,7 +74,12 @@ def through(
     if isinstance(core, Sequence) and takes_kernel(x_BTJ, core, factors):
         network = structured.network(core, factors)
         trained = [structured.Vectors(*each) for each in rows]
-        return row_kernels.through(x_BTJ, network, trained, dispatch.interpret())
+        split = on_mesh.ROWS
+
+        def part(*arrays: Any) -> list[Array]:
+            return row_kernels.through(*arrays, dispatch.interpret())
+
+        return on_mesh.run(part, (split, P(), split), split, x_BTJ, network, trained)
     inward, outward = matrices(factors, 0, split), matrices(factors, split)
 
     def one(x_TJ: Array, d: Sequence[Array]) -> Array:

@@ -17,6 +17,8 @@ from tera_jax.ops import dispatch
 
 BATCH = sharding.BATCH
 """The axes of the mesh that split the rows of a batch."""
+ROWS = P(BATCH)
+"""The layout of an array whose leading axis are the rows of a batch."""
 
 
 def is_split() -> bool:
@@ -101,8 +103,3 @@ def first(axis: str | None, count: int) -> Any:
         count: entries of each device.
     """
     return 0 if axis is None or parts_inside(axis) == 1 else jax.lax.axis_index(axis) * count
-
-
-def rows(ndim: int) -> P:
-    """Of an array whose leading axis are the rows of a batch."""
-    return P(sharding.BATCH, *[None] * (ndim - 1))

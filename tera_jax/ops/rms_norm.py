@@ -92,8 +92,8 @@ def _backward(
         given = (each.reshape(-1, x.shape[-1]) for each in (x, ct_x, ct_y))
         return gradient(*given, scale_D, eps, dispatch.interpret()).reshape(x.shape)
 
-    rows = on_mesh.rows(x.ndim)
-    to_x = on_mesh.run(part, (rows, rows, rows, P()), rows, x, *cts, scale_D)
+    split = on_mesh.ROWS
+    to_x = on_mesh.run(part, (split, split, split, P()), split, x, *cts, scale_D)
     return to_x, *pull(cts[1])
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from tera_jax.ops import dispatch
+from tera_jax.ops import dispatch, on_mesh
 
 try:
     from jax._src.cudnn import fused_attention_stablehlo as _cudnn
@@ -20,16 +21,22 @@ except ImportError:  # not part of JAX's public interface
     _cudnn: Any = None  # type: ignore[no-redef]
 
 
-def supported(most: int, head_dim: int) -> bool:
-    """Whether this process computes such attention: on one GPU, of Hopper's generation or later.
+def supported(most: int, head_dim: int, rows: int = 1, heads: int = 1) -> bool:
+    """Whether this process computes such attention: on GPUs of Hopper's generation or later.
+
+    On a mesh each has a part of the rows and, over ``tensor``, of the heads.
 
     Args:
         most: M, the segments that a row can have. cuDNN keeps float32 statistics of each, of a
             row's length: of H / 4 segments they take half the memory of the queries, and no more
             are allowed.
         head_dim: H.
+        rows: B.
+        heads: K.
     """
-    if _cudnn is None or not dispatch.on_one_gpu():
+    if _cudnn is None or not on_mesh.has_kernels():
+        return False
+    if not on_mesh.splits_rows(rows) or heads % on_mesh.parts("tensor"):
         return False
     return 4 * most < head_dim and dispatch.compute_capability() >= 9
 
@@ -78,6 +85,13 @@ def attention(
         value_BLKH: like the keys.
         lengths_BM: see :func:`segments`.
     """
+    heads, rows = P(on_mesh.BATCH, None, "tensor"), on_mesh.ROWS
+    arrays = query_BLNH, key_BLKH, value_BLKH, lengths_BM
+    return on_mesh.run(_part, (heads, heads, heads, rows), heads, *arrays)
+
+
+def _part(query_BLNH: Array, key_BLKH: Array, value_BLKH: Array, lengths_BM: Array) -> Array:
+    """Of the rows and heads of one device."""
     _, length, heads, size = query_BLNH.shape
     start_BN, size_BS = segments(lengths_BM, length)
     # JAX reckons where a segment's keys begin by the heads of the queries: there must be as many.
