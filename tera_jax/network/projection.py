@@ -78,8 +78,10 @@ def product(
     if cores.is_fast(core):
         return _by_rows(how, x_TJ, kernel_JO, core, list(factors), list(d))
 
-    if on_mesh.parts("data", "fsdp") > 1:
-        return _by_devices(how, x_TJ, _plain(kernel_JO), core, list(factors), list(d))
+    if _is_split(x_TJ, kernel_JO.shape[1], how.layout):
+        # Lest XLA split what is frozen in the forward pass, and gather it in the backward pass.
+        core, factors = on_mesh.whole((core, list(factors)))
+        return _by_devices(how, x_TJ, _plain(kernel_JO), core, factors, list(d))
 
     @jax.checkpoint  # recomputed in a fraction of a matmul's time
     def inner(d: Sequence[Array]) -> Array:
@@ -144,14 +146,30 @@ def _projected(x_TJ: Array, wide: Array, precision: PrecisionLike) -> Array:
     return wide_product(x_TJ, 1, wide, precision, transposed=True)
 
 
+def _projected_part(x_TJ: Array, wide: Array, axis: str | None, precision: PrecisionLike) -> Array:
+    """:func:`_projected` of some entries of x, those that a device has; the rest count as zero."""
+    if wide.ndim == 1:
+        return _projected(on_mesh.among_zeros(x_TJ, axis, wide.size), wide, precision)
+    start = on_mesh.first(axis, x_TJ.shape[1])
+    part = jax.lax.dynamic_slice_in_dim(wide, start, x_TJ.shape[1], axis=1)
+    return _projected(x_TJ, part, precision)
+
+
+def _is_split(x_TJ: Array, width: int, layout: Layout) -> bool:
+    """Whether every device of a mesh has an equal part of x and of y, of so many outputs."""
+    inputs, outputs = map(on_mesh.parts, layout.of_activations)
+    rest = x_TJ.shape[1] % inputs + width % outputs
+    return on_mesh.is_split() and on_mesh.splits_rows(len(x_TJ)) and rest == 0
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _by_devices(
     how: _Options, x_TJ: Array, kernel_JO: Array, core: Any, factors: Any, d: Any
 ) -> Array:
-    """:func:`product` of a batch that is split, with a dense core.
+    """:func:`product` on a mesh, with a dense core.
 
-    Each device takes the gradient of M from its own rows back to d. What is summed over devices are
-    the gradients of d, and no array of the kernel's size.
+    Each device takes the gradient of M from its part of x and y back to d. What is summed over
+    devices are the gradients of d, and no array of the kernel's size.
     """
     return _by_devices_forward(how, x_TJ, kernel_JO, core, factors, d)[0]
 
@@ -168,14 +186,18 @@ def _by_devices_backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[A
     x_TJ, adapted_JO, core, factors, d = residuals
     to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, how.kernel)
 
+    inputs, outputs = how.layout.of_activations
+    width = ct_TO.shape[1]
+
     def part(x_TJ: Array, ct_TO: Array, core: Any, factors: Any, d: Any) -> Any:
         _, pull = jax.vjp(lambda d: but_first(core, factors, d, how.factors), d)
-        x_TR = _projected(x_TJ, factors[0], how.factors)
-        (to_d,) = pull(jnp.einsum("tr,to->ro", x_TR, ct_TO, precision=how.factors))
+        x_TR = _projected_part(x_TJ, factors[0], inputs, how.factors)
+        to_inner_RC = jnp.einsum("tr,tc->rc", x_TR, ct_TO, precision=how.factors)
+        (to_d,) = pull(on_mesh.among_zeros(to_inner_RC, outputs, width))
         return on_mesh.total(to_d)
 
-    split, arrays = on_mesh.ROWS, (core, factors, d)
-    to_d = on_mesh.run_rows(part, (split, split, *[P()] * 3), P(), x_TJ, ct_TO, *arrays)
+    in_specs = P(on_mesh.BATCH, inputs), P(on_mesh.BATCH, outputs), *[P()] * 3
+    to_d = on_mesh.run(part, in_specs, P(), x_TJ, ct_TO, core, factors, d)
     return to_x_TJ, to_kernel_JO, None, None, to_d
 
 

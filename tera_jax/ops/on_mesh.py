@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
 
 from tera_jax import sharding
 from tera_jax.ops import dispatch
@@ -48,7 +50,6 @@ def run(
     in_specs: Sequence[Any],
     out_specs: Any,
     *args: Any,
-    axes: Sequence[str] = sharding.AXES,
 ) -> Any:
     """``function(*args)``: as it is where nothing is split, else of each device's part.
 
@@ -58,7 +59,6 @@ def run(
         in_specs: for each argument how it is split, or a tree of that.
         out_specs: likewise of the result.
         args: the whole arrays.
-        axes: of the mesh. XLA splits the parts further over the others.
     """
     if not is_split():
         return function(*args)
@@ -66,27 +66,38 @@ def run(
         function,
         in_specs=tuple(in_specs),
         out_specs=out_specs,
-        axis_names=set(axes),
         check_vma=False,
     )
     return mapped(*args)
-
-
-def run_rows(
-    function: Callable[..., Any], in_specs: Sequence[Any], out_specs: Any, *args: Any
-) -> Any:
-    """:func:`run` of each device's rows of the batch; what ``tensor`` splits is left to XLA.
-
-    A mesh without ``tensor`` has one GPU for each part, and so our kernels.
-    """
-    axes = BATCH if parts("tensor") > 1 else sharding.AXES
-    return run(function, in_specs, out_specs, *args, axes=axes)
 
 
 def total(tree: Any, axes: Sequence[str] = sharding.AXES) -> Any:
     """Inside of :func:`run`: the sum over the devices, by one collective for all arrays."""
     present = [axis for axis in axes if parts_inside(axis) > 1]
     return jax.lax.psum(tree, tuple(present)) if present else tree
+
+
+def among_zeros(x_TC: Float[Array, "T C"], axis: str | None, count: int) -> Float[Array, "T N"]:
+    """Inside of :func:`run`: this device's columns where they belong among zeros.
+
+    Args:
+        x_TC: its columns.
+        axis: of the mesh that splits them, if one does.
+        count: N, of all devices.
+    """
+    if x_TC.shape[1] == count:
+        return x_TC
+    start = first(axis, x_TC.shape[1])
+    return jax.lax.dynamic_update_slice_in_dim(
+        jnp.zeros((len(x_TC), count), x_TC.dtype), x_TC, start, axis=1
+    )
+
+
+def whole(tree: Any) -> Any:
+    """Arrays of which every device of the mesh has all."""
+    if not is_split():
+        return tree
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, P()), tree)
 
 
 def parts_inside(axis: str) -> int:

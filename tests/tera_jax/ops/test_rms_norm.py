@@ -3,9 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import sharding
 from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.rms_norm import RMSNorm, gradient, normed
 from tests.margins import roundings, within
+from tests.marks import quick_only
 
 
 def arguments(rows, width, dtype, seed=0):
@@ -89,11 +91,35 @@ def test_it_lowers_for_a_gpu(width, warps):
     assert f"num_warps = {warps} :" in text
 
 
-def test_only_one_gpu_takes_the_kernel(monkeypatch):
-    assert not rms_norm._takes_kernel(4096)  # no GPU here
+def test_gpus_that_have_as_many_rows_take_the_kernel(monkeypatch):
+    assert not rms_norm._takes_kernel((2, 4096))  # no GPU here
     monkeypatch.setattr(dispatch, "on_gpu", lambda: True)
-    assert rms_norm._takes_kernel(4096)
-    assert not rms_norm._takes_kernel(576)  # parts of 64
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    assert rms_norm._takes_kernel((2, 4096))
+    assert not rms_norm._takes_kernel((2, 576))  # parts of 64
+    with jax.set_mesh(sharding.make_mesh(2)):
+        assert rms_norm._takes_kernel((2, 4096))
+        assert not rms_norm._takes_kernel((3, 4096))
+        assert not rms_norm._takes_kernel((4096,))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     with jax.set_mesh(mesh):
-        assert not rms_norm._takes_kernel(4096)
+        assert not rms_norm._takes_kernel((2, 4096))
+
+
+@pytest.mark.parametrize("sizes", quick_only([(2, 2, 2)], [(2, 1, 1), (2, 2, 2)]))
+def test_on_a_mesh_each_device_has_its_rows(sizes):
+    x, ct_x, ct_y, scale = (
+        jnp.broadcast_to(each, (4, *each.shape)) if each.ndim > 1 else each
+        for each in arguments(3, 256, "float32")
+    )
+    x = x * jnp.arange(1.0, 5.0)[:, None, None]
+
+    def pulled(x):
+        _, pull = jax.vjp(lambda x: rms_norm._beside(0.1, jnp.dtype("float32"), x, scale), x)
+        return pull((ct_x, ct_y))[0]
+
+    expected = pulled(x)
+    with jax.set_mesh(mesh := sharding.make_mesh(*sizes)), dispatch.forced(True):
+        found = jax.jit(pulled)(jax.device_put(x, sharding.rows(mesh)))
+    assert found.sharding.is_equivalent_to(sharding.rows(mesh), 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(expected[0], expected[1])

@@ -37,7 +37,7 @@ def stand_in(query, key, value, *, q_seqlen, kv_seqlen, q_offsets, kv_offsets, s
 @pytest.fixture
 def on_gpu(monkeypatch):
     monkeypatch.setattr(segment_attention._cudnn, "dot_product_attention", stand_in)
-    monkeypatch.setattr(segment_attention, "supported", lambda most, head_dim: True)
+    monkeypatch.setattr(segment_attention, "supported", lambda *_: True)
     monkeypatch.setattr(dispatch, "on_gpu", lambda: True)
 
 
