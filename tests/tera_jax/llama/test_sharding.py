@@ -45,3 +45,22 @@ def test_an_abstract_mesh_may_be_larger_than_what_is_there():
     params = {"lm_head": {"kernel": leaf(1024, 1024)}}
     layout = parameter_shardings(params, abstract_mesh(1, 64, 8))
     assert layout["lm_head"]["kernel"].shard_shape((1024, 1024)) == (16, 128)
+
+
+def test_a_kernel_is_split_along_the_axes_that_its_name_says():
+    """The two places that say it agree."""
+    mesh = abstract_mesh(1, 2, 2)
+    attention, mlp = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+    for room, names in (("self_attn", attention), ("mlp", mlp)):
+        for name in names:
+            kernel = jax.ShapeDtypeStruct((3, 8, 8), jnp.float32)
+            tree = {"layers": {room: {name: {"kernel": kernel}}}}
+            (layout,) = jax.tree.leaves(parameter_shardings(tree, mesh))
+            assert layout.spec[1:] == sharding.kernel_axes(name)
+
+
+def test_a_device_has_its_share_of_the_rows():
+    assert sharding.rows_of_device(10) == 10
+    with jax.set_mesh(make_mesh(2, 2, 2)):
+        assert sharding.rows_of_device(12) == 3
+        assert sharding.rows_of_device(13) == 4

@@ -5,9 +5,11 @@ import peft
 import pytest
 import torch
 
+from tera_jax import sharding
 from tera_jax.methods import TABLE, product
 from tera_jax.methods.base import TargetLayer
 from tera_jax.methods.lora import LoRA
+from tera_jax.ops import dispatch
 from tests.margins import close, within
 from tests.tera_jax.methods.one_layer import on_layer
 
@@ -160,3 +162,26 @@ def test_a_rank_above_that_of_the_kernel_is_refused(name):
     on_layer(entry(rank=8), site((24, 8)))
     with pytest.raises(ValueError, match=r"rank 9, but the kernel \(24, 8\) of layer 'layer'"):
         on_layer(entry(rank=9), site((24, 8)))
+
+
+@pytest.mark.long
+def test_on_a_mesh_each_device_has_the_adapters_of_its_rows():
+    lora, layer = LoRA(rank=8), TargetLayer(("q_proj",), (2048, 2048))
+    random = np.random.default_rng(0)
+
+    def normal(*shape):
+        return jnp.asarray(random.standard_normal(shape), jnp.float32)
+
+    x_B1I, row_B = normal(4, 1, 2048), {"a": normal(4, 2048, 8), "b": normal(4, 8, 2048)}
+
+    def branch(x, row_B):
+        return lora.branch_rows(None, row_B, None, x, layer)
+
+    expected = branch(x_B1I, row_B)
+    with dispatch.forced(True), jax.set_mesh(mesh := sharding.make_mesh(2, 1, 2)):
+        placed = jax.device_put((x_B1I, row_B), sharding.rows(mesh))
+        assert "shard_map[" in str(jax.make_jaxpr(branch)(*placed))
+        found = jax.jit(branch)(*placed)
+        assert lora.branches(None, [row_B], x_B1I[:3], [layer]) is None
+    within(np.abs(found - expected).max(), 1e-5 * np.abs(expected).max())
+    assert np.abs(expected[0] - expected[1]).max() > 0.1 * np.abs(expected).max()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import sharding
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import contraction, rows
@@ -120,3 +121,27 @@ def test_gradients_by_the_kernel_are_those_of_xla(batch, tokens, monkeypatch):
         assert a.dtype == b.dtype
         within(norm(a - b), 5e-6 * norm(b))
         assert norm(c - b) > 0.1 * norm(b)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (1, 2, 2)])
+def test_on_a_mesh_each_device_has_its_rows(sizes):
+    frozen, d, x_BTJ = made(4, 2, 2)
+    given, arrays = stacked(frozen, d), (frozen["core"], frozen["factors"])
+
+    def loss(x_BTJ, given):
+        found = rows.through(x_BTJ, *arrays, given, 1)
+        return sum(jnp.sum(jnp.sin((n + 1) * y)) for n, y in enumerate(found))
+
+    step = jax.value_and_grad(loss, (0, 1))
+    with dispatch.forced(False):
+        expected = step(x_BTJ, given)
+    with dispatch.forced(True), jax.set_mesh(mesh := sharding.make_mesh(*sizes)):
+        placed = jax.device_put((x_BTJ, given), sharding.rows(mesh))
+        text = str(jax.make_jaxpr(step)(*placed))
+        assert "shard_map[" in text
+        assert "pallas_call[" in text
+        found = jax.jit(step)(*placed)
+        assert not rows.takes_kernel(x_BTJ[:3], *arrays)
+    for mine, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        within(norm(mine - right), 1e-5 * norm(right))

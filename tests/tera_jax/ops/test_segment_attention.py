@@ -1,11 +1,15 @@
 """cuDNN runs on a GPU alone: here a stand-in does what JAX's documentation of it says."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tera_jax import sharding
 from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.llama.model import REMAT
 from tera_jax.ops import dispatch, segment_attention
 from tests.margins import roundings
 from tests.marks import quick_only
@@ -124,8 +128,52 @@ def test_what_is_not_supported_is_left_to_the_mask(monkeypatch):
     monkeypatch.setattr(dispatch, "compute_capability", lambda: 8.0)
     assert not segment_attention.supported(4, 128)
     monkeypatch.setattr(dispatch, "compute_capability", lambda: 9.0)
-    with jax.set_mesh(jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))):
+    with jax.set_mesh(sharding.make_mesh(2, 1, 2)):
+        assert segment_attention.supported(4, 128, rows=6, heads=2)
+        assert not segment_attention.supported(4, 128, rows=3, heads=2)
+        assert not segment_attention.supported(4, 128, rows=6, heads=1)
+    with jax.set_mesh(jax.make_mesh((2,), ("x",), (jax.sharding.AxisType.Auto,))):
         assert not segment_attention.supported(4, 128)
+
+
+@pytest.mark.long
+def test_on_a_mesh_each_device_has_its_rows_and_heads(on_gpu):
+    shapes = [(2 * ROWS, LENGTH, heads, 8) for heads in (4, 2, 2)]
+    given = [jax.random.normal(jax.random.key(i), s) for i, s in enumerate(shapes)]
+    lengths_BM = jnp.concatenate([LENGTHS_BM, LENGTHS_BM[:, ::-1]])
+
+    def loss(*given):
+        return jnp.sum(jnp.sin(segment_attention.attention(*given, lengths_BM)))
+
+    step = jax.value_and_grad(loss, (0, 1, 2))
+    expected = step(*given)
+    with jax.set_mesh(mesh := sharding.make_mesh(1, 2, 2)):
+        placed = jax.device_put(given, sharding.rows(mesh))
+        assert "shard_map[" in str(jax.make_jaxpr(step)(*placed))
+        found = jax.jit(step)(*placed)
+    for mine, right in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(mine, right, rtol=1e-5, atol=1e-5)
+
+
+def test_rematerialisation_keeps_it_on_a_mesh_as_on_one_device(monkeypatch):
+    """Its forward pass is traced once, and so not computed again."""
+    monkeypatch.setattr(segment_attention._cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(segment_attention._cudnn, "check_compute_capability", lambda *_: True)
+    query = jnp.ones((2, 256, 2, 64), jnp.bfloat16)
+    lengths_BM = jnp.full((2, 1), 100, jnp.int32)
+
+    @functools.partial(jax.checkpoint, policy=REMAT["dots"])
+    def loss(query):
+        found = segment_attention.attention(query, query, query, lengths_BM)
+        return jnp.sum(found.astype(jnp.float32))
+
+    def count():
+        with jax.numpy_dtype_promotion("standard"):
+            text = str(jax.make_jaxpr(jax.grad(loss))(query))
+        return [text.count(f"dot_product_attention_{way}") for way in ("fwd", "bwd")]
+
+    with jax.set_mesh(sharding.make_mesh(2, 1, 2)):
+        assert count() == [1, 1]
 
 
 def test_a_gpu_is_told_of_the_segments(monkeypatch):
