@@ -266,4 +266,5 @@ def _takes_kernels(
     ranks, modes = zip(*map(sizes, factors[1:]), strict=True)
     before_J, after_S = core
     core_shape = before_J.size, after_S.size
-    return mesh_kernels.fits(*x_TJ.shape, core_shape, pairs(ranks, modes), layout)
+    tokens, width = x_TJ.shape
+    return mesh_kernels.fits(tokens, width, core_shape, pairs(ranks, modes), layout)

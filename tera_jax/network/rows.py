@@ -74,12 +74,14 @@ def through(
     if isinstance(core, Sequence) and takes_kernel(x_BTJ, core, factors):
         network = structured.network(core, factors)
         trained = [structured.Vectors(*each) for each in rows]
-        split = on_mesh.ROWS
+        by_rows = on_mesh.ROWS
 
         def part(*arrays: Any) -> list[Array]:
             return row_kernels.through(*arrays, dispatch.interpret())
 
-        return on_mesh.run(part, (split, P(), split), split, x_BTJ, network, trained)
+        specs = by_rows, P(), by_rows
+        found: list[Array] = on_mesh.run(part, specs, by_rows, x_BTJ, network, trained)
+        return found
     inward, outward = matrices(factors, 0, split), matrices(factors, split)
 
     def one(x_TJ: Array, d: Sequence[Array]) -> Array:

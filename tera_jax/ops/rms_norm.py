@@ -89,8 +89,9 @@ def _backward(
     _, pull = jax.vjp(lambda scale_D: normed(x, scale_D, eps, dtype), scale_D)
 
     def part(x: Array, ct_x: Array, ct_y: Array, scale_D: Array) -> Array:
-        given = (each.reshape(-1, x.shape[-1]) for each in (x, ct_x, ct_y))
-        return gradient(*given, scale_D, eps, dispatch.interpret()).reshape(x.shape)
+        x_ND, ct_x_ND, ct_y_ND = (each.reshape(-1, x.shape[-1]) for each in (x, ct_x, ct_y))
+        to_x_ND = gradient(x_ND, ct_x_ND, ct_y_ND, scale_D, eps, dispatch.interpret())
+        return to_x_ND.reshape(x.shape)
 
     split = on_mesh.ROWS
     to_x = on_mesh.run(part, (split, split, split, P()), split, x, *cts, scale_D)

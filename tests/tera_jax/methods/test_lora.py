@@ -172,10 +172,11 @@ def test_on_a_mesh_each_device_has_the_adapters_of_its_rows():
     def normal(*shape):
         return jnp.asarray(random.standard_normal(shape), jnp.float32)
 
+    kernel = jnp.zeros(layer.kernel_shape)
     x_B1I, row_B = normal(4, 1, 2048), {"a": normal(4, 2048, 8), "b": normal(4, 8, 2048)}
 
     def branch(x, row_B):
-        return lora.branch_rows(None, row_B, None, x, layer)
+        return lora.branch_rows(None, row_B, kernel, x, layer)
 
     expected = branch(x_B1I, row_B)
     with dispatch.forced(True), jax.set_mesh(mesh := sharding.make_mesh(2, 1, 2)):
