@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -21,7 +20,8 @@ from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
 from tera_jax.network import contraction, cost_model, projection, random_network, rows
 from tera_jax.network.random_network import Init, Structure
-from tera_jax.network.tensorization import Tensorization, unfold
+from tera_jax.network.tensorization import Side, Tensorization
+from tera_jax.network.update import delta_w as delta_w
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
 
 
@@ -35,7 +35,8 @@ class TeRA(LinearMethod):
             goes first, to the layers that the pattern before ``=`` names.
         num_modes: modes of the split side in the proposed scheme, the other being whole (Section
             5: tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
-        side: the side that the proposed scheme splits, ``out`` or ``in``.
+        side: the side that the proposed scheme splits: ``out`` (the paper), ``in``, or ``longer``,
+            which keeps the shorter side of each kernel whole. Of two equal sides that is ``out``.
         zero_init_mode: which d starts at zero, so that ΔW does: ``longest`` (the first of equals),
             1..N, or -1..-N from the end. The paper does not say which. At step 0 only the gradient
             of this one is not zero. The longest belongs to the side that is not split.
@@ -63,7 +64,7 @@ class TeRA(LinearMethod):
 
     tensorizations: tuple[str, ...] = ()
     num_modes: int = 4
-    side: Literal["out", "in"] = "out"
+    side: Side = "out"
     zero_init_mode: int | Literal["longest"] = "longest"
     init: Init = "orthogonal"
     gain: float = 16.0
@@ -269,31 +270,6 @@ def init_d(tensorization: Tensorization, config: TeRA) -> list[Float[Array, " _"
     index = zero - 1 if zero > 0 else zero
     d[index] = jnp.zeros_like(d[index])
     return d
-
-
-def delta_w(
-    frozen: dict[str, Any],
-    d: list[Float[Array, " _"]],
-    tensorization: Tensorization,
-    precision: PrecisionLike = None,
-) -> Float[Array, "_ _"]:
-    """The weight update of one kernel, Eq. 5 unfolded by Eq. 1.
-
-    Args:
-        frozen: from :func:`init_frozen`.
-        d: N vectors (R_i).
-        tensorization: the scheme of both.
-        precision: of the matmuls, as in ``jax.lax.dot_general``.
-
-    Returns:
-        (in, out) in the type of the frozen network.
-
-    Raises:
-        ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
-    """
-    random_network.check_shapes(frozen, d, tensorization)
-    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
-    return unfold(tensor, tensorization.split)
 
 
 def _cast(frozen: Any, dtype: DTypeLike) -> Any:
