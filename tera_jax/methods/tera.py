@@ -170,7 +170,8 @@ class TeRA(LinearMethod):
             y_TJ = linear(x_TJ, self.materialize(network, d, kernel, layer, x.dtype))
         else:
             arrays = how.stored or kernel, network["core"], network["factors"], d
-            y_TJ = projection.product(x_TJ, *arrays, full_precision(x.dtype), matmul_precision())
+            how_precise = full_precision(x.dtype), matmul_precision()
+            y_TJ = projection.product(x_TJ, *arrays, *how_precise, self.scheme(layer).split)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
@@ -219,11 +220,15 @@ class TeRA(LinearMethod):
 
         return checkpoint_name(add_update(kernel, update(d)), contraction.MATERIALIZED)
 
-    def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
-        network = cost_model.Network(self.scheme(layer), self.structure)
+    def network(self, layer: TargetLayer) -> tuple[cost_model.Network, int]:
+        """What the cost model knows of a layer: its network, and how many layers read its input."""
         # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
         # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
+        return cost_model.Network(self.scheme(layer), self.structure), readers
+
+    def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
+        network, readers = self.network(layer)
         return cost_model.route(network, tokens, cost_model.device(), readers)
 
 

@@ -1,6 +1,6 @@
-"""x (W + dW) for a network whose input side is one wide mode, with a backward pass of its own.
+"""x (W + dW) for a network with a whole side of one wide mode, with a backward pass of its own.
 
-With A of that mode dW = A^T M, and what M gets back is, by the order of its matmuls,
+With A of a whole input side dW = A^T M, and what M gets back is, by the order of its matmuls,
 
     A (x^T g)  or  (x A^T)^T g
 
@@ -27,7 +27,7 @@ from tera_jax.float8 import Float8Kernel
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, structured
 from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
-from tera_jax.network.contraction_order import ends_with_input, pairs
+from tera_jax.network.contraction_order import ends_with_input, ends_with_output, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
 from tera_jax.ops import dispatch
@@ -42,6 +42,7 @@ def product(
     d: Sequence[Float[Array, " _"]],
     precision: PrecisionLike = None,
     kernel_precision: PrecisionLike = None,
+    split: int = 1,
 ) -> Float[Array, "T O"]:
     """The product of x with the kernel and the network's unfolding.
 
@@ -57,6 +58,8 @@ def product(
         precision: of the matmuls with factors, as in ``jax.lax.dot_general``.
         kernel_precision: of those with the kernel. Given, for the backward pass is traced outside
             of a context that the forward pass is traced in.
+        split: the number of input modes. With a fast core it may be all modes but the last, of a
+            network that :func:`tera_jax.network.contraction_order.ends_with_output`.
 
     Returns:
         (T, O) in the type of x.
@@ -65,12 +68,14 @@ def product(
         ValueError: for another network.
     """
     ranks, modes = zip(*map(sizes, factors), strict=True)
-    if not ends_with_input(ranks, modes, 1):
+    splits_inputs = cores.is_fast(core) and ends_with_output(ranks, modes, split)
+    if not (splits_inputs or (split == 1 and ends_with_input(ranks, modes, 1))):
         raise ValueError(
             f"the network of modes {modes} and ranks {ranks} does not end with one wide mode of "
-            "the input; build its update instead"
+            "the input, nor has it a fast core and ends with one of the output; build its update "
+            "instead"
         )
-    both = _Precisions(precision, kernel_precision)
+    both = _Precisions(precision, kernel_precision, split)
     if cores.is_fast(core):
         return _by_rows(both, x_TJ, kernel_JO, core, list(factors), list(d))
 
@@ -86,10 +91,11 @@ def _plain(kernel_JO: Array | Float8Kernel) -> Array:
 
 
 class _Precisions(NamedTuple):
-    """Of the products with factors, and of those with the kernel."""
+    """Of the products with factors, and of those with the kernel; and the split of the modes."""
 
     factors: PrecisionLike
     kernel: PrecisionLike
+    split: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -162,9 +168,10 @@ def _by_rows_forward(
     factors: Any,
     d: Any,
 ) -> tuple[Array, Any]:
-    if _takes_kernels(x_TJ, core, factors):
-        parts = structured.parts(core, factors, d)
-        adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret())
+    if _takes_kernels(x_TJ, core, factors, both.split):
+        split_in = both.split > 1
+        parts = structured.parts(core, factors, d, split_in)
+        adapted_JO = structured.adapted(kernel_JO, *parts, dispatch.interpret(), split_in)
     else:
         update_JO = network(core, factors, d, both.factors).reshape(kernel_JO.shape)
         adapted_JO = add_update(_plain(kernel_JO), update_JO)
@@ -180,12 +187,13 @@ class _InFp8(NamedTuple):
 
 def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
     x_TJ, adapted_JO, core, factors, d, in_fp8 = residuals
-    if _takes_kernels(x_TJ, core, factors):
-        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
-        to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret())
+    if _takes_kernels(x_TJ, core, factors, both.split):
+        split_in = both.split > 1
+        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d, split_in), d)
+        to_trained = structured.gradients(x_TJ, ct_TO, *parts, dispatch.interpret(), split_in)
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
-        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, both.factors), d)
+        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, both.split, both.factors), d)
         (to_d,) = pull(ct_TO)
     to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, both.kernel)
     return to_x_TJ, None if in_fp8 is not None else to_kernel_JO, None, None, to_d
@@ -194,10 +202,13 @@ def _by_rows_backward(both: _Precisions, residuals: Any, ct_TO: Array) -> tuple[
 _by_rows.defvjp(_by_rows_forward, _by_rows_backward)
 
 
-def _takes_kernels(x_TJ: Array, core: Sequence[Array], factors: Sequence[Array]) -> bool:
-    if not _fused(x_TJ.dtype) or factors[0].ndim != 1:
+def _takes_kernels(
+    x_TJ: Array, core: Sequence[Array], factors: Sequence[Array], split: int
+) -> bool:
+    split_in = split > 1
+    whole, narrow = (factors[-1], factors[:-1]) if split_in else (factors[0], factors[1:])
+    if not _fused(x_TJ.dtype) or whole.ndim != 1:
         return False
-    ranks, modes = zip(*map(sizes, factors[1:]), strict=True)
-    before_J, after_S = core
-    core_shape = before_J.size, after_S.size
-    return structured.fits(x_TJ.shape[0], x_TJ.shape[1], core_shape, pairs(ranks, modes))
+    ranks, modes = zip(*map(sizes, narrow), strict=True)
+    core_shape = core[0].size, core[1].size
+    return structured.fits(len(x_TJ), whole.size, core_shape, pairs(ranks, modes), split_in)
