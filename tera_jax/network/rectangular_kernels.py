@@ -1,8 +1,12 @@
 """Pallas kernels for a network of fast transforms with a whole side and a longer, split one.
 
-They are those of :mod:`tera_jax.network.square_kernels` for three more cases: sides that are no
-powers of two (11,008 = 86 x 128), a core whose tiles are not those of the whole side's transform,
-and a network whose inputs are split. The update, or its transposed for split inputs, is
+Beside :mod:`tera_jax.network.square_kernels` they take three cases:
+
+- sides that are no powers of two, such as 11,008 = 86 x 128;
+- a core whose tiles are not those of the whole side's transform;
+- a network whose inputs are split.
+
+The update, or its transposed for split inputs, is
 
     diag(s) H^T diag(d u) (C x D) diag(v) (diag(e) L x diag(f) M)
 
