@@ -20,6 +20,8 @@ from train.config import parse
 
 QV = ("q_proj", "v_proj")
 ALL = (*QV, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ALL_LINEAR = ("tera:all:longer", "tera:all:longer:fast", "tera:all:longer:structured")
+"""TeRA of each structure on all linear layers, with the shorter side of each kernel whole."""
 FROZEN = "frozen"
 
 
@@ -71,12 +73,14 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "unrolled": {"loop": False},
     "fast": {"fields": (("structure", "hadamard_factor"),)},
     "structured": {"fields": (("structure", "hadamard"),)},
+    "all": {"targets": ALL},
+    "longer": {"fields": (("side", "longer"),)},
     "orthogonal": {"fields": (("init", "orthogonal"),)},
 }
 
 
 def named(names: Iterable[str], rows: int, length: int, remat: str) -> Iterator[Case]:
-    """``tera:ahead`` or ``tera:build:full``: a method, then options."""
+    """``tera:ahead`` or ``tera:all:longer:structured``: a method, then options."""
     for name in names:
         method, *options = name.split(":")
         case = Case(method, rows, length, remat)

@@ -1,6 +1,7 @@
 r"""The Pallas kernels by themselves, beside the same by XLA.
 
     python -m benchmarks.kernels --tokens 8192 4096
+    python -m benchmarks.kernels --scheme "4096|2x43x8x16" "2x43x8x16|4096"
 
 Each is called ten times in one program, with other small arrays each time, for one kernel of a
 base's of the size of the scheme and a batch of so many tokens, in bfloat16. ``differs`` is the norm
@@ -10,6 +11,7 @@ which is slow.
 """
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -61,7 +63,7 @@ def draw(scheme: Tensorization, tokens: int) -> Inputs:
     """In float32: a dense and a structured network, a kernel, and a batch with its cotangent."""
     init = jax.jit(tera.init_frozen, static_argnums=(1, 2))
     structured_ = TeRA(gain=1.0, structure="hadamard")
-    key, (width, out) = seed_key(0, "kernels"), scheme.shape
+    key, (width, out), whole = seed_key(0, "kernels"), scheme.shape, max(scheme.modes)
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> Any:
@@ -72,7 +74,7 @@ def draw(scheme: Tensorization, tokens: int) -> Inputs:
         init(key, scheme, TeRA(gain=1.0)),
         init(key, scheme, structured_),
         [1 + 0.5 * normal(rank) for rank in scheme.ranks],
-        1 + 0.5 * normal(width),
+        1 + 0.5 * normal(whole),
         normal(width, out) / width**0.5,
         normal(tokens, width),
         normal(tokens, out),
@@ -89,11 +91,14 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
     """All of them, of these inputs."""
     fast, dense, d = inputs.fast, inputs.dense, inputs.d
     kernel_JO, x_TJ, ct_TO = inputs.kernel_JO, inputs.x_TJ, inputs.ct_TO
-    signs_J = fast["factors"][0].astype(jnp.float32)
+    split = inputs.scheme.split
+    split_in = split > 1
+    signs_J = fast["factors"][-split_in].astype(jnp.float32)
+    whole_TJ = ct_TO if split_in else x_TJ
 
     def adapted(d: Any, fast: Any, kernel_JO: Any) -> Any:
-        parts = structured.parts(fast["core"], fast["factors"], d)
-        return structured.adapted(kernel_JO, *parts, interpret)
+        parts = structured.parts(fast["core"], fast["factors"], d, split_in)
+        return structured.adapted(kernel_JO, *parts, interpret, split_in)
 
     def adapted_by_xla(d: Any, fast: Any, kernel_JO: Any) -> Any:
         update = contraction.network(fast["core"], fast["factors"], d)
@@ -101,15 +106,16 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
 
     def gradients(d: Any, fast: Any, x_TJ: Any, ct_TO: Any) -> Any:
         def parts(d: Any) -> Any:
-            return structured.parts(fast["core"], fast["factors"], d)
+            return structured.parts(fast["core"], fast["factors"], d, split_in)
 
         network, trained = parts(d)
         _, pull = jax.vjp(lambda d: parts(d)[1], d)
-        return pull(structured.gradients(x_TJ, ct_TO, network, trained, interpret))
+        found = structured.gradients(x_TJ, ct_TO, network, trained, interpret, split_in)
+        return pull(found)
 
     def gradients_by_xla(d: Any, fast: Any, x_TJ: Any, ct_TO: Any) -> Any:
         def through(d: Any) -> Any:
-            return contraction.through(x_TJ, fast["core"], fast["factors"], d, 1)
+            return contraction.through(x_TJ, fast["core"], fast["factors"], d, split)
 
         return jax.vjp(through, d)[1](ct_TO)
 
@@ -131,24 +137,28 @@ def pairs(inputs: Inputs, interpret: bool) -> list[Pair]:
         _, pull = jax.vjp(lambda x: (x, rms_norm.normed(x, scale_J, 1e-5, dtype)), x_TJ)
         return pull((ct_x_TJ, x_TJ))
 
+    # Beside split inputs that of the narrow modes reads the core transposed; it is not timed.
+    narrow = [] if split_in else [
+        Pair("narrow modes: product", *by_each(inner), d, (dense,)),
+        Pair("narrow modes: gradients of d", *by_each(inner_back), d, (dense, kernel_JO)),
+    ]  # fmt: skip
     return [
         Pair("structured: W + dW", adapted, adapted_by_xla, d, (fast, kernel_JO)),
         Pair("structured: gradients of d", gradients, gradients_by_xla, d, (fast, x_TJ, ct_TO)),
-        Pair("narrow modes: product", *by_each(inner), d, (dense,)),
-        Pair("narrow modes: gradients of d", *by_each(inner_back), d, (dense, kernel_JO)),
+        *narrow,
         Pair(
             "transform of a batch",
             lambda signs_J, x_TJ: hadamard.apply_to_rows(signs_J, x_TJ, interpret),
             lambda signs_J, x_TJ: hadamard.apply(signs_J.astype(x_TJ.dtype), x_TJ, 1),
             signs_J,
-            (x_TJ,),
+            (whole_TJ,),
         ),
         Pair(
             "RMSNorm, backward",
             normed_back,
             normed_back_by_xla,
             inputs.scale_J,
-            (x_TJ, x_TJ[::-1]),
+            (whole_TJ, whole_TJ[::-1]),
         ),
     ]
 
@@ -209,19 +219,22 @@ def table(scheme: Tensorization, tokens: Sequence[int], interpret: bool) -> Iter
 def main() -> None:
     """Print the table."""
     parser = command.parser(main)
-    parser.add_argument("--scheme", default="4096|8x8x8x8", help="of the kernel")
+    parser.add_argument("--scheme", nargs="+", default=["4096|8x8x8x8"], help="of the kernels")
     parser.add_argument("--tokens", type=int, nargs="+", default=[8192])
     args = parser.parse_args()
-    scheme = Tensorization.parse(args.scheme)
-    for tokens in args.tokens:
+    schemes = list(map(Tensorization.parse, args.scheme))
+    for scheme, tokens in itertools.product(schemes, args.tokens):
         if not cost_model.Network(scheme, "hadamard").is_structured(tokens):
             parser.error(
-                f"the kernels do not take {args.scheme!r} with {tokens} tokens. Give one wide mode "
-                "of the input, a power of two, and two groups of the output's, such as "
-                "4096|8x8x8x8 or 256|16x16; give a multiple of 32 tokens"
+                f"the kernels do not take {str(scheme)!r} with {tokens} tokens. Give one wide mode "
+                "and modes of the other side that make two groups of up to 128, such as "
+                "4096|8x8x8x8, 2x43x8x16|4096 or 256|16x16; give a multiple of 32 tokens"
             )
-    for line in table(scheme, args.tokens, interpret=dispatch.interpret()):
-        print(line, flush=True)
+    for scheme in schemes:
+        if len(schemes) > 1:
+            print(scheme)
+        for line in table(scheme, args.tokens, interpret=dispatch.interpret()):
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

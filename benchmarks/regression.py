@@ -190,3 +190,14 @@ def _word(change: float, tolerance: float) -> str:
     if change > tolerance:
         return "SLOWER"
     return "faster: --record it" if change < -tolerance else "as expected"
+
+
+def prepare(args: Any) -> list[Entry]:
+    """The expected ratios, with the defaults of ``--check`` put into ``args``."""
+    if problem := next(refusals(args), None):
+        raise ValueError(problem)
+    if args.cases is None:
+        args.cases, args.layers = list(CASES), args.layers or LAYERS
+    if FROZEN not in args.cases:
+        args.cases = [FROZEN, *args.cases]
+    return load(args.expected) if args.expected.exists() else []

@@ -9,6 +9,8 @@ r"""A training step beside PyTorch PEFT's on one GPU: tokens a second, memory, t
         --tokenizer=SmolLM2-135M-Instruct.gguf --anchors
     python -m benchmarks.speed --model=llama-2-7b --mesh data=1 data=2 fsdp=2
     python -m benchmarks.speed --model=tiny --rows=4 --length=64        # make bench
+    python -m benchmarks.speed --model=llama-2-7b --cases frozen tera:all:longer:structured
+    python -m benchmarks.speed --model=llama-2-7b --sum     # all linear layers by arithmetic
     python -m benchmarks.speed --check      # has a row become slower? benchmarks/regression.py
 
 Shapes are those of ``--model``, weights and tokens random, the loss on every token. All settings
@@ -49,8 +51,9 @@ import jax.numpy as jnp
 
 from benchmarks import regression
 from benchmarks.batches import Real, for_peft, read_records
-from benchmarks.cases import FROZEN, named
+from benchmarks.cases import ALL_LINEAR, FROZEN, named
 from benchmarks.steps import FP8_BOTH, TINY, Bench, Measurement, matmul_rate, random_batch
+from benchmarks.sums import sums
 from benchmarks.sweeps import choices, sweep
 from tera_jax import sharding
 from tera_jax.ops import dispatch
@@ -198,12 +201,17 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="is a row slower than expected?")
     parser.add_argument("--record", action="store_true", help="the ratios as the expected ones")
     parser.add_argument("--expected", type=Path, default=regression.FILE, help="of --check")
+    parser.add_argument("--sum", nargs="?", const="H100", metavar="GPU", help="by arithmetic alone")
     args = parser.parse_args()
     guarded = args.check or args.record
-    entries = _guarded(args) if guarded else []
+    entries = regression.prepare(args) if guarded else []
 
     shape = dict(TINY if args.model == "tiny" else MODELS[args.model])
     shape["num_hidden_layers"] = args.layers or shape["num_hidden_layers"]
+    if args.sum:
+        cases = named(args.cases or ALL_LINEAR, args.rows, args.length, args.remat)
+        print(*sums(cases, shape, args.sum), sep="\n")
+        return
 
     def keep(row: Measurement) -> Measurement:
         print(row, flush=True)
@@ -242,17 +250,6 @@ def main() -> None:
         check(found, falls=real is None)
         if guarded:
             _judge(args, shape["num_hidden_layers"], entries, found)
-
-
-def _guarded(args: Any) -> list[regression.Entry]:
-    """The expected ratios, with the defaults of ``--check`` put into ``args``."""
-    if problem := next(regression.refusals(args), None):
-        raise ValueError(problem)
-    if args.cases is None:
-        args.cases, args.layers = list(regression.CASES), args.layers or regression.LAYERS
-    if FROZEN not in args.cases:
-        args.cases = [FROZEN, *args.cases]
-    return regression.load(args.expected) if args.expected.exists() else []
 
 
 def _judge(

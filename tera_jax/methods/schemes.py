@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from tera_jax.methods.target_layer import TargetLayer
 from tera_jax.network.random_network import Structure, check_structure
-from tera_jax.network.tensorization import Tensorization, balanced_factors, propose
+from tera_jax.network.tensorization import Side, Tensorization, balanced_factors, propose
 
 _HEADS = {"q_proj": "out", "k_proj": "out", "v_proj": "out", "o_proj": "in"}
 """The side of a kernel on which the heads of attention stand, by the layer's name."""
@@ -146,7 +146,7 @@ def fitting(
 def proposed(
     shape: tuple[int, ...],
     parts: int,
-    side: Literal["in", "out"],
+    side: Side,
     head_dim: int | None = None,
     layer: TargetLayer | None = None,
 ) -> Tensorization:

@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jax.lax import PrecisionLike
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -21,7 +20,8 @@ from tera_jax.methods.limits import check_above_zero, check_at_least
 from tera_jax.methods.product import PLAIN, Product, linear
 from tera_jax.network import contraction, cost_model, projection, random_network, rows
 from tera_jax.network.random_network import Init, Structure
-from tera_jax.network.tensorization import Tensorization, unfold
+from tera_jax.network.tensorization import Side, Tensorization
+from tera_jax.network.update import delta_w as delta_w
 from tera_jax.ops.numerics import add_update, full_precision, matmul_precision
 from tera_jax.sharding import kernel_axes, rows_of_device
 
@@ -36,7 +36,8 @@ class TeRA(LinearMethod):
             goes first, to the layers that the pattern before ``=`` names.
         num_modes: modes of the split side in the proposed scheme, the other being whole (Section
             5: tensorizing one side is the better trade-off). 4 makes ``4096|8x8x8x8``.
-        side: the side that the proposed scheme splits, ``out`` or ``in``.
+        side: the side that the proposed scheme splits: ``out`` (the paper), ``in``, or ``longer``,
+            which keeps the shorter side of each kernel whole. Of two equal sides that is ``out``.
         zero_init_mode: which d starts at zero, so that ΔW does: ``longest`` (the first of equals),
             1..N, or -1..-N from the end. The paper does not say which. At step 0 only the gradient
             of this one is not zero. The longest belongs to the side that is not split.
@@ -64,7 +65,7 @@ class TeRA(LinearMethod):
 
     tensorizations: tuple[str, ...] = ()
     num_modes: int = 4
-    side: Literal["out", "in"] = "out"
+    side: Side = "out"
     zero_init_mode: int | Literal["longest"] = "longest"
     init: Init = "orthogonal"
     gain: float = 16.0
@@ -165,7 +166,8 @@ class TeRA(LinearMethod):
         else:
             arrays = how.stored or kernel, network["core"], network["factors"], d
             exact = full_precision(x.dtype), matmul_precision()
-            y_TJ = projection.product(x_TJ, *arrays, *exact, kernel_axes(layer.path[-1]))
+            how_split = kernel_axes(layer.path[-1]), self.scheme(layer).split
+            y_TJ = projection.product(x_TJ, *arrays, *exact, *how_split)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
     def prepare_row(self, frozen: Any, d: Any, kernel: Any, layer: TargetLayer) -> list[Array]:
@@ -214,11 +216,15 @@ class TeRA(LinearMethod):
 
         return checkpoint_name(add_update(kernel, update(d)), contraction.MATERIALIZED)
 
-    def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
-        network = cost_model.Network(self.scheme(layer), self.structure)
+    def network(self, layer: TargetLayer) -> tuple[cost_model.Network, int]:
+        """What the cost model knows of a layer: its network, and how many layers read its input."""
         # Layers of one shape in a module mostly read one input: two is low for q, k and v, and high
         # for q beside o.
         readers = min(2, layer.num_sharing) if self.sharing == "shape" else 1
+        return cost_model.Network(self.scheme(layer), self.structure), readers
+
+    def _route(self, layer: TargetLayer, tokens: int) -> cost_model.Route:
+        network, readers = self.network(layer)
         return cost_model.route(network, rows_of_device(tokens), cost_model.device(), readers)
 
 
@@ -265,31 +271,6 @@ def init_d(tensorization: Tensorization, config: TeRA) -> list[Float[Array, " _"
     index = zero - 1 if zero > 0 else zero
     d[index] = jnp.zeros_like(d[index])
     return d
-
-
-def delta_w(
-    frozen: dict[str, Any],
-    d: list[Float[Array, " _"]],
-    tensorization: Tensorization,
-    precision: PrecisionLike = None,
-) -> Float[Array, "_ _"]:
-    """The weight update of one kernel, Eq. 5 unfolded by Eq. 1.
-
-    Args:
-        frozen: from :func:`init_frozen`.
-        d: N vectors (R_i).
-        tensorization: the scheme of both.
-        precision: of the matmuls, as in ``jax.lax.dot_general``.
-
-    Returns:
-        (in, out) in the type of the frozen network.
-
-    Raises:
-        ValueError: when the shapes of ``frozen`` or ``d`` are not those of the scheme.
-    """
-    random_network.check_shapes(frozen, d, tensorization)
-    tensor = contraction.network(frozen["core"], frozen["factors"], d, precision)
-    return unfold(tensor, tensorization.split)
 
 
 def _cast(frozen: Any, dtype: DTypeLike) -> Any:

@@ -13,7 +13,7 @@ few passes over memory.
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard
-from tera_jax.network.contraction_order import contraction_order
+from tera_jax.network.contraction_order import contraction_order, halves
 from tera_jax.network.core import Core
-from tera_jax.network.factors import Factor, joined, sizes
+from tera_jax.network.factors import Factor, joined, multiplied_factors, sizes
 from tera_jax.ops import dispatch, two_sided_matmul
 from tera_jax.ops.numerics import acc_dtype
 
@@ -53,8 +53,12 @@ def network(
         (I_1..I_N) in the type of the core.
     """
     grouped, tensor, axes = _grouped(core, factors, d)
-    if _takes_kernel(tensor, grouped):
-        tensor = wide_product(_by_kernel(tensor, grouped), 0, grouped[0].matrix, precision)
+    if (form := _kernel_form(tensor, grouped)) is not None:
+        tensor = _by_kernel(form)
+        if not grouped[0].is_wide:
+            tensor = jnp.moveaxis(tensor, 0, -1)
+        axis = 0 if grouped[0].is_wide else tensor.ndim - 1
+        tensor = wide_product(tensor, axis, form.wide.matrix, precision)
     else:
         tensor = _contracted(tensor, grouped, axes, precision)
     return tensor.reshape([sizes(factor)[1] for factor in factors])
@@ -72,8 +76,8 @@ def but_first(
         (R_1, I_2 ... I_N) in the type of the core.
     """
     grouped, tensor, axes = _grouped(core, factors, d)
-    if _takes_kernel(tensor, grouped):
-        tensor = _by_kernel(tensor, grouped)
+    if (form := _kernel_form(tensor, grouped)) is not None:
+        tensor = _by_kernel(form)
     else:
         tensor = _contracted(tensor, grouped, axes[:-1], precision)
         tensor = _scaled(tensor, 0, grouped[0].d_R)
@@ -102,21 +106,41 @@ def _contracted(
     return tensor
 
 
-def _takes_kernel(tensor: Array, grouped: Sequence[Factor]) -> bool:
-    """Whether a wide factor comes before two narrow ones, of sizes and a type for the kernel."""
+class _KernelForm(NamedTuple):
+    """A core whose first axis is that of the wide factor, and the narrow ones in two groups."""
+
+    core_RAB: Array
+    wide: Factor
+    left: Factor
+    right: Factor
+
+
+def _kernel_form(tensor: Array, grouped: Sequence[Factor]) -> _KernelForm | None:
+    """For a wide factor before or after narrow ones, of sizes and a type for the kernel."""
     taken = dispatch.takes_kernel(dispatch.on_gpu() and dispatch.is_half(tensor.dtype))
-    if not taken or [factor.is_wide for factor in grouped] != [True, False, False]:
-        return False
-    narrow = [size for factor in grouped[1:] for size in factor.matrix.shape]
-    return two_sided_matmul.fits(tensor.shape[0], *narrow)
+    if not taken or [factor.is_wide for factor in grouped].count(True) != 1:
+        return None
+    first, last = grouped[0].is_wide, grouped[-1].is_wide
+    if not (first or last):
+        return None
+    wide, narrow = (grouped[0], grouped[1:]) if first else (grouped[-1], grouped[:-1])
+    at = halves([(rank, mode) for rank, mode in (sizes(factor.matrix) for factor in narrow)])
+    if at is None:
+        return None
+    left, right = multiplied_factors(narrow[:at]), multiplied_factors(narrow[at:])
+    rank = len(wide.d_R)
+    if not two_sided_matmul.fits_padded(rank, *left.matrix.shape, *right.matrix.shape):
+        return None
+    core = tensor if first else jnp.moveaxis(tensor, -1, 0)
+    return _KernelForm(core.reshape(rank, len(left.d_R), len(right.d_R)), wide, left, right)
 
 
-def _by_kernel(tensor: Array, grouped: Sequence[Factor]) -> Array:
-    """With two narrow factors, and scaled by the d of the wide one before them."""
-    wide, left, right = grouped
+def _by_kernel(form: _KernelForm) -> Array:
+    """With the narrow factors, and scaled by the d of the wide one before them."""
+    core_RAB, wide, left, right = form
     d = wide.d_R, left.d_R, right.d_R
     matrices = left.matrix, right.matrix
-    return two_sided_matmul.two_sided(tensor, *d, *matrices, dispatch.interpret())
+    return two_sided_matmul.two_sided(core_RAB, *d, *matrices, dispatch.interpret())
 
 
 def _scaled(tensor: Array, axis: int, d_R: Array) -> Array:

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from tera_jax.network import hadamard, structured
-from tera_jax.network.contraction_order import NARROW, contraction_order, ends_with_input, pairs
+from tera_jax.network.contraction_order import (
+    NARROW,
+    contraction_order,
+    ends_with_input,
+    ends_with_output,
+    halves,
+    multiplied,
+    pairs,
+)
 from tera_jax.network.random_network import Structure
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.ops import dispatch
@@ -29,6 +37,9 @@ _DEVICES = {
     "TPU v5 lite": Device(180e12, 0.8e12),
     "cpu": Device(100e9, 20e9),
 }
+_UPDATE_RATE, _GRADIENTS_RATE = 0.3, 0.5
+"""Of a device's matmuls, at which the structured kernels with padded tiles are assumed to run. The
+kernels of 64 x 64 have 0.17 and 0.46 of it on an H100, where they wait for memory as well."""
 _DEFAULT = "H100"
 """The kind whose rates are taken for one that is not in the table."""
 _log = logging.getLogger(__name__)
@@ -83,20 +94,37 @@ class Network(NamedTuple):
 
     @property
     def projects(self) -> bool:
-        """Whether the route ``project`` is there, for one wide mode of the input."""
-        return ends_with_input(self.scheme.ranks, self.scheme.modes, self.scheme.split)
+        """Whether the route ``project`` is there, for one wide mode of the input.
+
+        With a fast core it is there for one of the output as well.
+        """
+        sizes = self.scheme.ranks, self.scheme.modes, self.scheme.split
+        return ends_with_input(*sizes) or (self.fast_core and ends_with_output(*sizes))
 
     def is_structured(self, tokens: int) -> bool:
         """Whether :mod:`tera_jax.network.structured` has its kernels for it and so many rows."""
-        if not (self.fast_core and self.projects):
-            return False
+        return self.fast_core and self.projects and structured.fits(*self.structured_sizes(tokens))
+
+    def structured_sizes(self, tokens: int) -> structured.Arguments:
+        """What :func:`tera_jax.network.structured.fits` takes."""
         scheme = self.scheme
-        outward = pairs(scheme.out_ranks, scheme.out_modes)
-        return structured.fits(tokens, scheme.shape[0], scheme.core_shape, outward)
+        split_in = scheme.split > 1
+        out, in_ = (scheme.out_ranks, scheme.out_modes), (scheme.in_ranks, scheme.in_modes)
+        narrow = pairs(*(in_ if split_in else out))
+        return tokens, scheme.shape[split_in], scheme.core_shape, narrow, split_in
 
 
 def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Route:
-    """The route that takes the least time in a training step with ``tokens`` rows.
+    """The route that takes the least time in a training step, by :func:`seconds`.
+
+    Of equal ones it is the last: a projected product rounds no gradient of the kernel's size.
+    """
+    found = seconds(network, tokens, rates, readers)
+    return min(reversed(found), key=found.__getitem__)
+
+
+def seconds(network: Network, tokens: int, rates: Device, readers: int = 1) -> dict[Route, float]:
+    """What each route adds to the base in a training step with ``tokens`` rows.
 
     A product takes the longer of its arithmetic and of reading and writing its arrays, and comes
     twice: forward, and for what flows back through it. Beside those a built update has the product
@@ -115,22 +143,32 @@ def route(network: Network, tokens: int, rates: Device, readers: int = 1) -> Rou
     inward = pairs(scheme.in_ranks, scheme.in_modes)
     outward = pairs(scheme.out_ranks, scheme.out_modes)
     transposed = [(mode, rank) for rank, mode in inward]
-    every = [every[axis] for axis in contraction_order(every)]
+    every = _in_order(every)
     made = _chain_seconds(r1 * r2, every, rates, fast)
     enter = _chain_seconds(tokens * j1, transposed, rates, fast)
     apply = enter + _core_seconds(tokens, network, rates)
     apply += _chain_seconds(tokens * r2, outward, rates, fast)
     built = 2 * made + _seconds(j1, tokens, j2, rates)
-    seconds: dict[Route, float] = {"through": 2 * apply, "build": built}
+    found: dict[Route, float] = {"through": 2 * apply, "build": built}
     if network.is_structured(tokens):
-        seconds["project"] = _structured_seconds(tokens, j1, j2, rates)
+        found["project"] = _structured_seconds(tokens, network, rates)
     elif network.projects and network.fast_core:
-        seconds["project"] = made + 2 * apply - enter
+        found["project"] = made + 2 * apply - enter
     elif network.projects:
         last = _factor_seconds(j2, r1, j1, rates, fast)
-        seconds["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
-    # Of equal ones the last: a projected product rounds no gradient of the kernel's size.
-    return min(reversed(seconds), key=seconds.__getitem__)
+        found["project"] = built - last + _factor_seconds(tokens, j1, r1, rates, fast) / readers
+    return found
+
+
+def _in_order(every: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Groups as they are contracted: two halves where a kernel takes all before a wide one."""
+    order = contraction_order(every)
+    last = order[-1]
+    narrow = [pair for axis, pair in enumerate(every) if axis != last]
+    at = halves(narrow) if every[last][0] > NARROW and last in (0, len(narrow)) else None
+    if at is None:
+        return [every[axis] for axis in order]
+    return [multiplied(narrow[:at]), multiplied(narrow[at:]), every[last]]
 
 
 def _core_seconds(rows: int, network: Network, rates: Device) -> float:
@@ -141,12 +179,16 @@ def _core_seconds(rows: int, network: Network, rates: Device) -> float:
     return _factor_seconds(rows, max(in_rank, out_rank), max(in_rank, out_rank), rates, True)
 
 
-def _structured_seconds(tokens: int, j1: int, j2: int, rates: Device) -> float:
+def _structured_seconds(tokens: int, network: Network, rates: Device) -> float:
     """Of reading W and writing W + dW, and of reading a batch and its cotangent.
 
-    A row of either takes as many small matmuls as fit in the time of moving it.
+    A row of either takes as many small matmuls as fit in the time of moving it, but where tiles are
+    padded or wider: then those matmuls take longer.
     """
-    return 2 * (2 * j1 * j2 + tokens * (j1 + j2)) / rates.bandwidth
+    j1, j2 = network.scheme.shape
+    moving = 2 * (2 * j1 * j2 + tokens * (j1 + j2)) / rates.bandwidth
+    update, gradients = structured.flops(*network.structured_sizes(tokens))
+    return max(moving, (update / _UPDATE_RATE + gradients / _GRADIENTS_RATE) / rates.flops)
 
 
 def _chain_seconds(size: int, pairs: Sequence[tuple[int, int]], rates: Device, fast: bool) -> float:

@@ -42,6 +42,12 @@ def joined(
     return [Factor(matrix, d_R) for matrix, d_R in pairs]
 
 
+def multiplied_factors(narrow: Sequence[Factor]) -> Factor:
+    """Several narrow factors as one."""
+    matrix = functools.reduce(jnp.kron, [factor.matrix for factor in narrow])
+    return Factor(matrix, functools.reduce(jnp.kron, [factor.d_R for factor in narrow]))
+
+
 def matrices(
     factors: Sequence[Float[Array, "..."]], start: int = 0, stop: int | None = None
 ) -> list[Array]:

@@ -146,7 +146,7 @@ def apply_to_rows(
 def fits_rows(rows: int, size: int) -> bool:
     """Whether :func:`apply_to_rows` can: two Kronecker factors, of sizes that its kernel takes."""
     found = kronecker_sizes(size)
-    return len(found) == 2 and two_sided_matmul.fits(rows, *found)
+    return len(found) == 2 and two_sided_matmul.fits_padded(rows, *found)
 
 
 def _beside(signs_N: Array, tensor: Array, axis: int) -> Array:

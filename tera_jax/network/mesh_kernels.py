@@ -8,8 +8,12 @@ A kernel of a layer is split over ``fsdp`` along one side and over ``tensor`` al
 - **The gradients of d** are linear in x and in the cotangent. Each device has those of its rows of
   the batch, and of its part of their entries where ``tensor`` splits them. They are summed over the
   devices as vectors, once.
+
+Only the kernels of :mod:`tera_jax.network.square_kernels` can do a part of W or of a row. The
+others do the whole of a gathered W, and whole rows: not where ``tensor`` splits either side.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
-from tera_jax.network import structured
+from tera_jax.network import square_kernels, structured
 from tera_jax.network.structured import Network, Vectors
 from tera_jax.ops import dispatch, on_mesh
 
@@ -46,26 +50,33 @@ def fits(
     rows: int,
     width: int,
     core_shape: tuple[int, int],
-    narrow: list[tuple[int, int]],
+    narrow: Sequence[tuple[int, int]],
     layout: Layout,
+    split_in: bool = False,
 ) -> bool:
     """Whether the kernels can: :func:`tera_jax.network.structured.fits` of a device's part.
 
     Args:
         rows: of the batch, on all devices.
-        width: of the input, J.
+        width: of the whole side, J.
         core_shape: of the core.
-        narrow: (rank, mode) of the groups of output modes.
+        narrow: (rank, mode) of the groups of modes of the other side.
         layout: of the kernel; what it splits over ``fsdp`` may have to be gathered first.
+        split_in: whether the other side is the input side.
     """
     rows, rest = divmod(rows, on_mesh.parts("data", "fsdp"))
-    if rest or not structured.fits(rows, width, core_shape, narrow):
+    if rest or not structured.fits(rows, width, core_shape, narrow, split_in):
         return False
     inputs, outputs = layout.of_activations
-    turned = on_mesh.parts(inputs)
-    if turned > 1 and not structured.divides(width, turned, _LEAST):
+    if on_mesh.parts(inputs, outputs) == 1:
+        return True
+    if split_in or not structured.fits_square(rows, width, core_shape, narrow):
         return False
-    return _divides_outputs(rows, width, core_shape, narrow, outputs)
+    turned = on_mesh.parts(inputs)
+    if turned > 1 and not square_kernels.divides(width, turned, _LEAST):
+        return False
+    found = structured.halved(core_shape, narrow)
+    return found is not None and _divides_outputs(rows, width, core_shape, found, outputs)
 
 
 def _divides_outputs(
@@ -73,16 +84,18 @@ def _divides_outputs(
 ) -> bool:
     (a, x), last = narrow
     x, rest = divmod(x, on_mesh.parts(axis))
-    return not rest and structured.fits(rows, width, core_shape, [(a, x), last])
+    return not rest and square_kernels.fits(rows, width, core_shape, [(a, x), last])
 
 
-def _fitting(network: Network, layout: Layout) -> Layout:
+def _fitting(network: Network, layout: Layout, split_in: bool) -> Layout:
     """The layout but for an ``fsdp`` into whose parts the kernels cannot divide W."""
     inputs, outputs = layout
+    if not structured.is_square(network, split_in):
+        return Layout()
     width = network.signs_J.size
     core_shape = width, network.after_S.size
     narrow = [network.left_AX.shape, network.right_BY.shape]
-    if inputs == "fsdp" and not structured.divides(width, on_mesh.parts(inputs)):
+    if inputs == "fsdp" and not square_kernels.divides(width, on_mesh.parts(inputs)):
         inputs = None
     if outputs == "fsdp" and not _divides_outputs(0, width, core_shape, narrow, outputs):
         outputs = None
@@ -90,7 +103,11 @@ def _fitting(network: Network, layout: Layout) -> Layout:
 
 
 def adapted(
-    kernel_JO: Float[Array, "J O"] | Float8Kernel, network: Network, trained: Vectors, given: Layout
+    kernel_JO: Float[Array, "J O"] | Float8Kernel,
+    network: Network,
+    trained: Vectors,
+    given: Layout,
+    split_in: bool = False,
 ) -> Float[Array, "J O"]:
     """:func:`tera_jax.network.structured.adapted`, of what :func:`fits`.
 
@@ -99,13 +116,15 @@ def adapted(
         network: frozen, whole on each device.
         trained: d, e and f.
         given: how W is split. W + dW is split likewise, so that it is stored in parts.
+        split_in: whether the input side is split into modes.
     """
-    layout = _fitting(network, given)
+    layout = _fitting(network, given, split_in)
 
     def part(kernel_JO: Any, network: Network, trained: Vectors) -> Array:
         start = on_mesh.first(layout.inputs, kernel_JO.shape[0])
         own = _columns(network, layout.outputs)
-        return structured.adapted(kernel_JO, own, trained, dispatch.interpret(), start)
+        how = dispatch.interpret(), split_in, start
+        return structured.adapted(kernel_JO, own, trained, *how)
 
     in_specs = _specs(kernel_JO, layout), P(), P()
     return on_mesh.run(part, in_specs, layout.spec, kernel_JO, network, trained)
@@ -117,6 +136,7 @@ def gradients(
     network: Network,
     trained: Vectors,
     given: Layout,
+    split_in: bool = False,
 ) -> Vectors:
     """:func:`tera_jax.network.structured.gradients`, of what :func:`fits`.
 
@@ -126,6 +146,7 @@ def gradients(
         network: frozen, whole on each device.
         trained: d, e and f.
         given: how the kernel is split.
+        split_in: whether the input side is split into modes.
 
     Returns:
         The sums over all devices.
@@ -135,7 +156,8 @@ def gradients(
     def part(x_TJ: Array, ct_TO: Array, network: Network, trained: Vectors) -> Vectors:
         start = on_mesh.first(inputs, x_TJ.shape[1])
         own = _columns(network, outputs)
-        found = structured.gradients(x_TJ, ct_TO, own, trained, dispatch.interpret(), start)
+        how = dispatch.interpret(), split_in, start
+        found = structured.gradients(x_TJ, ct_TO, own, trained, *how)
         split_over = [*on_mesh.BATCH, *filter(None, (inputs, outputs))]
         return on_mesh.total(found, split_over)
 

@@ -1,6 +1,6 @@
-"""x (W + dW) for a network whose input side is one wide mode, with a backward pass of its own.
+"""x (W + dW) for a network with a whole side of one wide mode, with a backward pass of its own.
 
-With A of that mode dW = A^T M, and what M gets back is, by the order of its matmuls,
+With A of a whole input side dW = A^T M, and what M gets back is, by the order of its matmuls,
 
     A (x^T g)  or  (x A^T)^T g
 
@@ -28,7 +28,7 @@ from tera_jax.float8 import Float8Kernel
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, mesh_kernels, structured
 from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
-from tera_jax.network.contraction_order import ends_with_input, pairs
+from tera_jax.network.contraction_order import ends_with_input, ends_with_output, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
 from tera_jax.network.mesh_kernels import Layout
@@ -45,6 +45,7 @@ def product(
     precision: PrecisionLike = None,
     kernel_precision: PrecisionLike = None,
     axes: tuple[str, str] = ("fsdp", "tensor"),
+    split: int = 1,
 ) -> Float[Array, "T O"]:
     """The product of x with the kernel and the network's unfolding.
 
@@ -61,6 +62,8 @@ def product(
         kernel_precision: of those with the kernel. Given, for the backward pass is traced outside
             of a context that the forward pass is traced in.
         axes: of the mesh, that split inputs and outputs of the kernel.
+        split: the number of input modes. With a fast core it may be all modes but the last, of a
+            network that :func:`tera_jax.network.contraction_order.ends_with_output`.
 
     Returns:
         (T, O) in the type of x.
@@ -69,12 +72,14 @@ def product(
         ValueError: for another network.
     """
     ranks, modes = zip(*map(sizes, factors), strict=True)
-    if not ends_with_input(ranks, modes, 1):
+    splits_inputs = cores.is_fast(core) and ends_with_output(ranks, modes, split)
+    if not (splits_inputs or (split == 1 and ends_with_input(ranks, modes, 1))):
         raise ValueError(
             f"the network of modes {modes} and ranks {ranks} does not end with one wide mode of "
-            "the input; build its update instead"
+            "the input, nor has it a fast core and ends with one of the output; build its update "
+            "instead"
         )
-    how = _Options(precision, kernel_precision, Layout(*axes))
+    how = _Options(precision, kernel_precision, Layout(*axes), split)
     if cores.is_fast(core):
         return _by_rows(how, x_TJ, kernel_JO, core, list(factors), list(d))
 
@@ -95,11 +100,15 @@ def _plain(kernel_JO: Array | Float8Kernel) -> Array:
 
 
 class _Options(NamedTuple):
-    """The precision of products with factors, and of those with the kernel; how that is split."""
+    """The precision of products with factors, and of those with the kernel; how that is split.
+
+    And the number of input modes.
+    """
 
     factors: PrecisionLike
     kernel: PrecisionLike
     layout: Layout
+    split: int
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -225,9 +234,10 @@ def _by_rows_forward(
     factors: Any,
     d: Any,
 ) -> tuple[Array, Any]:
-    if _takes_kernels(x_TJ, core, factors, how.layout):
-        parts = structured.parts(core, factors, d)
-        adapted_JO = mesh_kernels.adapted(kernel_JO, *parts, how.layout)
+    if _takes_kernels(x_TJ, core, factors, how):
+        split_in = how.split > 1
+        parts = structured.parts(core, factors, d, split_in)
+        adapted_JO = mesh_kernels.adapted(kernel_JO, *parts, how.layout, split_in)
     else:
         update_JO = network(core, factors, d, how.factors).reshape(kernel_JO.shape)
         adapted_JO = add_update(_plain(kernel_JO), update_JO)
@@ -243,12 +253,13 @@ class _InFp8(NamedTuple):
 
 def _by_rows_backward(how: _Options, residuals: Any, ct_TO: Array) -> tuple[Any, ...]:
     x_TJ, adapted_JO, core, factors, d, in_fp8 = residuals
-    if _takes_kernels(x_TJ, core, factors, how.layout):
-        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d), d)
-        to_trained = mesh_kernels.gradients(x_TJ, ct_TO, *parts, how.layout)
+    if _takes_kernels(x_TJ, core, factors, how):
+        split_in = how.split > 1
+        parts, pull = jax.vjp(lambda d: structured.parts(core, factors, d, split_in), d)
+        to_trained = mesh_kernels.gradients(x_TJ, ct_TO, *parts, how.layout, split_in)
         (to_d,) = pull((jax.tree.map(jnp.zeros_like, parts[0]), to_trained))
     else:
-        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, 1, how.factors), d)
+        _, pull = jax.vjp(lambda d: through(x_TJ, core, factors, d, how.split, how.factors), d)
         (to_d,) = pull(ct_TO)
     to_x_TJ, to_kernel_JO = _backward_to_inputs(x_TJ, adapted_JO, ct_TO, how.kernel)
     return to_x_TJ, None if in_fp8 is not None else to_kernel_JO, None, None, to_d
@@ -258,13 +269,14 @@ _by_rows.defvjp(_by_rows_forward, _by_rows_backward)
 
 
 def _takes_kernels(
-    x_TJ: Array, core: Sequence[Array], factors: Sequence[Array], layout: Layout
+    x_TJ: Array, core: Sequence[Array], factors: Sequence[Array], how: _Options
 ) -> bool:
+    split_in = how.split > 1
+    whole, narrow = (factors[-1], factors[:-1]) if split_in else (factors[0], factors[1:])
     taken = dispatch.takes_kernel(on_mesh.has_kernels() and dispatch.is_half(x_TJ.dtype))
-    if not taken or factors[0].ndim != 1:
+    if not taken or whole.ndim != 1:
         return False
-    ranks, modes = zip(*map(sizes, factors[1:]), strict=True)
-    before_J, after_S = core
-    core_shape = before_J.size, after_S.size
-    tokens, width = x_TJ.shape
-    return mesh_kernels.fits(tokens, width, core_shape, pairs(ranks, modes), layout)
+    ranks, modes = zip(*map(sizes, narrow), strict=True)
+    core_shape = core[0].size, core[1].size
+    scheme = whole.size, core_shape, pairs(ranks, modes)
+    return mesh_kernels.fits(len(x_TJ), *scheme, how.layout, split_in)

@@ -47,7 +47,7 @@ def takes_kernel(
         return False
     before_J, after_S = core
     shape = before_J.size, after_S.size
-    return structured.fits(0, x_BTJ.shape[2], shape, pairs(ranks[1:], modes[1:]))
+    return structured.fits_square(0, x_BTJ.shape[2], shape, pairs(ranks[1:], modes[1:]))
 
 
 def through(

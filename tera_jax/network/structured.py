@@ -1,109 +1,138 @@
-"""Pallas kernels for a network of fast transforms: W + dW, and the gradients of d from x and g.
+"""A network of fast transforms by Pallas kernels: W + dW, and the gradients of d from x and g.
 
-With one wide input mode, a fast core and two narrow groups of output modes, such as
-``4096|8x8x8x8`` has,
-
-    dW = diag(s) H^T diag(d a) H[:, :S] diag(b) (diag(e) L x diag(f) M)
-
-for the Kronecker product H of two square matrices P and Q, the network's signs s, a and b, and
-d, e and f that are trained. Any row vector times this is a few matmuls from both sides of that
-vector as a tile. Rows of dW are those of unit vectors. What d gets back is a sum over the rows of x
-and of the cotangent g. Nothing is made but W + dW, and x and g are read once for each kernel.
+Two sets of kernels: :mod:`.square_kernels` for split outputs whose tiles are powers of two and
+those of the input's transform, as ``4096|8x8x8x8`` has, and :mod:`.rectangular_kernels` for other
+sizes and for split inputs. Nothing is made but W + dW, and x and g are read once for each kernel.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
-from tera_jax.network import hadamard
-from tera_jax.network.factors import matrices, vectors
-from tera_jax.ops import two_sided_matmul
-from tera_jax.ops.two_sided_matmul import block, from_both_sides, to_both_sides, whole
+from tera_jax.network import hadamard, rectangular_kernels, rectangular_update, square_kernels
+from tera_jax.network.contraction_order import halves, multiplied, pairs
+from tera_jax.network.factors import matrices, sizes, vectors
+from tera_jax.network.square_kernels import Network as Network
+from tera_jax.network.square_kernels import Vectors as Vectors
+from tera_jax.network.square_kernels import to_vectors
 
-_ROWS = 8
-"""Of the kernel, in one program of :func:`adapted`."""
+Arguments = tuple[int, int, tuple[int, int], Sequence[tuple[int, int]], bool]
+"""Of :func:`fits`."""
 _TOKENS = 32
-"""Rows of the batch that there have to be a multiple of, and the most in one program."""
-_PROGRAMS = 256
-"""Of :func:`gradients`, if that leaves eight tokens or more in each: one takes half the registers
-of a streaming multiprocessor, of which an H100 has 132."""
-
-
-class Network(NamedTuple):
-    """What is frozen. Signs are vectors in the type of x, ``before_J`` times the gain."""
-
-    signs_J: Array  # s
-    before_J: Array  # a
-    after_S: Array  # b
-    left_AX: Array  # L, float32
-    right_BY: Array  # M, float32
-
-
-class Vectors(NamedTuple):
-    """The trainable d of the three modes, float32."""
-
-    d_J: Array
-    d_A: Array
-    d_B: Array
+"""Rows of the batch that there have to be a multiple of."""
 
 
 def fits(
-    rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
+    rows: int,
+    width: int,
+    core_shape: tuple[int, int],
+    narrow: Sequence[tuple[int, int]],
+    split_in: bool = False,
 ) -> bool:
-    """Whether the kernels can: all matmuls of middling powers of two, and whole programs.
+    """Whether the kernels can: tiles that registers hold, and whole programs.
 
     Args:
         rows: of the batch.
-        width: of the input, J.
+        width: of the whole side, J.
         core_shape: (R, S) of the core.
-        narrow: (rank, mode) of the groups of output modes.
+        narrow: (rank, mode) of the groups of modes of the other side.
+        split_in: whether that is the input side.
     """
-    sizes = hadamard.kronecker_sizes(width)
-    if len(sizes) != 2 or len(narrow) != 2 or core_shape[0] != width or core_shape[1] > width:
+    found = halved(core_shape, narrow)
+    if rows % _TOKENS or found is None:
         return False
-    (a, x), (b, y) = narrow
-    fitting = rows % _TOKENS == 0 and b == sizes[1] and a * b == core_shape[1]
-    return fitting and two_sided_matmul.fits(width, *sizes, a, b, x, y)
+    return rectangular_kernels.sizes(width, core_shape, found, split_in) is not None
 
 
-def divides(width: int, shards: int, least: int = 1) -> bool:
-    """Whether the kernels can do one of so many equal parts of the J inputs of a network.
+def flops(
+    rows: int,
+    width: int,
+    core_shape: tuple[int, int],
+    narrow: Sequence[tuple[int, int]],
+    split_in: bool = False,
+) -> tuple[int, int]:
+    """Of W + dW and of the gradients, with the padding; none where only moving memory counts.
 
-    Args:
-        width: J.
-        shards: of :func:`adapted`'s rows; of the inputs of :func:`gradients` with ``least=16``.
-        least: columns of the first matrix that a part has to have.
+    Arguments are those of :func:`fits`, of a network that does.
     """
-    first, _ = hadamard.kronecker_sizes(width)
-    return first % shards == 0 and first // shards >= least
+    found = halved(core_shape, narrow)
+    if found is None or (not split_in and square_kernels.fits(rows, width, core_shape, found)):
+        return 0, 0
+    dims = rectangular_kernels.sizes(width, core_shape, found, split_in)
+    return (0, 0) if dims is None else rectangular_kernels.flops(dims, rows, split_in)
+
+
+def fits_square(
+    rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
+) -> bool:
+    """Whether :mod:`.square_kernels` do. Arguments are those of :func:`fits`, for split outputs."""
+    found = halved(core_shape, narrow)
+    return found is not None and square_kernels.fits(rows, width, core_shape, found)
+
+
+def halved(
+    core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]] | None:
+    """(rank, mode) of two groups, of which the second has the core's last Kronecker factor.
+
+    None when the modes cannot be split so. Arguments are those of :func:`fits`.
+    """
+    at = halves(narrow, hadamard.kronecker_sizes(max(core_shape))[-1])
+    return None if at is None else [multiplied(narrow[:at]), multiplied(narrow[at:])]
 
 
 def parts(
     core: Sequence[Float[Array, "..."]],
     factors: Sequence[Float[Array, "..."]],
     d: Sequence[Float[Array, " _"]],
+    split_in: bool = False,
 ) -> tuple[Network, Vectors]:
     """What the kernels take of a network that :func:`fits`.
 
     Args:
         core: the signs of a fast one (:mod:`tera_jax.network.core`).
-        factors: N, of which the first are the signs of a transform.
+        factors: N, of which the first are the signs of a transform, or the last for split inputs.
         d: N vectors.
+        split_in: whether the input side is split.
     """
-    return network(core, factors), Vectors(*vectors(factors, d))
+    found = network(core, factors, split_in)
+    wide_J, narrow = _whole_first(vectors(factors, d), split_in)
+    at = _at(core, factors, split_in)
+    halves = (functools.reduce(jnp.kron, each) for each in (narrow[:at], narrow[at:]))
+    return found, Vectors(wide_J, *halves)
 
 
-def network(core: Sequence[Float[Array, "..."]], factors: Sequence[Float[Array, "..."]]) -> Network:
+def network(
+    core: Sequence[Float[Array, "..."]],
+    factors: Sequence[Float[Array, "..."]],
+    split_in: bool = False,
+) -> Network:
     """The frozen part of :func:`parts`."""
-    wide_J, left_AX, right_BY = matrices(factors)
-    before_J, after_S = core
-    return Network(wide_J, before_J, after_S, left_AX, right_BY)
+    wide_J, narrow = _whole_first(matrices(factors), split_in)
+    at = _at(core, factors, split_in)
+    left_AX, right_BY = (functools.reduce(jnp.kron, each) for each in (narrow[:at], narrow[at:]))
+    before_R, after_S = core
+    return Network(wide_J, before_R, after_S, left_AX, right_BY)
+
+
+def _whole_first(groups: Sequence[Array], split_in: bool) -> tuple[Array, Sequence[Array]]:
+    """The group of the whole side, and the others."""
+    return (groups[-1], groups[:-1]) if split_in else (groups[0], groups[1:])
+
+
+def _at(core: Sequence[Array], factors: Sequence[Array], split_in: bool) -> int:
+    """Where the groups of the split side are split in two."""
+    shape = core[0].size, core[1].size
+    _, split = _whole_first(factors, split_in)
+    narrow = pairs(*zip(*map(sizes, split), strict=True))
+    at = halves(narrow, hadamard.kronecker_sizes(max(shape))[-1])
+    if at is None:
+        raise ValueError(f"no kernels take a split side of (rank, mode) {narrow} beside {shape}")
+    return at
 
 
 def adapted(
@@ -111,83 +140,30 @@ def adapted(
     network: Network,
     trained: Vectors,
     interpret: bool = False,
+    split_in: bool = False,
     start: Any = 0,
 ) -> Float[Array, "J O"]:
     """W + dW, summed in float32 and rounded once. Without gradients.
 
     Args:
-        kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here. It may be some
-            of the rows, of a number that :func:`divides`.
+        kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here. Where
+            :func:`is_square` it may be some of the rows, of a number that
+            :func:`tera_jax.network.square_kernels.divides`.
         network: of sizes that :func:`fits`, in half precision or float32.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
+        split_in: whether the input side is split, and (I, O) the shape of W.
         start: the first of these rows.
     """
-    dtype = network.signs_J.dtype
-    p, q = hadamard.kronecker_sizes(network.signs_J.size)
-    (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
-    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
-    scaled_PQ = _scaled(network, trained).astype(dtype).reshape(p, q)
-    left_AX = (network.left_AX * trained.d_A[:, None]).astype(dtype)
-    right_BY = (network.right_BY * trained.d_B[:, None]).astype(dtype)
-    part = kernel_JO.shape[0] // q
-    turned_PP = jax.lax.dynamic_slice_in_dim(first_PP.T, start // q, part)
-
-    def program(w_ref: Any, s_ref: Any, scaled_ref: Any, *refs: Any) -> None:
-        *given, out_ref = refs
-        turned_p_ref, turned_q_ref, first_ref, second_ref, b_ref, left_ref, right_ref, *more = given
-        second, after, left, right = second_ref[...], b_ref[...], left_ref[...], right_ref[...]
-        start = pl.program_id(0) * _ROWS
-        # All rows of a program are of the same column of the first matrix.
-        unit_PQ = scaled_ref[...] * turned_p_ref[start // q][:, None]
-        half_AQ = triton.dot(first_ref[...], unit_PQ, trans_a=True).astype(dtype)
-
-        def row(k: Any, carry: None) -> None:
-            unit_AQ = half_AQ * (turned_q_ref[(start + k) % q] * s_ref[k])[None, :]
-            core_AB = triton.dot(unit_AQ, second).astype(dtype) * after
-            update_XY = from_both_sides(left, core_AB, right)
-            w_XY = w_ref[k].astype(jnp.float32)
-            for scales_ref in more:
-                w_XY = w_XY * scales_ref[...]
-            out_ref[k] = (w_XY + update_XY).astype(out_ref.dtype)
-            return carry
-
-        jax.lax.fori_loop(0, _ROWS, row, None)
-
-    if isinstance(kernel_JO, Float8Kernel):
-        w_JO, scales = kernel_JO.inputs_first(), [kernel_JO.channel_scales.reshape(x, y)]
-    else:
-        w_JO, scales = kernel_JO, []
-    out_JXY = pl.pallas_call(
-        program,
-        grid=(kernel_JO.shape[0] // _ROWS,),
-        in_specs=[
-            block(_ROWS, x, y),
-            block(_ROWS),
-            *(
-                whole(*sides)
-                for sides in [(p, q), (part, p), (q, q), (p, a), (q, b), (a, b), (a, x), (b, y)]
-            ),
-            *(whole(x, y) for _ in scales),
-        ],
-        out_specs=block(_ROWS, x, y),
-        out_shape=jax.ShapeDtypeStruct((kernel_JO.shape[0], x, y), kernel_JO.dtype),
-        interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-    )(
-        w_JO.reshape(-1, x, y),
-        jax.lax.dynamic_slice_in_dim(network.signs_J, start, kernel_JO.shape[0]),
-        scaled_PQ,
-        turned_PP,
-        second_QQ.T,
-        first_PP[:, :a],
-        second_QQ,
-        network.after_S.reshape(a, b),
-        left_AX,
-        right_BY,
-        *scales,
+    if is_square(network, split_in):
+        return square_kernels.adapted(kernel_JO, network, trained, interpret, start)
+    sides, dims = _sides(network, trained, split_in)
+    sides = sides._replace(
+        left_AX=network.left_AX * trained.d_A[:, None],
+        right_BY=network.right_BY * trained.d_B[:, None],
     )
-    return out_JXY.reshape(kernel_JO.shape)
+    dtype = network.signs_J.dtype
+    return rectangular_update.adapted(kernel_JO, sides, dims, dtype, split_in, interpret)
 
 
 def gradients(
@@ -196,88 +172,68 @@ def gradients(
     network: Network,
     trained: Vectors,
     interpret: bool = False,
+    split_in: bool = False,
     start: Any = 0,
 ) -> Vectors:
     """Of the sum of ``ct * (x @ dW)``, with respect to d, e and f.
 
     Args:
-        x_TJ: in the type of the network. It may be some of the entries, of a number that
-            :func:`divides`; the rest count as zero.
+        x_TJ: in the type of the network. Where :func:`is_square` it may be some of the entries, of
+            a number that :func:`tera_jax.network.square_kernels.divides`; the rest count as zero.
         ct_TO: likewise, of as many rows.
         network: of sizes that :func:`fits`.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
+        split_in: whether the input side is split.
         start: the first of these entries of x.
 
     Returns:
         float32.
     """
-    dtype = x_TJ.dtype
-    p, q = hadamard.kronecker_sizes(network.signs_J.size)
-    part = x_TJ.shape[1] // q
+    if is_square(network, split_in):
+        return square_kernels.gradients(x_TJ, ct_TO, network, trained, interpret, start)
+    sides, dims = _sides(network, trained, split_in)
+    signs_AB = sides.split_AB
+    e_f_AB = trained.d_A[:, None] * trained.d_B[None, :]
+    whole, split = (ct_TO, x_TJ) if split_in else (x_TJ, ct_TO)
+    whole_TJ = hadamard.apply_to_rows(network.signs_J, whole, interpret)
+    scaled = sides._replace(split_AB=signs_AB * e_f_AB)
+    to_whole_J, to_split_AB = rectangular_kernels.gradients(
+        whole_TJ, split, scaled, dims, split_in, interpret
+    )
+    signs_J = network.after_S if split_in else network.before_J
+    return to_vectors(to_whole_J, to_split_AB * signs_AB, signs_J, trained)
+
+
+def is_square(network: Network, split_in: bool) -> bool:
+    """Whether :mod:`.square_kernels` take it: they can do a part of W, and of x."""
+    shape = network.before_J.size, network.after_S.size
+    narrow = _narrow(network)
+    return not split_in and square_kernels.fits(0, network.signs_J.size, shape, narrow)
+
+
+def _narrow(network: Network) -> list[tuple[int, int]]:
+    """(rank, mode) of both halves of the split side."""
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
-    tokens = next(n for n in (_TOKENS, _TOKENS // 2, 8) if n == 8 or len(x_TJ) >= _PROGRAMS * n)
-    programs = len(x_TJ) // tokens
-    first_PP, second_QQ = (hadamard.kronecker_factor(size, dtype) for size in (p, q))
-    after_AB = network.after_S.reshape(a, b).astype(jnp.float32)
+    return [(a, x), (b, y)]
 
-    def program(
-        x_ref: Any, g_ref: Any, s_ref: Any, scaled_ref: Any, back_ref: Any, *refs: Any
-    ) -> None:
-        first_ref, second_ref, narrow_ref, left_ref, right_ref, to_scaled_ref, to_core_ref = refs
-        signs, scaled, back = s_ref[...], scaled_ref[...], back_ref[...]
-        first, second, narrow = first_ref[...], second_ref[...], narrow_ref[...]
-        left, right = left_ref[...], right_ref[...]
 
-        def token(t: Any, sums: tuple[Any, Any]) -> tuple[Any, Any]:
-            z_PQ = to_both_sides(first, x_ref[t] * signs, second).astype(dtype)
-            g_AB = to_both_sides(left, g_ref[t], right).astype(dtype)
-            core_AB = from_both_sides(narrow, z_PQ * scaled, second)
-            g_PQ = to_both_sides(narrow, g_AB * back, second)
-            z_PQ, g_AB = z_PQ.astype(jnp.float32), g_AB.astype(jnp.float32)
-            return sums[0] + z_PQ * g_PQ, sums[1] + g_AB * core_AB
-
-        zeros = jnp.zeros((p, q), jnp.float32), jnp.zeros((a, b), jnp.float32)
-        to_scaled_ref[0], to_core_ref[0] = jax.lax.fori_loop(0, tokens, token, zeros)
-
-    to_scaled_NPQ, to_core_NAB = pl.pallas_call(
-        program,
-        grid=(programs,),
-        in_specs=[
-            block(tokens, part, q),
-            block(tokens, x, y),
-            *(
-                whole(*sides)
-                for sides in [(part, q), (p, q), (a, b), (p, part), (q, q), (p, a), (a, x), (b, y)]
-            ),
-        ],
-        out_specs=[block(1, p, q), block(1, a, b)],
-        out_shape=[
-            jax.ShapeDtypeStruct((programs, p, q), jnp.float32),
-            jax.ShapeDtypeStruct((programs, a, b), jnp.float32),
-        ],
-        interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=3),
-    )(
-        x_TJ.reshape(-1, part, q),
-        ct_TO.reshape(-1, x, y),
-        jax.lax.dynamic_slice_in_dim(network.signs_J, start, part * q).reshape(part, q),
-        _scaled(network, trained).reshape(p, q).astype(dtype),
-        (trained.d_A[:, None] * trained.d_B[None, :] * after_AB).astype(dtype),
-        jax.lax.dynamic_slice_in_dim(first_PP, start // q, part, axis=1),
-        second_QQ,
-        first_PP[:, :a],
-        network.left_AX.astype(dtype),
-        network.right_BY.astype(dtype),
+def _sides(
+    network: Network, trained: Vectors, split_in: bool
+) -> tuple[rectangular_kernels.Sides, rectangular_kernels.Sizes]:
+    """By side, and with the signs of the core in float32."""
+    core = [signs.astype(jnp.float32) for signs in (network.before_J, network.after_S)]
+    shape = core[0].size, core[1].size
+    whole_J, split_K = core[::-1] if split_in else core
+    narrow = _narrow(network)
+    dims = rectangular_kernels.sizes(network.signs_J.size, shape, narrow, split_in)
+    if dims is None:
+        raise ValueError(f"no kernels take a core {shape} with matrices {narrow}; build the update")
+    sides = rectangular_kernels.Sides(
+        network.signs_J.astype(jnp.float32),
+        trained.d_J * whole_J,
+        split_K.reshape(dims.a, dims.b),
+        network.left_AX,
+        network.right_BY,
     )
-    to_core_AB = jnp.sum(to_core_NAB, axis=0) * after_AB
-    return Vectors(
-        network.before_J.astype(jnp.float32) * jnp.sum(to_scaled_NPQ, axis=0).reshape(-1),
-        jnp.sum(to_core_AB * trained.d_B[None, :], axis=1),
-        jnp.sum(to_core_AB * trained.d_A[:, None], axis=0),
-    )
-
-
-def _scaled(network: Network, trained: Vectors) -> Array:
-    """The product d a, in float32."""
-    return trained.d_J * network.before_J.astype(jnp.float32)
+    return sides, dims

@@ -9,6 +9,10 @@ from typing import Literal
 import jax
 from jaxtyping import Shaped
 
+from tera_jax.network.hadamard import kronecker_sizes
+
+Side = Literal["out", "in", "longer"]
+"""Of a kernel, that a proposed scheme splits; ``longer`` is ``out`` where both are equal."""
 _MODE = re.compile(r"(\d+)(?::(\d+))?")
 
 
@@ -160,9 +164,7 @@ def unfold(tensor: Shaped[jax.Array, "..."], split: int) -> Shaped[jax.Array, "J
     return tensor.reshape(math.prod(tensor.shape[:split]), -1)
 
 
-def propose(
-    in_features: int, out_features: int, parts: int, side: Literal["in", "out"] = "out"
-) -> Tensorization:
+def propose(in_features: int, out_features: int, parts: int, side: Side = "out") -> Tensorization:
     """The paper's kind of scheme: one side whole, the other in ``parts`` nearly equal modes.
 
     Full ranks. A side with fewer than ``parts`` prime factors is split into its primes.
@@ -171,7 +173,7 @@ def propose(
         in_features: J_1, at least 2.
         out_features: J_2, at least 2.
         parts: modes of the side that is split, at least 1.
-        side: the side that is split.
+        side: the side that is split. The longer one is split as :func:`kronecker_modes` does.
 
     Raises:
         ValueError: when ``parts`` is below 1 or a side is shorter than 2.
@@ -179,12 +181,41 @@ def propose(
     Example:
         >>> str(propose(4096, 4096, 4)), str(propose(576, 192, 2))
         ('4096|8x8x8x8', '576|12x16')
+        >>> str(propose(4096, 11008, 4, "longer")), str(propose(11008, 4096, 4, "longer"))
+        ('4096|2x43x8x16', '2x43x8x16|4096')
     """
     if parts < 1:
         raise ValueError(f"parts {parts}; a side is split into at least 1 mode")
+    if side == "longer" and in_features > out_features:
+        modes = kronecker_modes(in_features, parts)
+        return Tensorization(modes, (out_features,), modes, (out_features,))
+    if side == "longer":
+        modes = kronecker_modes(out_features, parts)
+        return Tensorization((in_features,), modes, (in_features,), modes)
     in_modes = balanced_factors(in_features, parts) if side == "in" else (in_features,)
     out_modes = balanced_factors(out_features, parts) if side == "out" else (out_features,)
     return Tensorization(in_modes, out_modes, in_modes, out_modes)
+
+
+def kronecker_modes(number: int, parts: int) -> tuple[int, ...]:
+    """Modes of a side whose fast transform is a Kronecker product of two: half of them for each.
+
+    The kernels of :mod:`tera_jax.network.structured` then read a row of the side as a tile. A side
+    whose transform has no two factors, and one mode, are split by :func:`balanced_factors`.
+
+    Example:
+        >>> kronecker_modes(4096, 4), kronecker_modes(11008, 4), kronecker_modes(14336, 4)
+        ((8, 8, 8, 8), (2, 43, 8, 16), (8, 14, 8, 16))
+    """
+    try:
+        sizes = kronecker_sizes(number)
+    except ValueError:  # the side has no transform
+        sizes = ()
+    if parts < 2 or len(sizes) != 2:
+        return balanced_factors(number, parts)
+    first, second = sizes
+    half = parts // 2
+    return balanced_factors(first, half) + balanced_factors(second, parts - half)
 
 
 @functools.cache

@@ -17,16 +17,21 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
+from tera_jax.ops import padded_tiles
+from tera_jax.ops.padded_tiles import load, pad, padded_side, store
+
 _TILES = 8
 """Of one program."""
-_LEAST, _MOST = 16, 128
-"""Sides of the matrices that a tensor core takes, and that registers hold."""
 
 
 def fits(tiles: int, *sides: int) -> bool:
-    """Whether the kernels can do it: whole programs, and sides that are middling powers of two."""
-    middling = all(n & (n - 1) == 0 and _LEAST <= n <= _MOST for n in sides)
-    return tiles % _TILES == 0 and middling
+    """Whether the kernels can do it without padding: whole programs, and middling powers of two."""
+    return fits_padded(tiles, *sides) and all(n == padded_side(n) for n in sides)
+
+
+def fits_padded(tiles: int, *sides: int) -> bool:
+    """Whether the kernels can do it: whole programs, and tiles that registers hold."""
+    return tiles % _TILES == 0 and padded_tiles.fits(*sides)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -45,7 +50,7 @@ def two_sided(
     float32. The gradients of the vectors are float32; core and matrices have none.
 
     Args:
-        core_RAB: bfloat16 or float32, of sizes that :func:`fits`.
+        core_RAB: bfloat16 or float32, of sizes that :func:`fits_padded`.
         d_R: float32, like the other two.
         d_A: along the rows of the left matrix.
         d_B: along the rows of the right one.
@@ -57,6 +62,9 @@ def two_sided(
     return _matmuls(core_RAB, scaled_AX, scaled_BY, interpret, d_R=d_R)
 
 
+# Traced once for all callers: XLA then finds that two calls on one tensor are one. It does not find
+# that where the kernels' debug locations differ.
+@functools.partial(jax.jit, static_argnames=("interpret",))
 def matmul(
     tensor_RAB: Float[Array, "R A B"],
     scale_AB: Float[Array, "A B"],
@@ -67,7 +75,7 @@ def matmul(
     """``left_AX.T @ (scale_AB * tensor_RAB[r]) @ right_BY`` for every r, without gradients.
 
     Args:
-        tensor_RAB: bfloat16 or float32, of sizes that :func:`fits`.
+        tensor_RAB: bfloat16 or float32, of sizes that :func:`fits_padded`.
         scale_AB: such as signs; its product with the tensor is rounded to the tensor's type.
         left_AX: rounded to the type of the tensor.
         right_BY: likewise.
@@ -87,9 +95,11 @@ def _matmuls(
     """From both sides, of tiles that are scaled before entry by entry, or after as a whole."""
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
+    left_AX, right_BY = (pad(matrix, core_RAB.dtype) for matrix in (left_AX, right_BY))
+    scale_AB = None if scale_AB is None else pad(scale_AB)
     given = {
         "d": (d_R, block(_TILES)),
-        "scale": (scale_AB, whole(a, b)),
+        "scale": (scale_AB, whole(padded_side(a), padded_side(b))),
     }
     given = {name: pair for name, pair in given.items() if pair[0] is not None}
 
@@ -98,13 +108,13 @@ def _matmuls(
         ref = dict(zip((*given, "out"), refs, strict=True))
 
         def tile(r: Any, carry: None) -> None:
-            core = core_ref[r]
+            core = load(core_ref, r, a, b)
             if "scale" in ref:
                 core = (core * ref["scale"][...]).astype(core.dtype)
             product = from_both_sides(left, core, right)
             if "d" in ref:
                 product = product * ref["d"][r]
-            ref["out"][r] = product.astype(core.dtype)
+            store(ref["out"], r, product.astype(core.dtype), x, y)
             return carry
 
         jax.lax.fori_loop(0, _TILES, tile, None)
@@ -114,20 +124,15 @@ def _matmuls(
         grid=(tiles // _TILES,),
         in_specs=[
             block(_TILES, a, b),
-            whole(a, x),
-            whole(b, y),
+            whole(*left_AX.shape),
+            whole(*right_BY.shape),
             *(spec for _, spec in given.values()),
         ],
         out_specs=block(_TILES, x, y),
         out_shape=jax.ShapeDtypeStruct((tiles, x, y), core_RAB.dtype),
         interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-    )(
-        core_RAB,
-        left_AX.astype(core_RAB.dtype),
-        right_BY.astype(core_RAB.dtype),
-        *(array for array, _ in given.values()),
-    )
+        compiler_params=_params(*left_AX.shape, *right_BY.shape),
+    )(core_RAB, left_AX, right_BY, *(array for array, _ in given.values()))
 
 
 def _forward(
@@ -149,6 +154,9 @@ def _backward(interpret: bool, residuals: Any, ct_RXY: Array) -> tuple[Array | N
     tiles, a, b = core_RAB.shape
     x, y = left_AX.shape[1], right_BY.shape[1]
     programs = tiles // _TILES
+    left_AX, right_BY = (pad(matrix, core_RAB.dtype) for matrix in (left_AX, right_BY))
+    (padded_a, _), (padded_b, _) = left_AX.shape, right_BY.shape
+    padded_d_A, padded_d_B = jnp.pad(d_A, (0, padded_a - a)), jnp.pad(d_B, (0, padded_b - b))
 
     def kernel(core_ref: Any, d_ref: Any, d_a_ref: Any, d_b_ref: Any, *refs: Any) -> None:
         left_ref, right_ref, ct_ref, to_d_ref, to_a_ref, to_b_ref = refs
@@ -156,11 +164,12 @@ def _backward(interpret: bool, residuals: Any, ct_RXY: Array) -> tuple[Array | N
         d_a, d_b = d_a_ref[...][:, None], d_b_ref[...][None, :]
 
         def tile(r: Any, sum_AB: Any) -> Any:
-            product = core_ref[r].astype(jnp.float32) * to_both_sides(left, ct_ref[r], right)
+            core, ct = load(core_ref, r, a, b), load(ct_ref, r, x, y)
+            product = core.astype(jnp.float32) * to_both_sides(left, ct, right)
             to_d_ref[r] = jnp.sum(product * (d_a * d_b))
             return sum_AB + product * d_ref[r]
 
-        zeros = jnp.zeros((a, b), jnp.float32)
+        zeros = jnp.zeros((padded_a, padded_b), jnp.float32)
         sum_AB = jax.lax.fori_loop(0, _TILES, tile, zeros)
         to_a_ref[0], to_b_ref[0] = jnp.sum(sum_AB * d_b, axis=1), jnp.sum(sum_AB * d_a, axis=0)
 
@@ -170,30 +179,27 @@ def _backward(interpret: bool, residuals: Any, ct_RXY: Array) -> tuple[Array | N
         in_specs=[
             block(_TILES, a, b),
             block(_TILES),
-            whole(a),
-            whole(b),
-            whole(a, x),
-            whole(b, y),
+            whole(padded_a),
+            whole(padded_b),
+            whole(*left_AX.shape),
+            whole(*right_BY.shape),
             block(_TILES, x, y),
         ],
-        out_specs=[block(_TILES), block(1, a), block(1, b)],
+        out_specs=[block(_TILES), block(1, padded_a), block(1, padded_b)],
         out_shape=[
             jax.ShapeDtypeStruct((tiles,), jnp.float32),
-            jax.ShapeDtypeStruct((programs, a), jnp.float32),
-            jax.ShapeDtypeStruct((programs, b), jnp.float32),
+            jax.ShapeDtypeStruct((programs, padded_a), jnp.float32),
+            jax.ShapeDtypeStruct((programs, padded_b), jnp.float32),
         ],
         interpret=interpret,
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
-    )(
-        core_RAB,
-        d_R,
-        d_A,
-        d_B,
-        left_AX.astype(core_RAB.dtype),
-        right_BY.astype(core_RAB.dtype),
-        ct_RXY,
-    )
-    return None, to_d_R, jnp.sum(to_a_PA, axis=0), jnp.sum(to_b_PB, axis=0), None, None
+        compiler_params=_params(*left_AX.shape, *right_BY.shape),
+    )(core_RAB, d_R, padded_d_A, padded_d_B, left_AX, right_BY, ct_RXY)
+    to_d_A, to_d_B = jnp.sum(to_a_PA, axis=0)[:a], jnp.sum(to_b_PB, axis=0)[:b]
+    return None, to_d_R, to_d_A, to_d_B, None, None
+
+
+def _params(*sides: int) -> triton.CompilerParams:
+    return triton.CompilerParams(num_warps=padded_tiles.warps(*sides), num_stages=2)
 
 
 two_sided.defvjp(_forward, _backward)

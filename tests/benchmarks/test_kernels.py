@@ -25,6 +25,22 @@ def test_each_kernel_is_timed_and_held_to_float32(monkeypatch, capsys):
             within(part, roundings("bfloat16", 8))  # of three modes and the tokens, twice
 
 
+@pytest.mark.long
+def test_of_two_schemes_each_has_a_table(monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "CALLS", 1)
+    monkeypatch.setattr(kernels, "STEPS", 1)
+    schemes = ["16x16|256", "160|4x5x4x6"]
+    monkeypatch.setattr(sys, "argv", ["kernels", "--tokens", "32", "--scheme", *schemes])
+    kernels.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "| ---" not in line and line[0] != "|"] == schemes
+    rows = [line.split("|") for line in lines if line.startswith("| structured")]
+    assert len(rows) == 4
+    for row in rows:
+        for part in map(float, row[6].split(",")):
+            within(part, roundings("bfloat16", 12))
+
+
 @pytest.mark.parametrize(("scheme", "tokens"), [("256|4x4x4x4", "64"), ("256|16x16", "40")])
 def test_what_the_kernels_do_not_take_is_refused(scheme, tokens, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kernels", f"--scheme={scheme}", "--tokens", tokens])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import batches, speed, steps
-from benchmarks.cases import ALL, FROZEN, Case
+from benchmarks.cases import ALL, FROZEN, Case, named
 from benchmarks.speed import check, table
 from benchmarks.steps import Measurement
 from tests.margins import close
@@ -201,3 +201,22 @@ def test_an_unknown_option_of_a_case_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "argv", argv.split())
     with pytest.raises(SystemExit, match="'quick' is no option"):
         speed.main()
+
+
+def test_the_sum_by_arithmetic_names_every_layer_and_its_route(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["speed", "--model=llama-2-7b", "--layers=2", "--sum"])
+    speed.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("down_proj" in line for line in lines) == 3
+    assert any("2x43x8x16" in line and "| project | 2 |" in line for line in lines)
+    names = ["tera side=longer", "structure=hadamard_factor", "structure=hadamard all"]
+    totals = [line for line in lines if "ms of the base" in line]
+    assert [name in line for name, line in zip(names, totals, strict=True)] == [True] * 3
+    ratios = [float(re.search(r"base: ([\d.]+)", line)[1]) for line in totals]
+    assert ratios == sorted(ratios, reverse=True)
+    assert 1 < ratios[-1] < 1.25
+
+
+def test_a_case_may_adapt_all_linear_layers_with_the_shorter_side_whole():
+    (case,) = named(["tera:all:longer:fast"], 1, 8, "dots")
+    assert case.name == "tera side=longer structure=hadamard_factor all linear"

@@ -211,12 +211,14 @@ def test_apply_is_the_same_by_every_route(text, monkeypatch):
 
 
 @pytest.mark.parametrize("structure", quick_only(["dense"], ["dense", "hadamard_factor"]))
-def test_the_kernel_changes_nothing(structure):
-    scheme = Tensorization.parse("128|4x4x32")
+@pytest.mark.parametrize("text", quick_only(["128|4x4x32"], ["128|4x4x32", "2x43x5|128"]))
+def test_the_kernel_changes_nothing(text, structure):
+    """Also that of padded tiles, 86 by 5, beside a factor of the output."""
+    scheme = Tensorization.parse(text)
     frozen = jax.jit(tera.init_frozen, static_argnums=(1, 2))(
         seed_key(0, "kernel"), scheme, TeRA(gain=1.0, structure=structure)
     )
-    _, _, _, d, random = example("128|4x4x32")
+    _, _, _, d, random = example(text)
     weight = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
     def loss(d):

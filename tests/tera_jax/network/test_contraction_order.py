@@ -7,6 +7,8 @@ from tera_jax.network.contraction_order import (
     contraction_order,
     ends_with_input,
     groups,
+    halves,
+    multiplied,
     pairs,
 )
 from tera_jax.network.tensorization import Tensorization
@@ -37,6 +39,17 @@ def test_groups_cover_every_mode_once_and_stay_narrow():
         assert [i for start, stop in found for i in range(start, stop)] == list(range(len(modes)))
         for start, stop in found:
             assert stop == start + 1 or math.prod(modes[start:stop]) <= NARROW
+
+
+def test_halves_are_the_smallest_that_a_kernel_takes():
+    assert halves([(2, 2), (43, 43), (8, 8), (16, 16)]) == 2
+    assert halves([(2, 2), (43, 43), (8, 8), (16, 16)], last=128) == 2
+    assert halves([(2, 2), (43, 43), (8, 8), (16, 16)], last=16) is None  # 688 before it
+    assert halves([(4, 4), (4, 4), (4, 4)]) == 1
+    assert halves([(4, 4), (4, 4), (4, 4)], last=4) == 2
+    assert halves([(128, 128), (8, 8)]) is None  # wide
+    assert halves([(8, 8)]) is None
+    assert multiplied([(2, 3), (4, 5)]) == (8, 15)
 
 
 def test_the_least_enlarging_comes_first_and_of_equal_ones_the_smaller():

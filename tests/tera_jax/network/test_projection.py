@@ -55,7 +55,8 @@ def test_layers_of_one_input_name_the_same_constants():
 
 
 @pytest.mark.parametrize(
-    "text", quick_only(["128|8x16 fast core"], ["128|8x16", "128|8x16 fast core"])
+    "text",
+    quick_only(["128|8x16 fast core"], ["128|8x16", "128|8x16 fast core", "8x16|128 fast core"]),
 )
 def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(text):
     """Also those of x and of the kernel, which may be wider than x."""
@@ -66,7 +67,7 @@ def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(tex
         return x @ (kernel + unfolded(core, factors, d, scheme))
 
     def projected(x, kernel, d):
-        return projection.product(x, kernel, core, factors, d)
+        return projection.product(x, kernel, core, factors, d, split=scheme.split)
 
     ct = jnp.asarray(random.standard_normal((40, 128)), jnp.float32)
     expected, pull = jax.vjp(plain, x, kernel, d)
@@ -75,7 +76,9 @@ def test_the_projected_product_has_the_gradients_of_the_product_as_it_stands(tex
     for found, right in zip(*map(jax.tree.leaves, (mine(ct), pull(ct))), strict=True):
         within(far(found, right), 1e-5)
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (x, core, factors))
-    value, pull = jax.vjp(lambda *a: projection.product(*a, *half[1:], d), half[0], kernel)
+    value, pull = jax.vjp(
+        lambda *a: projection.product(*a, *half[1:], d, split=scheme.split), half[0], kernel
+    )
     assert value.dtype == jnp.bfloat16
     assert [a.dtype for a in pull(ct.astype(jnp.bfloat16))] == [jnp.bfloat16, jnp.float32]
 
@@ -89,19 +92,27 @@ def test_a_network_that_does_not_end_with_its_input_is_refused():
 @pytest.mark.parametrize(
     ("text", "calls"),
     quick_only(
-        [("256|4x4x16 fast core", 2), ("256|16x8 fast core", 0)],
-        [("256|4x8 fast", 1), ("256|4x4x16 fast core", 2), ("256|16x8 fast core", 0)],
+        [("256|4x4x16 fast core", 2), ("256|16x8 fast core", 1)],
+        [
+            ("256|4x8 fast", 1),
+            ("256|4x4x16 fast core", 2),
+            ("256|16x8 fast core", 1),
+            ("4x4x16|256 fast core", 3),
+        ],
         names=2,
     ),
 )
 def test_the_kernels_change_nothing(text, calls):
-    """The last network has none: its output modes are other groups than the factors of its core."""
+    """Where output modes are other groups than the core's factors there is the narrow modes' alone.
+
+    Split inputs have a third, that transforms the cotangent.
+    """
     scheme, core, factors, d, random = example(text)
     x = jnp.asarray(random.standard_normal((32, 256)), jnp.float32)
     kernel = jnp.asarray(random.standard_normal(scheme.shape), jnp.float32)
 
     def loss(d, x):
-        y = projection.product(x, kernel, core, factors, d)
+        y = projection.product(x, kernel, core, factors, d, split=scheme.split)
         return jnp.sum(jnp.sin(y / 16))  # of unit size: the sine sees no rounding of turns
 
     def results(kernels):

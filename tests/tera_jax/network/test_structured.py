@@ -132,6 +132,8 @@ def test_what_fits():
     square = [(64, 64), (64, 64)]
     assert structured.fits(8192, 4096, (4096, 4096), square)
     assert structured.fits(32, 4096, (4096, 1024), [(16, 16), (64, 64)])
+    assert structured.fits(8192, 576, (576, 576), [(24, 24), (24, 24)])
+    assert not structured.fits_square(8192, 576, (576, 576), [(24, 24), (24, 24)])
     for other in (
         (8200, 4096, (4096, 4096), square),  # tokens
         (
@@ -143,7 +145,8 @@ def test_what_fits():
         (8192, 4096, (2048, 4096), square),  # a rank below the mode
         (8192, 4096, (4096, 8192), [(128, 64), (64, 64)]),  # more output ranks than input ranks
         (8192, 4096, (4096, 4096), [(4096, 4096)]),  # a whole output side
-        (8192, 576, (576, 576), [(24, 24), (24, 24)]),  # no powers of two
+        (8192, 3584, (3584, 18944), [(37, 37), (16, 16), (32, 32)]),  # a core of three factors
+        (8192, 4096, (4096, 11008), [(4, 4), (8, 8), (8, 8), (43, 43)]),  # 256 by 43
         (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single factor
     ):
         assert not structured.fits(*other)

@@ -70,6 +70,14 @@ def test_unfold_refuses_a_split_without_two_sides(split):
         ((576, 192), 2, "out", "576|12x16"),
         ((4096, 1024), 2, "in", "64x64|1024"),
         ((5, 13), 3, "out", "5|13"),
+        ((4096, 4096), 4, "longer", "4096|8x8x8x8"),
+        ((4096, 11008), 4, "longer", "4096|2x43x8x16"),
+        ((11008, 4096), 4, "longer", "2x43x8x16|4096"),
+        ((4096, 1024), 4, "longer", "8x8x8x8|1024"),
+        ((576, 1536), 5, "longer", "576|4x8x3x4x4"),
+        ((96, 40), 3, "longer", "4x4x6|40"),  # a transform of one Kronecker factor
+        ((302, 151), 2, "longer", "2x151|151"),  # none at all
+        ((40, 192), 1, "longer", "40|192"),
     ],
 )
 def test_propose_splits_one_side_into_near_equal_modes(shape, parts, side, expected):

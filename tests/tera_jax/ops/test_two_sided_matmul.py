@@ -3,11 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.ops.two_sided_matmul import fits, matmul, two_sided
+from tera_jax.ops.two_sided_matmul import fits, fits_padded, matmul, two_sided
 from tests.margins import roundings, within
 from tests.marks import quick_only
 
-SIZES = [(32, 64, 64, 64, 64), (16, 16, 32, 32, 16), (32, 32, 16, 16, 64)]
+SIZES = [
+    (32, 64, 64, 64, 64),
+    (16, 16, 32, 32, 16),
+    (32, 32, 16, 16, 64),
+    (8, 24, 40, 43, 5),  # padded
+]
 
 
 def arguments(tiles, a, b, x, y, dtype, seed=0):
@@ -94,3 +99,6 @@ def test_what_fits():
     assert fits(576, 16, 32)
     for sizes in ((580, 64, 64), (4096, 24, 24), (4096, 8, 64), (4096, 256, 16), (4, 64, 64)):
         assert not fits(*sizes)
+    assert fits_padded(4096, 86, 128, 5)
+    assert not fits_padded(4096, 86, 129)
+    assert not fits_padded(4, 86, 128)
