@@ -7,7 +7,6 @@ from tera_jax import sharding
 from tera_jax.ops import dispatch, rms_norm
 from tera_jax.ops.rms_norm import RMSNorm, gradient, normed
 from tests.margins import roundings, within
-from tests.marks import quick_only
 
 
 def arguments(rows, width, dtype, seed=0):
@@ -105,7 +104,8 @@ def test_gpus_that_have_as_many_rows_take_the_kernel(monkeypatch):
         assert not rms_norm._takes_kernel((2, 4096))
 
 
-@pytest.mark.parametrize("sizes", quick_only([(2, 2, 2)], [(2, 1, 1), (2, 2, 2)]))
+@pytest.mark.long
+@pytest.mark.parametrize("sizes", [(2, 1, 1), (2, 2, 2)])
 def test_on_a_mesh_each_device_has_its_rows(sizes):
     x, ct_x, ct_y, scale = (
         jnp.broadcast_to(each, (4, *each.shape)) if each.ndim > 1 else each
