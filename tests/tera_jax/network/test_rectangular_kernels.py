@@ -96,9 +96,10 @@ def test_the_adapted_kernel_and_the_gradients_equal_float64(text, dtype):
     added = each.adapted(each.kernel)
     assert added.dtype == jnp.dtype(dtype)
     within(far(added, np.asarray(each.kernel, np.float64) + exact), 2 * BOUNDS[dtype])
-    for axis, mine in enumerate(each.gradients()):
-        right = each.exact_gradient(axis)
-        within(np.linalg.norm(mine - right), 2 * BOUNDS[dtype] * np.linalg.norm(right))
+    # Together: a gradient of few entries may by chance be a small sum of large terms.
+    right = np.concatenate([each.exact_gradient(axis) for axis in range(each.scheme.order)])
+    error = np.linalg.norm(np.concatenate(each.gradients()) - right)
+    within(error, 2 * BOUNDS[dtype] * np.linalg.norm(right))
 
 
 @pytest.mark.parametrize("text", quick_only([], SMALL))
@@ -119,7 +120,7 @@ def test_codes_of_a_kernel_are_read_in_its_place(text):
     each = Example(text, "bfloat16")
     random = np.random.default_rng(1)
     scale_O = jnp.asarray(np.exp2(random.integers(-3, 4, each.scheme.shape[1])), jnp.bfloat16)
-    stored = float8.by_channels(each.kernel * scale_O)
+    stored = float8.by_channels(each.kernel * scale_O[None])
     found = each.adapted(stored)
     assert jnp.array_equal(found, each.adapted(stored.dequantize()))
     changed = each.adapted(stored.replace(channel_scales=2 * stored.channel_scales))
