@@ -29,7 +29,7 @@ def test_each_kernel_is_timed_and_held_to_float32(monkeypatch, capsys):
 def test_of_two_schemes_each_has_a_table(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "CALLS", 1)
     monkeypatch.setattr(kernels, "STEPS", 1)
-    schemes = ["16x16|256", "160|4x5x4x6"]
+    schemes = ["16x16|256", "192|4x6x4x6"]
     monkeypatch.setattr(sys, "argv", ["kernels", "--tokens", "32", "--scheme", *schemes])
     kernels.main()
     lines = capsys.readouterr().out.splitlines()
