@@ -166,7 +166,7 @@ class TeRA(LinearMethod):
         else:
             arrays = how.stored or kernel, network["core"], network["factors"], d
             exact = full_precision(x.dtype), matmul_precision()
-            how_split = kernel_axes(layer.path[-1]), self.scheme(layer).split
+            how_split = kernel_axes(layer.path[-1] if layer.path else ""), self.scheme(layer).split
             y_TJ = projection.product(x_TJ, *arrays, *exact, *how_split)
         return y_TJ.reshape(*x.shape[:-1], -1)
 
