@@ -10,7 +10,7 @@ A server submits a :class:`Request` with a listener. The engine calls the listen
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from tera_jax.serve import names
 from tera_jax.serve.store import UnknownAdapterError
@@ -197,6 +197,7 @@ class Stats(NamedTuple):
     steps: int
 
 
+@runtime_checkable
 class Ticket(Protocol):
     """A request that an engine has taken."""
 
@@ -204,6 +205,7 @@ class Ticket(Protocol):
         """End the request. Its slot is free at the next step; after its end this does nothing."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Answers requests. All functions may be called from any thread."""
 
@@ -223,7 +225,8 @@ class Engine(Protocol):
         """Take a request, and return at once.
 
         Args:
-            request: with a prompt of at most ``max_length`` tokens, all below ``vocabulary``.
+            request: with a prompt of fewer than ``max_length`` tokens, or as many where
+                ``max_tokens`` is 0, all below ``vocabulary``. The answer ends with the slot's room.
             listener: called with each token, and with exactly one :class:`Finish` at the end.
 
         Raises:
