@@ -8,9 +8,8 @@ A server submits a :class:`Request` with a listener. The engine calls the listen
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from tera_jax.serve import names
 from tera_jax.serve.store import UnknownAdapterError
@@ -57,7 +56,8 @@ class Sampling:
 
     Attributes:
         max_tokens: the most new tokens. With 0 there is none, and the prompt alone is read.
-        temperature: 0 takes the most likely token; above, logits are divided by it and sampled.
+        temperature: divides the logits that are sampled. 0 takes the most likely token, and so does
+            anything below 1e-5.
         top_p: the least probability that the most likely tokens together have; 1 for all.
         top_k: sample from so many of the most likely tokens; 0 for all.
         seed: of the draws: the same seed and request give the same tokens. None is a new one.
@@ -259,7 +259,7 @@ def _require_int(field: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"{field} is {value!r:.80}; give an integer from {least} to {most}")
 
 
-def _require_float(field: str, value: object, least: float, most: float) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or not least <= value <= most:
+def _require_float(field: str, value: Any, least: float, most: float) -> None:
+    is_number = isinstance(value, float) or type(value) is int
+    if not is_number or not least <= value <= most:  # NaN is neither
         raise ValueError(f"{field} is {value!r:.80}; give a number from {least:g} to {most:g}")
