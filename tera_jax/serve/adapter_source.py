@@ -6,7 +6,7 @@ one transfer.
 
 import threading
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Flat(NamedTuple):
     numbers: np.ndarray
 
 
+@runtime_checkable
 class Source(Protocol):
     """Adapters by name. All functions may be called from any thread."""
 

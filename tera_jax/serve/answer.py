@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from tera_jax.serve.adapter_source import Flat
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.requests import Finish, InvalidRequestError, Listener, Request, Token
 
+Reason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+"""Of an end."""
 _log = logging.getLogger(__name__)
 
 
@@ -78,35 +80,31 @@ class Answer:
         rest = (scores.token(n, id_, most) for n, id_ in enumerate(tokens[1:]))
         self._prompt = (Token(tokens[0]), *rest)
 
-    def add(self, id_: int, scores: HostScores | None, place: int) -> None:
-        """Send a new token, and the end where it is the last.
+    def add(self, id_: int, scores: HostScores | None, place: int) -> Reason | None:
+        """Send a new token, unless it stops the answer.
 
         Args:
             id_: of the vocabulary.
             scores: of all new tokens of a step, if any request wants them.
             place: of this token in these.
+
+        Returns:
+            Why the answer is to end now; None when it goes on.
         """
-        if self.ended:
-            return
         if id_ in self.stops:
-            self.end("stop")
-            return
+            return "stop"
         most, token = self.request.sampling.logprobs, Token(id_)
         if most is not None and scores is not None:
             token = scores.token(place, id_, most)
         self.count += 1
         self._send(token)
-        if self.count >= self.limit:
-            self.end("length")
+        return "length" if self.count >= self.limit else None
 
-    def end(
-        self, reason: Literal["stop", "length", "cancelled", "error"], message: str | None = None
-    ) -> None:
+    def end(self, reason: Reason, message: str | None = None) -> None:
         """Send the end, once."""
-        if self.ended:
-            return
-        self.ended = True
-        self._send(Finish(reason, message, self._prompt, self.version))
+        if not self.ended:
+            self.ended = True
+            self._send(Finish(reason, message, self._prompt, self.version))
 
     def _send(self, event: Any) -> None:
         try:

@@ -7,14 +7,14 @@ for the host. A turn keeps which request had which slot: a slot may have another
 import logging
 import secrets
 import threading
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from tera_jax.llama.decode.slots import NO_TOKEN
 from tera_jax.serve.adapter_source import Flat
-from tera_jax.serve.answer import Answer, HostScores
+from tera_jax.serve.answer import Answer, HostScores, Reason
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.lru import LRU
 from tera_jax.serve.slot_device import Output, SlotDevice
@@ -190,23 +190,23 @@ class Scheduler:
                 self._send(answer, new[slot], turn.step, slot)
 
     def _send(self, answer: Answer, token: int, output: Output, place: int) -> None:
+        if answer.ended:
+            return
         wanted = answer.request.sampling.logprobs is not None and output.scores is not None
         before = answer.count
-        answer.add(token, _on_host(output.scores) if wanted else None, place)
+        reason = answer.add(token, _on_host(output.scores) if wanted else None, place)
         self.counts["generated_tokens"] += answer.count - before
-        if answer.ended:
-            self._release(answer)
+        if reason is not None:
+            self._end(answer, reason)
 
-    def _end(
-        self,
-        answer: Answer,
-        reason: Literal["length", "cancelled", "error"],
-        message: str | None = None,
-    ) -> None:
-        if not answer.ended and reason in ("error", "cancelled"):
+    def _end(self, answer: Answer, reason: Reason, message: str | None = None) -> None:
+        """Free the slot, and then send the end: who gets it can count on that."""
+        if answer.ended:
+            return
+        if reason in ("error", "cancelled"):
             self.counts["failed" if reason == "error" else "cancelled"] += 1
-        answer.end(reason, message)
         self._release(answer)
+        answer.end(reason, message)
 
     def _release(self, answer: Answer) -> None:
         with self._changed:

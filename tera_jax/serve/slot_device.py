@@ -81,7 +81,7 @@ class SlotDevice:
         )
         self._first = jax.jit(functools.partial(_first_scores, most))
         self.base_row = None
-        if adapter is not None:
+        if adapter is not None and layout is not None:
             self._row = jax.jit(functools.partial(_make_row, model, adapter, layout))
             self.base_row = jax.jit(functools.partial(_make_base_row, model, adapter))(base)
         self._state = self._empty()
