@@ -1,5 +1,6 @@
 """Who sends requests: to an engine in this process, or to a server by HTTP."""
 
+import contextlib
 import http.client
 import json
 import queue
@@ -72,18 +73,18 @@ def of_server(url: str, base_name: str) -> Ask:
             "stream": True,
         }
         start, first = time.perf_counter(), 0.0
-        connection = http.client.HTTPConnection(place.hostname or "localhost", place.port)
-        headers = {"Content-Type": "application/json"}
-        connection.request("POST", "/v1/completions", json.dumps(body), headers)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ValueError(f"{url} says {answer.status}: {answer.read(500)!r}")
-        while (line := answer.readline().strip()) != b"data: [DONE]":
-            if line.startswith(b"data:"):
-                first = first or time.perf_counter() - start
-            elif not line and answer.isclosed():
-                raise ValueError(f"{url} ended a stream before its end")
-        connection.close()
+        host = (place.hostname or "localhost", place.port)
+        with contextlib.closing(http.client.HTTPConnection(*host)) as connection:
+            headers = {"Content-Type": "application/json"}
+            connection.request("POST", "/v1/completions", json.dumps(body), headers)
+            with connection.getresponse() as answer:
+                if answer.status != 200:
+                    raise ValueError(f"{url} says {answer.status}: {answer.read(500)!r}")
+                while (line := answer.readline().strip()) != b"data: [DONE]":
+                    if line.startswith(b"data:"):
+                        first = first or time.perf_counter() - start
+                    elif not line and answer.isclosed():
+                        raise ValueError(f"{url} ended a stream before its end")
         return Timing(first, time.perf_counter() - start, job.count)
 
     return ask
