@@ -69,7 +69,7 @@ def main() -> None:
     cases = [case for case in CASES if case != "base"]
     parser.add_argument("--cases", nargs="+", choices=cases, default=cases)
     parser.add_argument("--adapters", type=int, default=8, help="of each method")
-    parser.add_argument("--scale", type=float, default=0.3, help="of what d is moved by")
+    parser.add_argument("--scale", type=float, default=0.05, help="of what d is moved by")
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=64, help="tokens of a row")
     for line in lines(parser.parse_args()):

@@ -9,8 +9,8 @@ of one block of noise, at an offset of its own, and is kept in a store. Every re
 adapter that is drawn uniformly. So many requests as ``--concurrency`` are under way at any time.
 
 Rounds of base and adapters alternate in one engine. ``--url`` sends them to a server, which has the
-store already. Before that single requests are timed on the idle engine: to the base, to an adapter
-that was never read and whose pages the system was told to drop (cold), and to the same again
+store already. Before that single requests are timed on the idle engine. They go to the base, to an
+adapter that was never read and whose pages the system was told to drop (cold), and to it again
 (warm).
 """
 
@@ -112,7 +112,7 @@ def reads(ask: Ask, vocabulary: int, args: argparse.Namespace) -> Iterator[str]:
     jobs = drawn(args.reads, vocabulary, args, -1 % 2**32)
     fresh = np.random.default_rng(2).permutation(args.adapters)[: args.reads]
     for job, number in zip(jobs, fresh, strict=True):
-        job = job._replace(count=1, adapter=None)
+        job = job._replace(answer=1, adapter=None)
         found["base"].append(ask(job).first)
         forget(args.store)
         for kind in ("cold", "warm"):

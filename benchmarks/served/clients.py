@@ -18,7 +18,7 @@ class Job(NamedTuple):
 
     prompt: tuple[int, ...]
     adapter: str | None
-    count: int
+    answer: int
 
 
 class Timing(NamedTuple):
@@ -37,7 +37,7 @@ def of_engine(engine: Engine) -> Ask:
 
     def ask(job: Job) -> Timing:
         events: queue.SimpleQueue[tuple[float, Token | Finish]] = queue.SimpleQueue()
-        sampling = Sampling(job.count, ignore_eos=True)
+        sampling = Sampling(job.answer, ignore_eos=True)
         start, first, count = time.perf_counter(), 0.0, 0
         engine.submit(
             Request(job.prompt, job.adapter, sampling),
@@ -67,7 +67,7 @@ def of_server(url: str, base_name: str) -> Ask:
         body = {
             "model": job.adapter or base_name,
             "prompt": [*job.prompt],
-            "max_tokens": job.count,
+            "max_tokens": job.answer,
             "temperature": 0,
             "ignore_eos": True,
             "stream": True,
@@ -85,7 +85,7 @@ def of_server(url: str, base_name: str) -> Ask:
                         first = first or time.perf_counter() - start
                     elif not line and answer.isclosed():
                         raise ValueError(f"{url} ended a stream before its end")
-        return Timing(first, time.perf_counter() - start, job.count)
+        return Timing(first, time.perf_counter() - start, job.answer)
 
     return ask
 

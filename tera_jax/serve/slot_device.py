@@ -5,7 +5,6 @@ is compiled by :meth:`SlotDevice.warm`.
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -216,7 +215,7 @@ def _make_row(
     model: Llama, adapter: Adapter, layout: Layout, base: Mapping[str, Any], numbers_N: jax.Array
 ) -> Any:
     params = stacking.stacked(base["params"])
-    ends = itertools.accumulate(map(math.prod, layout.shapes.values()))
+    ends = np.cumsum([math.prod(shape) for shape in layout.shapes.values()]).tolist()
     end_of = dict(zip(layout.shapes, ends, strict=True))
 
     def part(path: Any, leaf: Any) -> jax.Array:

@@ -16,6 +16,7 @@ from tera_jax.serve.requests import (
     Token,
     UnknownAdapterError,
 )
+from tera_jax.serve.requests import Engine as Protocol
 from tests.tera_jax.serve.engines import (
     CONFIG,
     Client,
@@ -122,6 +123,7 @@ def test_an_answer_ends_with_the_adapter_that_it_began_with(engine, store):
 
 
 def test_requests_that_cannot_be_answered_are_refused(engine, store):
+    assert isinstance(engine, Protocol)
     assert (engine.slots, engine.max_length, engine.vocabulary) == (4, 24, 64)
     assert engine.adapters("n22", 9) == ["n23", "n3", "n4", "n5", "n6", "n7", "n8", "n9"]
     with pytest.raises(UnknownAdapterError, match="no adapter 'nobody'"):
@@ -210,6 +212,21 @@ def test_a_step_that_fails_ends_what_is_in_slots_and_no_more(engine, monkeypatch
     monkeypatch.setattr(engine._device, "step", fail)
     end = Client(engine, [20], "n0").wait()
     assert (end.reason, end.message) == ("error", "the step failed: no device")
+    assert Client(engine, [20], "n0").tokens == expected(0, [20])
+
+
+def test_slots_that_are_lost_with_a_request_are_made_again(engine, monkeypatch):
+    insert, failures = engine._device.insert, [RuntimeError("no room")]
+
+    def lose(*given):
+        if failures:
+            jax.tree.map(lambda leaf: leaf.delete(), engine._device._state)
+            raise failures.pop()
+        return insert(*given)
+
+    monkeypatch.setattr(engine._device, "insert", lose)
+    end = Client(engine, [20], "n0").wait()
+    assert (end.reason, end.message) == ("error", "no room")
     assert Client(engine, [20], "n0").tokens == expected(0, [20])
 
 

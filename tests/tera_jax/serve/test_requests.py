@@ -1,7 +1,5 @@
 """Requests check themselves; those that wait come first as they came; memory is bounded."""
 
-import subprocess
-import sys
 from concurrent.futures import Future
 
 import numpy as np
@@ -14,15 +12,6 @@ from tera_jax.serve.lru import LRU
 from tera_jax.serve.requests import BusyError, Engine, Request, Sampling, UnknownAdapterError
 from tera_jax.serve.waiting import Waiting
 from tests.tera_jax.serve.test_store import SHAPES, Store, arrays
-
-
-def test_the_protocol_and_what_serves_it_import_no_jax():
-    modules = ("requests", "engine_config", "lru", "adapter_source", "answer", "waiting")
-    code = (
-        f"import sys; from tera_jax.serve import {', '.join(modules)}; print('jax' in sys.modules)"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert found.stdout.strip() == "False", found.stderr
 
 
 @pytest.mark.parametrize(
