@@ -1,5 +1,6 @@
 """A store of unlike adapters of a tiny model, requests to an engine, and their answers alone."""
 
+import dataclasses
 import functools
 import json
 import threading
@@ -16,7 +17,8 @@ from tera_jax.serve.requests import Finish, Request, Sampling
 from tera_jax.serve.store import Store
 from tests.tera_jax.llama.decode.served import BUCKET, EOS, LONGEST, SLOTS, alone, made
 
-CONFIG = EngineConfig(slots=4, max_length=SLOTS, buckets=(BUCKET,), eos_ids=EOS)
+CONFIG = EngineConfig(slots=4, max_length=SLOTS, eos_ids=EOS)
+BUCKETED = dataclasses.replace(CONFIG, buckets=(BUCKET,))
 SHARED = ("method", "config", "layers", "frozen_fingerprint", "base")
 
 

@@ -13,7 +13,16 @@ from tera_jax.llama.decode.generate import generate, left_pad
 from tera_jax.serve.engine import Engine
 from tests.tera_jax.llama.decode.served import BUCKET, EOS, LONGEST, made
 from tests.tera_jax.llama.decode.test_slots_on_mesh import on
-from tests.tera_jax.serve.engines import CONFIG, Client, drawn, expected, filled, kind, prompts
+from tests.tera_jax.serve.engines import (
+    BUCKETED,
+    CONFIG,
+    Client,
+    drawn,
+    expected,
+    filled,
+    kind,
+    prompts,
+)
 
 pytestmark = pytest.mark.long
 
@@ -22,7 +31,7 @@ def test_200_requests_at_once_over_200_adapters(tmp_path):
     """By merged weights, with little memory, while others come and are cancelled."""
     count, draw = 200, np.random.default_rng(0)
     model, adapter, base, *_ = kind()
-    config = dataclasses.replace(CONFIG, slots=32, host_bytes=20_000, device_bytes=5_000)
+    config = dataclasses.replace(BUCKETED, slots=32, host_bytes=20_000, device_bytes=5_000)
     with filled(tmp_path / "s", count) as store:
         engine = Engine.of_store(model, base["params"], store, config)
     given, clients, gone = prompts(count, 3), [], []
@@ -98,8 +107,8 @@ def test_tokens_on_a_mesh_are_those_of_one_device(tmp_path, unroll, sizes):
 def test_one_adapter_and_the_base_alone():
     model, adapter, base, *_ = kind()
     variables = {**base, "d": jax.tree.map(jnp.asarray, drawn(3))}
-    one = Engine.of_adapter(model, adapter, variables, "mine", CONFIG)
-    bare = Engine.of_base(model, base["params"], CONFIG)
+    one = Engine.of_adapter(model, adapter, variables, "mine", BUCKETED)
+    bare = Engine.of_base(model, base["params"], BUCKETED)
     prompt = [20, 21]
     assert one.adapters() == ["mine"]
     assert bare.adapters() == []
