@@ -100,11 +100,13 @@ class Chat:
         options = self._body.stream_options
         with_usage = options is not None and options.include_usage
         usage = {"usage": None} if with_usage else {}
-        for index in range(self._body.n):
-            first = {"role": "assistant", "content": ""}
-            yield {**head, "choices": [_delta(index, first)], **usage}
+        new = {*range(self._body.n)}
         async for update in self._answers.updates():
             self._usage.add(update)
+            if update.index in new:
+                new.remove(update.index)
+                first = {"role": "assistant", "content": ""}
+                yield {**head, "choices": [_delta(update.index, first)], **usage}
             if update.text or update.tokens:
                 choice = _delta(update.index, {"content": update.text})
                 choice["logprobs"] = self._logprobs(update.tokens)
