@@ -17,13 +17,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from tera_jax.serve.http import body, models
-from tera_jax.serve.http.generation import chat, completions
-from tera_jax.serve.http.generation.answers import Answers
 from tera_jax.serve.http.auth import Keyed
 from tera_jax.serve.http.errors import ApiError, closing
+from tera_jax.serve.http.generation import chat, completions
+from tera_jax.serve.http.generation.answers import Answers
+from tera_jax.serve.http.generation.stream import Events, Whole
 from tera_jax.serve.http.metrics import Counted
 from tera_jax.serve.http.service import Service
-from tera_jax.serve.http.generation.stream import Events, Whole
 
 Endpoint = Callable[[Service, Request], Awaitable[Any]]
 _PAGE = Path(__file__).parent / "page"

@@ -11,8 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tera_jax.serve.requests import Stats
 
 PATHS = frozenset(
-    "/v1/completions /v1/chat/completions /v1/models /v1/load_lora_adapter "
-    "/v1/unload_lora_adapter /health /metrics /".split()
+    [
+        "/v1/completions",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/v1/load_lora_adapter",
+        "/v1/unload_lora_adapter",
+        "/health",
+        "/metrics",
+        "/",
+    ]
 )
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _GAUGES = {

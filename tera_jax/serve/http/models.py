@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tera_jax.serve.http import body
-from tera_jax.serve.http.generation import schema
 from tera_jax.serve.http.errors import ApiError, unknown_model
+from tera_jax.serve.http.generation import schema
 from tera_jax.serve.http.service import Service
 
 _PAGE = 100

@@ -62,7 +62,9 @@ def run(args: argparse.Namespace) -> None:
             created=int(time.time()),
         )
         host = f"[{args.host}]" if ":" in args.host else args.host
-        adapters = adapter_name if store is None else f"{len(store):,} adapters of {store.directory}"
+        adapters = (
+            adapter_name if store is None else f"{len(store):,} adapters of {store.directory}"
+        )
         print(
             f"serving {base}{f' and {adapters}' if adapters else ''} in {args.slots} slots at "
             f"http://{host}:{socket.getsockname()[1]}",
@@ -163,5 +165,3 @@ def _engine(
         found = engine.Engine.of_adapter(model, adapter, variables, adapter_name, sizes, mesh)
         return Codec(tokenizer), found
     return Codec(tokenizer), engine.Engine.of_base(model, params, sizes, mesh)
-
-

@@ -1,5 +1,6 @@
 """Answers of an engine as pieces of text, with the logprobs that belong to each."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
@@ -33,7 +34,8 @@ class Placed(NamedTuple):
     offset: int
 
 
-class Update(NamedTuple):
+@dataclasses.dataclass(frozen=True, slots=True)
+class Update:
     """What is new of an answer.
 
     Attributes:
@@ -154,6 +156,7 @@ class Answers:
             for index, event in await self._inbox.take():
                 if index not in open_:
                     continue
+                update: Update | None
                 if isinstance(event, Finish):
                     update = self._end(index, event)
                 else:
@@ -195,7 +198,8 @@ class Answers:
 
     def _prompt(self, index: int, finish: Finish) -> tuple[str, tuple[Placed, ...]]:
         """The prompt with its logprobs, whose text is that of the request."""
-        writer, placed = Writer(self._codec, with_tokens=True), []
+        writer = Writer(self._codec, with_tokens=True)
+        placed: list[Placed] = []
         for token in finish.prompt_logprobs or ():
             placed += writer.push(token)[1]
         return self._choices[index].echo or "", (*placed, *writer.rest()[1])

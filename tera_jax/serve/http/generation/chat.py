@@ -5,13 +5,13 @@ import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
-from tera_jax.serve.http.generation import logprobs, preparation, schema
-from tera_jax.serve.http.generation.answers import Answers, Choice, Placed, Update
 from tera_jax.serve.http.body import parsed
 from tera_jax.serve.http.errors import ApiError
+from tera_jax.serve.http.generation import logprobs, preparation, schema
+from tera_jax.serve.http.generation.answers import Answers, Choice, Placed
 from tera_jax.serve.http.generation.preparation import Prepared
-from tera_jax.serve.http.service import Service
 from tera_jax.serve.http.generation.usage import Usage
+from tera_jax.serve.http.service import Service
 
 
 def prepare(service: Service, data: bytes) -> Prepared:

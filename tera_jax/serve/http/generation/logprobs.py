@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tera_jax.serve.http.generation.answers import Placed
 from tera_jax.serve.http.codec import Codec
+from tera_jax.serve.http.generation.answers import Placed
 
 _LEAST = -9999.0
 """What stands for a probability of zero, since JSON has no infinity."""

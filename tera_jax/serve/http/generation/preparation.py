@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tera_jax.json_files import shown
-from tera_jax.serve.http.generation.answers import Choice
 from tera_jax.serve.http.errors import ApiError
+from tera_jax.serve.http.generation.answers import Choice
 from tera_jax.serve.http.service import Service
 from tera_jax.serve.requests import Request, Sampling
 
@@ -32,9 +32,9 @@ def prompts(service: Service, value: object, n: int) -> Sequence[Any]:
     found: Sequence[Any]
     if isinstance(value, str) or (value and _is_ids(value)):
         found = [value]
-    elif isinstance(value, list) and value and all(isinstance(each, str) for each in value):
-        found = value
-    elif isinstance(value, list) and value and all(_is_ids(each) for each in value):
+    elif (isinstance(value, list) and value and all(isinstance(each, str) for each in value)) or (
+        isinstance(value, list) and value and all(_is_ids(each) for each in value)
+    ):
         found = value
     else:
         raise ApiError(400, f"prompt is {shown(value)}; give {_PROMPT}", "prompt")

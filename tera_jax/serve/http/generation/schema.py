@@ -9,8 +9,16 @@ from tera_jax.json_files import shown
 from tera_jax.serve.http.errors import ApiError
 
 _IGNORED = frozenset(
-    "user store metadata service_tier safety_identifier prompt_cache_key prompt_cache_retention "
-    "parallel_tool_calls".split()
+    [
+        "user",
+        "store",
+        "metadata",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "parallel_tool_calls",
+    ]
 )
 """Fields that change no token."""
 _NEUTRAL: dict[str, tuple[Any, ...]] = {

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from tera_jax.serve.http.generation.answers import Answers
 from tera_jax.serve.http.errors import ApiError
+from tera_jax.serve.http.generation.answers import Answers
 
 _DONE = b"data: [DONE]\n\n"
 _HEADERS = [
