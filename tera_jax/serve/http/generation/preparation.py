@@ -29,17 +29,20 @@ def prompts(service: Service, value: object, n: int) -> Sequence[Any]:
     Raises:
         ApiError: for what is none, or too many.
     """
-    found: Sequence[Any]
-    if isinstance(value, str) or (value and _is_ids(value)):
-        found = [value]
-    elif (isinstance(value, list) and value and all(isinstance(each, str) for each in value)) or (
-        isinstance(value, list) and value and all(_is_ids(each) for each in value)
-    ):
-        found = value
-    else:
+    is_one = isinstance(value, str) or (value != [] and _is_ids(value))
+    found = [value] if is_one else value
+    if not isinstance(found, list) or not found or not (_are_texts(found) or _are_ids(found)):
         raise ApiError(400, f"prompt is {shown(value)}; give {_PROMPT}", "prompt")
     require_count(service, len(found) * n)
     return found
+
+
+def _are_texts(values: Sequence[object]) -> bool:
+    return all(isinstance(each, str) for each in values)
+
+
+def _are_ids(values: Sequence[object]) -> bool:
+    return all(map(_is_ids, values))
 
 
 def _is_ids(value: object) -> bool:

@@ -89,9 +89,10 @@ function wanted(side, prompt) {
     model: byId(`model-${side.number}`).value.trim(),
     stream: true,
     temperature: Number(byId("temperature").value),
-    max_tokens: Number(byId("length").value),
   };
-  if (byId("plain").checked) return ["v1/completions", { ...body, prompt }];
+  const most = byId("length").valueAsNumber;
+  if (most) body.max_tokens = most;
+  if (byId("plain").checked) return ["v1/completions", { max_tokens: 128, ...body, prompt }];
   const messages = [...side.messages, { role: "user", content: prompt }];
   return ["v1/chat/completions", { ...body, messages }];
 }
