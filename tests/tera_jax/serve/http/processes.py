@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[4]
 
 @contextlib.contextmanager
 def started(place, *flags):
-    """A server of what ``benchmarks.soak_world`` made; gives its process and its address when it is ready."""
+    """A server of what ``benchmarks.soak_world`` made: its process and its address, when ready."""
     command = [sys.executable, "-m", "tera_jax.serve", f"--model={place / 'tiny'}", "--port=0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     with tempfile.TemporaryFile("w+") as log:
