@@ -10,7 +10,7 @@ import numpy as np
 import tera_jax
 from tera_jax import trees
 from tera_jax.llama import load_pretrained
-from tera_jax.methods import TABLE
+from tera_jax.methods.tera import TeRA
 from tera_jax.serve import transfer
 
 
@@ -30,7 +30,7 @@ def make(place: Path, count: int) -> Callable[[int], dict[str, np.ndarray]]:
 
     path = parts.tiny_llama(place / "tiny")
     model, params = load_pretrained(path)
-    method = TABLE["tera"](num_modes=2)
+    method = TeRA(num_modes=2)
     adapter = tera_jax.adapt(model, jnp.ones((1, 2), jnp.int32), config=method)
     frozen = adapter.init_frozen(params)
     first = adapter.init_d(params, frozen)

@@ -16,11 +16,14 @@ def answering(text):
         yield
         return
     tokenizer, client = parts.small_tokenizer(), openai.OpenAI
-    with serving(FakeEngine(len(tokenizer)), tokenizer) as (address, _):
+    with (
+        serving(FakeEngine(len(tokenizer)), tokenizer) as (address, _),
+        contextlib.ExitStack() as clients,
+    ):
 
         def local(base_url, **fields):
             assert base_url == "http://127.0.0.1:8000/v1"
-            return client(base_url=f"{address}/v1", **fields)
+            return clients.enter_context(client(base_url=f"{address}/v1", **fields))
 
         with mock.patch.object(openai, "OpenAI", local):
             yield

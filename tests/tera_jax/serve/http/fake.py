@@ -143,5 +143,6 @@ def serving(engine, tokenizer, drain_seconds=5.0, **fields):
         yield f"http://127.0.0.1:{socket.getsockname()[1]}", server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(120)
+        assert not thread.is_alive()
         engine.close(drain=False)
