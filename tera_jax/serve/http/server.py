@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
     def __init__(self, service: Service, drain_seconds: float = 30.0) -> None:
         config = uvicorn.Config(
             app.build(service),
-            log_level="warning",
+            log_config=None,  # the loggers are the program's
             access_log=False,
             server_header=False,
             backlog=_BACKLOG,
