@@ -109,8 +109,8 @@ def test_a_stop_text_is_cut_exactly(
 ):
     text = "a cat saw red suns over the sea."
     monkeypatch.setattr(running[1], "replies", lambda *_: ids(tokenizer, text))
-    asked = body(stop=stop, stream=stream, logprobs=0)
-    found = http.post("/v1/completions", json=asked)
+    wanted_body = body(stop=stop, stream=stream, logprobs=0)
+    found = http.post("/v1/completions", json=wanted_body)
     if stream:
         *chunks, done = events(found)
         assert done == "[DONE]"
@@ -169,8 +169,8 @@ def test_the_server_ends_its_streams_and_takes_no_others(tokenizer):
 def test_a_stream_that_takes_too_long_at_the_end_is_told(tokenizer):
     engine = FakeEngine(len(tokenizer), pause=0.05)
     with serving(engine, tokenizer, drain_seconds=0.3) as (address, server):
-        asked = body(stream=True, max_tokens=100)
-        with httpx.stream("POST", f"{address}/v1/completions", json=asked) as stream:
+        wanted_body = body(stream=True, max_tokens=100)
+        with httpx.stream("POST", f"{address}/v1/completions", json=wanted_body) as stream:
             lines = stream.iter_lines()
             next(lines)
             server.servers[0].get_loop().call_soon_threadsafe(server.end)

@@ -18,9 +18,9 @@ SMALL = dataclasses.replace(CONFIG, echo=False)  # which compiles less
 
 async def ask(client, codec, model, prompt, **fields):
     """The tokens of a stream, as texts, and whether it ended."""
-    asked = {"max_tokens": LONGEST, "temperature": 0, "logprobs": 0, "stream": True, **fields}
+    sent = {"max_tokens": LONGEST, "temperature": 0, "logprobs": 0, "stream": True, **fields}
     tokens, reasons = [], []
-    async for chunk in await client.completions.create(model=model, prompt=prompt, **asked):
+    async for chunk in await client.completions.create(model=model, prompt=prompt, **sent):
         (choice,) = chunk.choices
         tokens += choice.logprobs.tokens
         reasons.append(choice.finish_reason)
@@ -31,10 +31,10 @@ async def ask(client, codec, model, prompt, **fields):
 async def ask_all(address, codec, names, given, meanwhile=None):
     """Of all names at once."""
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="x", timeout=300) as client:
-        asked = [ask(client, codec, *each) for each in zip(names, given, strict=True)]
+        sent = [ask(client, codec, *each) for each in zip(names, given, strict=True)]
         if meanwhile is not None:
-            asked.append(meanwhile(client))
-        found = await asyncio.gather(*asked)
+            sent.append(meanwhile(client))
+        found = await asyncio.gather(*sent)
         return found[: len(names)]
 
 
