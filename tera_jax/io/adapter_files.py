@@ -138,7 +138,7 @@ def load_adapter(
     if (path / peft.CONFIG).is_file():
         return peft.load(path, params)
     adapter, description = adapter_description.read(path)
-    _check_layers(adapter, params, path)
+    require_layers(adapter, params, path)
     base, present = description["base"], base_fingerprint(params)
     if base["fingerprint"] != present and not allow_other_base:
         raise ValueError(
@@ -153,7 +153,17 @@ def load_adapter(
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
-def _check_layers(adapter: Adapter, params: Any, path: Path) -> None:
+def require_layers(adapter: Adapter, params: Any, path: Path) -> None:
+    """Check that a base has the layers of an adapter.
+
+    Args:
+        adapter: whose layers they are.
+        params: of the base, abstract or real.
+        path: of the adapter, for the error.
+
+    Raises:
+        ValueError: for a layer that is missing or has kernels of another shape.
+    """
     for layer in adapter.layers:
         node = params
         for name in (*layer.path, adapter.parameter):

@@ -1,1 +1,4 @@
-"""Many adapters of one base: where they are kept. docs/serving.md says how to use it."""
+"""Many adapters of one base: where they are kept, and what answers requests to them.
+
+docs/serving.md says how to use it.
+"""

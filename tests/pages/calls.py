@@ -11,6 +11,7 @@ PROGRAMS = (
     "python",
     ".venv/bin/python",
     "bash",
+    "curl",
     "make",
     "pip",
     "pre-commit",

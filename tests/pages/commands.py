@@ -5,6 +5,7 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import json
 import re
 import sys
 import tomllib
@@ -65,6 +66,8 @@ def check(call: Call) -> None:
             assert (ROOT / path).exists(), f"{path} does not exist"
     elif call.module == "train.main":
         _check_config(call.arguments)
+    elif call.words[0] == "python" and call.module is None:
+        assert (ROOT / call.words[1]).is_file(), f"{call.words[1]} does not exist"
     elif call.module is not None:
         _check_arguments(call.module, [word for word in call.arguments if word != DOTS])
     else:
@@ -140,8 +143,13 @@ def _check_bash(arguments: Sequence[str]) -> None:
     exec(re.findall(r'python -c "(.*)"', arguments[1])[0], {})
 
 
+def _check_curl(arguments: Sequence[str]) -> None:
+    json.loads(arguments[arguments.index("-d") + 1])
+
+
 _OTHERS = {
     "bash": _check_bash,
+    "curl": _check_curl,
     "make": _check_make,
     "pip": _check_pip,
     "srun": lambda arguments: None,  # without a module there is nothing of ours

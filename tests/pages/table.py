@@ -34,6 +34,11 @@ LIMITS = {
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),
     "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.rounding": ("--cases=vera", "--adapters=1", "--rows=1", "--length=4"),
+    "-m benchmarks.serving": (
+        *("--model=tiny", "--adapters=20", "--requests=4", "--rounds=1", "--concurrency=2"),
+        *("--prompt=4", "--answer=4", "--reads=3"),
+    ),
     "-m benchmarks.store": ("--count=20", "--numbers=50", "--reads=5"),
     "-m benchmarks.speed": (
         "--model=tiny",
@@ -72,6 +77,10 @@ NOT_RUN = {
     "--paper": "tests/train/params/test_count.py runs it",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
+    "-m benchmarks.soak": "minutes; tests/benchmarks/test_soak.py has some seconds of it",
+    "-m tera_jax.serve": "a server; tests/tera_jax/serve/http starts it",
+    "python examples/serving/router.py": "a server; tests/tera_jax/serve/http starts it",
+    "curl": "a server; the page's Python asks one",
 }
 """Parts of commands whose flags are only read, each with the reason."""
 

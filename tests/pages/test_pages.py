@@ -20,7 +20,7 @@ from sybil.parsers.markdown import CodeBlockParser
 from benchmarks import methods, rounds
 from configs.studies import smollm2
 from tests.marks import quick_only
-from tests.pages import commands, table, world
+from tests.pages import commands, servers, table, world
 from tests.pages.calls import Call, recorded
 from train.config import flag
 
@@ -197,9 +197,11 @@ def test_the_python_runs(page, place, monkeypatch, capsys):
     monkeypatch.setattr("train.training.loop.held_out_loss", lambda *_: 0.1)
     if page != "README.md":  # which saves its own
         world.adapter(place / "adapter", place / "path" / "to" / "model")
-    for example in examples(page, python=PythonEvaluator()):
-        example.evaluate()
-    printed, text = capsys.readouterr().out, (commands.ROOT / page).read_text()
+    text = (commands.ROOT / page).read_text()
+    with servers.answering(text):
+        for example in examples(page, python=PythonEvaluator()):
+            example.evaluate()
+    printed = capsys.readouterr().out
     assert ("after (step " in printed) == ("tera_jax.finetune(" in text)
     stops = "callbacks=" in text
     assert ("a callback ends the training at step 2 of 3" in printed) == stops

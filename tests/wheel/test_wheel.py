@@ -35,6 +35,9 @@ def test_it_has_one_top_level_package_and_its_version(wheel):
         "train/recipes/commonsense.py",
         "train/recipes/studies/smollm2.py",
         "py.typed",
+        "serve/http/page/index.html",
+        "serve/http/page/page.css",
+        "serve/http/page/page.js",
     ):
         assert f"tera_jax/{name}" in names
     assert "tera_jax/train/examples/quickstart/train.json" in names

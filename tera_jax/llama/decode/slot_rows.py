@@ -4,7 +4,8 @@ At each layer they are (stack..., B, ...). Where the model unrolls its layers th
 ``layers``, whose arrays lead with the rows.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from tera_jax import sharding
+from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import stacking
@@ -76,3 +78,14 @@ def placed(adapter: Adapter, rows: Mapping[str, Any]) -> dict[str, Any]:
         return slot_layout.placed(leaf, P(*[None] * axis, sharding.BATCH))
 
     return at_axes(adapter.layers, place, rows)
+
+
+def bound(
+    model: Llama, adapter: Adapter | None, base: Mapping[str, Any], rows: Any
+) -> Callable[..., Any]:
+    """``model.apply`` of the base with the rows' adapters; the base alone with None."""
+    params = stacking.stacked(base["params"])
+    if adapter is None:
+        return functools.partial(interceptor.apply_base, model, {"params": params})
+    variables = {"params": params, "frozen": base["frozen"], "d": rows}
+    return functools.partial(adapter.apply_rows, model, variables)

@@ -27,10 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from tera_jax.adapters import interceptor
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
-from tera_jax.llama import stacking
 from tera_jax.llama.decode import slot_layout, slot_rows
 from tera_jax.llama.decode.cache import RowCache, Slots, init_cache, init_row_cache
 from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
@@ -161,17 +159,30 @@ def prefill(
         tokens_1L: int32, the prompt, filled up on the right.
         length: int32, its tokens.
     """
+    return prefill_hidden(model, adapter, base, row, tokens_1L, length)[0]
+
+
+def prefill_hidden(
+    model: Llama,
+    adapter: Adapter | None,
+    base: Mapping[str, Any],
+    row: Any,
+    tokens_1L: jax.Array,
+    length: jax.Array,
+) -> tuple[Prefill, jax.Array, Callable[[jax.Array], jax.Array]]:
+    """:func:`prefill`, the hidden states ``(1, L, D)``, and what makes logits of hidden states."""
     if adapter is not None:
         row = at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
-    apply = _apply(model, adapter, base, row)
+    apply = slot_rows.bound(model, adapter, base, row)
     positions_1L = jnp.arange(tokens_1L.shape[1], dtype=jnp.int32)[None]
     segment_ids_1L = (positions_1L < length).astype(jnp.int32)
     cache = init_cache(model.config, 1, tokens_1L.shape[1], model.dtype, model.unroll)
     hidden_1LD, cache = apply(tokens_1L, positions_1L, segment_ids_1L, cache, method="hidden")
     last_1D = lax.dynamic_index_in_dim(hidden_1LD, length - 1, axis=1, keepdims=False)
     key, value = (slot_layout.cache(slots, rows=False) for slots in (cache.key, cache.value))
-    logits_V = slot_layout.everywhere(apply(last_1D, method="logits")[0])
-    return Prefill(key, value, length, logits_V)
+    logits = functools.partial(apply, method="logits")
+    logits_V = slot_layout.everywhere(logits(last_1D)[0])
+    return Prefill(key, value, length, logits_V), hidden_1LD, logits
 
 
 def insert(
@@ -245,8 +256,21 @@ def step(
     Returns:
         The state, and int32 (B,) the new tokens; :data:`NO_TOKEN` where there is none.
     """
+    return step_logits(model, adapter, base, state, sampling)[:2]
+
+
+def step_logits(
+    model: Llama,
+    adapter: Adapter | None,
+    base: Mapping[str, Any],
+    state: SlotState,
+    sampling: bool = False,
+) -> tuple[SlotState, jax.Array, jax.Array]:
+    """:func:`step`, and the logits ``(B, V)`` of the new tokens."""
     rows = state.rows
-    apply = _apply(model, adapter, base, rows if adapter is None else slot_rows.stacked(rows))
+    apply = slot_rows.bound(
+        model, adapter, base, rows if adapter is None else slot_rows.stacked(rows)
+    )
     hidden_B1D, cache = apply(state.token_B[:, None], cache=state.cache, method="hidden")
     logits_BV = apply(hidden_B1D[:, 0], method="logits")
     token_B = next_tokens(logits_BV, state.settings, state.count_B, sampling)
@@ -261,7 +285,7 @@ def step(
         count_B=count_B,
         active_B=more_B,
     )
-    return _placed(adapter, found), jnp.where(active_B, token_B, NO_TOKEN)
+    return _placed(adapter, found), jnp.where(active_B, token_B, NO_TOKEN), logits_BV
 
 
 def evict(state: SlotState, slot: jax.Array) -> SlotState:
@@ -272,13 +296,3 @@ def evict(state: SlotState, slot: jax.Array) -> SlotState:
         cache=state.cache._replace(length_B=slot_layout.by_row(length_B)),
         active_B=slot_layout.by_row(active_B),
     )
-
-
-def _apply(
-    model: Llama, adapter: Adapter | None, base: Mapping[str, Any], rows: Any
-) -> Callable[..., Any]:
-    params = stacking.stacked(base["params"])
-    if adapter is None:
-        return functools.partial(interceptor.apply_base, model, {"params": params})
-    variables = {"params": params, "frozen": base["frozen"], "d": rows}
-    return functools.partial(adapter.apply_rows, model, variables)

@@ -1,9 +1,11 @@
 """Pieces of text: joined they are the whole, and none ends within a character."""
 
+import random
+
 import pytest
 
 from tera_jax.llama import load_tokenizer
-from tera_jax.llama.pieces import pieces, until
+from tera_jax.llama.pieces import Detokenizer, pieces, until
 
 TEXT = "naïve 漢字 and 🙂👩‍👩‍👧 — done.  Two  spaces\n"
 
@@ -36,6 +38,26 @@ def test_joined_they_are_the_text_and_no_character_is_cut(codec):
     assert len(found) > 10
     # One token at a time would cut characters, or lose the spaces between words.
     assert "".join(decode([id_]) for id_ in ids) != TEXT
+
+
+def test_random_tokens_joined_are_their_text(smollm2_path):
+    """Also where bytes are none of UTF-8, and where blanks come first."""
+    tokenizer = load_tokenizer(smollm2_path)
+    backend = _sentencepiece()
+    draw = random.Random(0)
+    for trial in range(300):
+        ids = [draw.randrange(1000) for _ in range(12)]
+        assert "".join(pieces(ids, tokenizer.decode)) == tokenizer.decode(ids)
+        ids = [draw.choice([draw.randrange(1, 257), 257, 258, 259]) for _ in range(12)]
+        assert "".join(pieces(ids, backend.decode, holds=lambda id_: id_ < 257)) == (
+            backend.decode(ids)
+        )
+        before, after = ids[: trial % 5], ids[trial % 5 :]
+        text = Detokenizer(backend.decode, lambda id_: id_ < 257, before)
+        joined = "".join(map(text.push, after)) + text.rest()
+        goes_on = before and before[-1] >= 257 and backend.decode(before)
+        whole = backend.decode(ids)[len(backend.decode(before)) :]
+        assert joined == (whole if goes_on else backend.decode(after))
 
 
 def test_what_ends_within_a_character_is_told_as_the_whole_text_is(codec):

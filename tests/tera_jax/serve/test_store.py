@@ -230,7 +230,8 @@ def run_kills(tmp_path, count):
     assert found.stdout.startswith(f"{count} kills, "), found.stderr
 
 
-def test_the_store_imports_no_jax():
-    code = "import sys, tera_jax.serve.store; print('jax' in sys.modules)"
+def test_the_store_and_what_a_server_needs_beside_it_import_no_jax():
+    modules = "store, requests, engine_config, lru, adapter_source, answer, waiting"
+    code = f"import sys; from tera_jax.serve import {modules}; print('jax' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr

@@ -1,0 +1,1 @@
+"""Requests for text: from their bodies to the answers of an engine, whole or as events."""

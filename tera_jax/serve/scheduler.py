@@ -1,0 +1,226 @@
+"""Turns of an engine: requests that end or begin, a step of all slots, the tokens of the last one.
+
+The tokens of a turn are read after the next turn's step was started, so that the device never waits
+for the host. A turn keeps which request had which slot: a slot may have another one by then.
+"""
+
+import logging
+import secrets
+import threading
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from tera_jax.llama.decode.slots import NO_TOKEN
+from tera_jax.serve.adapter_source import Flat
+from tera_jax.serve.answer import Answer, HostScores, Reason
+from tera_jax.serve.engine_config import EngineConfig
+from tera_jax.serve.lru import LRU
+from tera_jax.serve.slot_device import Output, SlotDevice
+from tera_jax.serve.waiting import Waiting
+
+_log = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """A request that was begun: its first new token, and its prompt's scores, where wanted."""
+
+    answer: Answer
+    first: Output | None
+    prompt: Any
+
+
+class Turn(NamedTuple):
+    """What the device computes for a turn: requests that begin, and a step of those in slots."""
+
+    starts: list[Start]
+    answers: dict[int, Answer]
+    step: Output | None
+
+
+class Scheduler:
+    """The requests in slots. Its functions are the engine's thread's, unless they say else.
+
+    Args:
+        device: the slots.
+        waiting: the requests without one.
+        config: of the engine.
+        changed: held while what other threads read is changed, and told when they change it.
+
+    Attributes:
+        answers: the requests in slots.
+        counts: of :class:`tera_jax.serve.requests.Stats`.
+    """
+
+    def __init__(
+        self,
+        device: SlotDevice,
+        waiting: Waiting,
+        config: EngineConfig,
+        changed: threading.Condition,
+    ) -> None:
+        self.answers: dict[int, Answer] = {}
+        self.counts = dict.fromkeys(
+            ("generated_tokens", "prompt_tokens", "failed", "cancelled", "steps"), 0
+        )
+        self._device, self._waiting, self._config = device, waiting, config
+        self._changed = changed
+        self._leaving: list[Answer] = []
+        self._all_leave = False
+        self._rows: LRU[Any] = LRU(config.device_bytes)
+        self._free = [*range(config.slots)]
+
+    def leave(self, answer: Answer) -> None:
+        """Let a request be cancelled in the next turn. Any thread may call it."""
+        with self._changed:
+            self._leaving.append(answer)
+            self._changed.notify_all()
+
+    def leave_all(self) -> None:
+        """Let all requests be cancelled from the next turn on. Any thread may call it."""
+        with self._changed:
+            self._all_leave = True
+            self._changed.notify_all()
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a turn would do anything."""
+        if self.answers or self._leaving or (self._all_leave and self._waiting):
+            return True
+        return self._waiting.first(bool(self._free)) is not None
+
+    def turn(self, last: Turn | None) -> Turn | None:
+        """One turn, which is to be given to the next.
+
+        Args:
+            last: whose tokens are read now.
+        """
+        self._cancel()
+        starts = self._begin_all()
+        turn = None
+        try:
+            step = self._step() if self.answers else None
+            if starts or step is not None:
+                turn = Turn(starts, dict(self.answers), step)
+            if last is not None:
+                self._read(last)
+        except Exception as error:
+            self._recover(error, [*(last or Turn([], {}, None)).starts, *starts])
+            return None
+        return turn
+
+    def _cancel(self) -> None:
+        with self._changed:
+            leaving, self._leaving = self._leaving, []
+            if self._all_leave:
+                leaving += [*self._waiting.all(), *self.answers.values()]
+            for answer in leaving:
+                self._waiting.remove(answer)
+        for answer in leaving:
+            if answer.ended:
+                continue
+            if answer.slot is not None:
+                self._device.evict(answer.slot)
+            self._end(answer, "cancelled")
+
+    def _begin_all(self) -> list[Start]:
+        starts: list[Start] = []
+        for _ in range(self._config.prefills):
+            with self._changed:
+                answer = self._waiting.take(bool(self._free))
+            if answer is None:
+                break
+            try:
+                starts.append(self._begin(answer))
+            except Exception as error:
+                self._end(answer, "error", str(error))
+                if self._device.is_lost:
+                    self._recover(error, starts)
+                    return []
+        return starts
+
+    def _begin(self, answer: Answer) -> Start:
+        request, device = answer.request, self._device
+        flat = None if answer.load is None else answer.load.result()
+        answer.version, answer.load = flat and flat.version, None
+        row = device.base_row if flat is None else self._prepared(str(request.adapter), flat)
+        begun, prompt = device.prefill(row, request.tokens, request.echo_logprobs is not None)
+        self.counts["prompt_tokens"] += len(request.tokens)
+        if answer.limit == 0:
+            return Start(answer, None, prompt)
+        sampling = request.sampling
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        settings = device.settings(sampling, answer.limit, seed, answer.stops)
+        with self._changed:
+            answer.slot = self._free.pop()
+            self.answers[answer.slot] = answer
+        wanted = sampling.logprobs is not None
+        first = device.insert(answer.slot, row, begun, settings, wanted)
+        return Start(answer, first, prompt)
+
+    def _prepared(self, name: str, flat: Flat) -> Any:
+        key = (name, flat.version)
+        if (row := self._rows.get(key)) is None:
+            row = self._device.row(flat.numbers)
+            self._rows.put(key, row, sum(leaf.nbytes for leaf in jax.tree.leaves(row)))
+        return row
+
+    def _step(self) -> Output:
+        asked = [answer.request.sampling for answer in self.answers.values()]
+        scored = any(sampling.logprobs is not None for sampling in asked)
+        sampling = any(sampling.temperature > 0 for sampling in asked)
+        self.counts["steps"] += 1
+        return self._device.step(sampling, scored)
+
+    def _read(self, turn: Turn) -> None:
+        """Send the tokens of a turn, whose requests may have ended meanwhile."""
+        for answer, first, prompt in turn.starts:
+            if prompt is not None:
+                answer.echo(_on_host(prompt))
+            if first is None:
+                self._end(answer, "length")
+            else:
+                self._send(answer, int(np.asarray(first.token_B)[0]), first, 0)
+        if turn.step is None:
+            return
+        new = np.asarray(turn.step.token_B).tolist()
+        for slot, answer in turn.answers.items():
+            if new[slot] != NO_TOKEN:
+                self._send(answer, new[slot], turn.step, slot)
+
+    def _send(self, answer: Answer, token: int, output: Output, place: int) -> None:
+        if answer.ended:
+            return
+        wanted = answer.request.sampling.logprobs is not None and output.scores is not None
+        before = answer.count
+        reason = answer.add(token, _on_host(output.scores) if wanted else None, place)
+        self.counts["generated_tokens"] += answer.count - before
+        if reason is not None:
+            self._end(answer, reason)
+
+    def _end(self, answer: Answer, reason: Reason, message: str | None = None) -> None:
+        """Free the slot, and then send the end: who gets it can count on that."""
+        if answer.ended:
+            return
+        if reason in ("error", "cancelled"):
+            self.counts["failed" if reason == "error" else "cancelled"] += 1
+        self._release(answer)
+        answer.end(reason, message)
+
+    def _release(self, answer: Answer) -> None:
+        with self._changed:
+            if answer.slot is not None and self.answers.get(answer.slot) is answer:
+                del self.answers[answer.slot]
+                self._free.append(answer.slot)
+
+    def _recover(self, error: Exception, starts: list[Start]) -> None:
+        """End what was in the slots, and go on with empty ones."""
+        _log.error("a step failed: %s", error)
+        for answer in {*self.answers.values(), *(start.answer for start in starts)}:
+            self._end(answer, "error", f"the step failed: {error}")
+        self._device.reset()
+
+
+def _on_host(scores: Any) -> HostScores:
+    return HostScores(*map(np.asarray, scores))

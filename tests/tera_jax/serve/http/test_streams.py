@@ -1,0 +1,105 @@
+"""Streams at once over adapters of a store: each has the tokens of its adapter alone."""
+
+import asyncio
+import contextlib
+import dataclasses
+
+import openai
+import pytest
+
+from tera_jax.serve.engine import Engine
+from tera_jax.serve.http.codec import Codec
+from tests.tera_jax.llama.decode.served import LONGEST
+from tests.tera_jax.serve.engines import CONFIG, arrays, drawn, expected, filled, kind, prompts
+from tests.tera_jax.serve.http.fake import serving
+
+SMALL = dataclasses.replace(CONFIG, echo=False)  # which compiles less
+
+
+async def ask(client, codec, model, prompt, **fields):
+    """The tokens of a stream, as texts, and whether it ended."""
+    sent = {"max_tokens": LONGEST, "temperature": 0, "logprobs": 0, "stream": True, **fields}
+    tokens, reasons = [], []
+    async for chunk in await client.completions.create(model=model, prompt=prompt, **sent):
+        (choice,) = chunk.choices
+        tokens += choice.logprobs.tokens
+        reasons.append(choice.finish_reason)
+    assert reasons[-1] in ("stop", "length")
+    return tokens
+
+
+async def ask_all(address, codec, names, given, meanwhile=None):
+    """Of all names at once."""
+    async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="x", timeout=300) as client:
+        sent = [ask(client, codec, *each) for each in zip(names, given, strict=True)]
+        if meanwhile is not None:
+            sent.append(meanwhile(client))
+        found = await asyncio.gather(*sent)
+        return found[: len(names)]
+
+
+@pytest.fixture
+def served(tmp_path, tokenizer):
+    """(count) -> address, codec, store, engine."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(count):
+            model, _, base, *_ = kind()
+            store = stack.enter_context(filled(tmp_path / "s", count))
+            engine = Engine.of_store(model, base["params"], store, SMALL)
+            address, _ = stack.enter_context(serving(engine, tokenizer))
+            return address, Codec(tokenizer), store, engine
+
+        yield serve
+
+
+def texts(codec, seed, prompt, d=None):
+    return [codec.text_of(id_) for id_ in expected(seed, prompt, d=d)]
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.long)])
+def test_streams_are_the_greedy_tokens_of_each_adapter(served, count):
+    address, codec, *_ = served(count)
+    # Of one length, since the tokens alone are computed by a program for each length.
+    given = [prompt[:1] for prompt in prompts(count)]
+    found = asyncio.run(ask_all(address, codec, [f"n{seed}" for seed in range(count)], given))
+    wanted = [texts(codec, seed, prompt) for seed, prompt in enumerate(given)]
+    assert sum(a == b for a, b in zip(found, wanted, strict=True)) == count
+    others = [texts(codec, (seed + 1) % 20, prompt) for seed, prompt in enumerate(given[:20])]
+    assert sum(a == b for a, b in zip(found[:20], others, strict=True)) < 10
+
+
+@pytest.mark.long
+def test_replaced_adapters_and_clients_that_vanish_disturb_no_other(served):
+    count = 60
+    address, codec, store, engine = served(count)
+    given = prompts(count)
+    names = [f"n{seed}" for seed in range(count)]
+
+    async def leave(client):
+        stream = await client.completions.create(
+            model="n0", prompt=[12], max_tokens=20, stream=True, extra_body={"ignore_eos": True}
+        )
+        async for _ in stream:
+            break
+        await stream.close()
+
+    async def disturb(client):
+        for number in range(20):
+            await asyncio.gather(leave(client), leave(client))
+            await asyncio.to_thread(store.put, f"n{number}", arrays(1000 + number))
+
+    found = asyncio.run(ask_all(address, codec, names, given, disturb))
+    for seed, tokens in enumerate(found):
+        wanted = [texts(codec, seed, given[seed])]
+        if seed < 20:  # the one that it began with, before or after
+            wanted.append(texts(codec, seed, given[seed], drawn(1000 + seed)))
+        assert tokens in wanted
+    again = asyncio.run(ask_all(address, codec, names, given))
+    for seed, tokens in enumerate(again):
+        d = drawn(1000 + seed) if seed < 20 else None
+        assert tokens == texts(codec, seed, given[seed], d)
+    stats = engine.stats()
+    assert stats.failed == 0
+    assert stats.cancelled > 0
+    assert (stats.active, stats.waiting) == (0, 0)
