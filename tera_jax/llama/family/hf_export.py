@@ -19,7 +19,7 @@ _FEATURES: tuple[str, ...] = (
     *("sliding_layers", "nope_layers", "local_rope_theta", "rotary_share", "norms"),
     *("norm_offset", "activation", "attention_soft_cap", "logit_soft_cap", "attention_scale"),
     *("query_scalar", "scaled_embedding", "embedding_multiplier", "residual_multiplier"),
-    *("logit_divisor"),
+    "logit_divisor",
 )
 
 
