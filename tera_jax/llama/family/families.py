@@ -234,6 +234,7 @@ FAMILIES: dict[str, Family] = {
             "rms_norm_eps": _EPS,
             "no_rope_layers": Key(list[int] | None, None, least=0, below=2, remedy=FETCH),
             "no_rope_layer_interval": _count(4),
+            "pretraining_tp": COUNT_OR_NONE,  # the model does not read it
         },
         read=_READ_BIASES,
         theta=2e6,
