@@ -30,10 +30,13 @@ else:
             "save_pretrained": "tera_jax.llama.checkpoint.weights",
         },
         modules=(
+            "attention",
             "checkpoint",
             "config",
             "decode",
+            "family",
             "layer",
+            "loop",
             "model",
             "pieces",
             "prompts",

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from tera_jax.json_files import Key
-from tera_jax.llama import hf_config
-from tera_jax.llama.rope import Llama3Scaling
+from tera_jax.llama.family import hf_config, hf_export, keys
+from tera_jax.llama.family.rope_scaling import Scaling
 
 _COUNTS = (
     "vocab_size",
@@ -18,19 +18,41 @@ _COUNTS = (
     "head_dim",
     "max_position_embeddings",
 )
-_LIMITS = dict.fromkeys(_COUNTS, hf_config.COUNT) | {
-    "rms_norm_eps": hf_config.EPS,
+_LIMITS = dict.fromkeys(_COUNTS, keys.COUNT) | {
+    "rms_norm_eps": keys.EPS,
     "rope_theta": Key(float, least=1, below=1e15),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class LlamaConfig:
-    """A pre-norm decoder: RMSNorm, rotary positions, grouped query attention, gated SiLU.
+    """A decoder: RMSNorm, rotary positions, grouped query attention, a gated MLP.
 
-    Widths in elements, positions and ``sliding_window`` in tokens (a query sees itself and the
-    ``sliding_window - 1`` tokens before it). ``attention_bias`` is a bias on q, k and v (Qwen2),
-    ``qk_norm`` an RMSNorm over each head of q and k (Qwen3). ``eos_token_id`` may be several.
+    Widths in elements, positions and windows in tokens. What a Llama has is the default of each
+    field from ``rope_theta`` on; :mod:`tera_jax.llama.family.families` says what other families
+    have.
+
+    Attributes:
+        rope_scaling: how rotary frequencies are stretched.
+        attention_bias: a bias on q, k and v; ``output_bias`` is that of o.
+        mlp_bias: a bias on the three matrices of the MLP.
+        qk_norm: an RMSNorm over each head of q and k, or over all of them together.
+        sliding_window: a query sees itself and the ``sliding_window - 1`` tokens before it.
+        sliding_layers: of each layer, whether it has the window; None for all.
+        nope_layers: of each layer, whether it is without positions; None for no layer.
+        local_rope_theta: theta of the layers with a window, which are then not stretched.
+        rotary_share: of a head's entries, from its first on, that turn.
+        norms: before attention and MLP, after them, or both.
+        norm_offset: is added to the scale of every norm.
+        activation: of the gate; ``gelu_tanh`` is GELU by its tanh formula.
+        attention_soft_cap: c, where scores s become c tanh(s / c); ``logit_soft_cap`` likewise.
+        attention_scale: multiplies the products of queries and keys; 1 / sqrt(head_dim) when None.
+        query_scalar: a number whose inverse root does so.
+        scaled_embedding: token embeddings are multiplied by sqrt(hidden_size).
+        embedding_multiplier: multiplies what enters the first layer.
+        residual_multiplier: multiplies what attention and MLP add.
+        logit_divisor: divides the logits.
+        eos_token_id: may be several.
     """
 
     vocab_size: int
@@ -43,7 +65,7 @@ class LlamaConfig:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float = 10000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope_scaling: Scaling | None = None
     tie_word_embeddings: bool = False
     attention_bias: bool = False
     qk_norm: bool = False
@@ -52,6 +74,24 @@ class LlamaConfig:
     bos_token_id: int | None = None
     eos_token_id: int | tuple[int, ...] | None = None
     pad_token_id: int | None = None
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm_over: Literal["head", "projection"] = "head"
+    sliding_layers: tuple[bool, ...] | None = None
+    nope_layers: tuple[bool, ...] | None = None
+    local_rope_theta: float | None = None
+    rotary_share: float = 1.0
+    norms: Literal["pre", "post", "both"] = "pre"
+    norm_offset: float = 0.0
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    attention_soft_cap: float | None = None
+    logit_soft_cap: float | None = None
+    attention_scale: float | None = None
+    query_scalar: float | None = None
+    scaled_embedding: bool = False
+    embedding_multiplier: float = 1.0
+    residual_multiplier: float = 1.0
+    logit_divisor: float = 1.0
 
     def __post_init__(self) -> None:
         for field, limits in _LIMITS.items():
@@ -63,6 +103,18 @@ class LlamaConfig:
             )
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE turns pairs")
+        if self.rotary_dim < 2 or self.rotary_dim % 2:
+            raise ValueError(
+                f"rotary_share={self.rotary_share} of head_dim={self.head_dim} must be an even "
+                "number of entries: RoPE turns pairs"
+            )
+        for name in ("sliding_layers", "nope_layers"):
+            listed = getattr(self, name)
+            if listed is not None and len(listed) != self.num_layers:
+                raise ValueError(
+                    f"{name} has {len(listed)} entries for num_layers={self.num_layers}; give one "
+                    "for each layer"
+                )
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(
                 f"sliding_window={self.sliding_window} must be at least 1; None attends to all"
@@ -80,7 +132,7 @@ class LlamaConfig:
         """Reads the content of a ``config.json``, of transformers 4 or 5.
 
         Args:
-            raw: the parsed JSON of a llama, mistral, qwen2 or qwen3 model.
+            raw: the parsed JSON of a model of :data:`tera_jax.llama.family.families.FAMILIES`.
 
         Raises:
             ValueError: for every key or value that would change the function and is not
@@ -98,50 +150,25 @@ class LlamaConfig:
         Raises:
             ValueError: when no model type of Hugging Face has this combination of fields.
         """
-        expected = {
-            "attention_bias": self.model_type == "qwen2",
-            "qk_norm": self.model_type == "qwen3",
-        }
-        for field, value in expected.items():
-            if getattr(self, field) != value:
-                raise ValueError(
-                    f"a {self.model_type} checkpoint has {field}={value}, not "
-                    f"{getattr(self, field)}; choose another model_type"
-                )
-        if self.sliding_window is not None and self.model_type != "mistral":
-            raise ValueError(
-                f"a {self.model_type} checkpoint cannot say sliding_window={self.sliding_window}; "
-                "use model_type='mistral'"
-            )
-        scaling = dataclasses.asdict(self.rope_scaling) if self.rope_scaling else {}
-        rope = {"rope_type": "llama3" if scaling else "default", **scaling}
-        eos = self.eos_token_id
-        family: dict[str, Any] = {
-            "llama": {"attention_bias": False, "mlp_bias": False},
-            "mistral": {"sliding_window": self.sliding_window},
-            "qwen2": {"use_sliding_window": False, "sliding_window": None},
-            "qwen3": {"use_sliding_window": False, "sliding_window": None, "attention_bias": False},
-        }
-        return {
-            "architectures": [hf_config.ARCHITECTURES[self.model_type]],
-            "model_type": self.model_type,
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_layers,
-            "num_attention_heads": self.num_heads,
-            "num_key_value_heads": self.num_kv_heads,
-            "head_dim": self.head_dim,
-            "hidden_act": "silu",
-            "max_position_embeddings": self.max_position_embeddings,
-            "rms_norm_eps": self.rms_norm_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": rope if scaling else None,
-            "rope_parameters": {"rope_theta": self.rope_theta, **rope},
-            "attention_dropout": 0.0,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": list(eos) if isinstance(eos, tuple) else eos,
-            "pad_token_id": self.pad_token_id,
-            **family[self.model_type],
-        }
+        return hf_export.to_hf(self)
+
+    @property
+    def rotary_dim(self) -> int:
+        """The entries of a head that turn."""
+        return int(self.head_dim * self.rotary_share)
+
+    @property
+    def score_scale(self) -> float | None:
+        """What multiplies the products of queries and keys; None for 1 / sqrt(head_dim)."""
+        return self.attention_scale if self.query_scalar is None else self.query_scalar**-0.5
+
+    @property
+    def mixes_windows(self) -> bool:
+        """Whether some layers have the window and others do not."""
+        return self.sliding_window is not None and self.sliding_layers is not None
+
+    def has_window(self, layer: int) -> bool:
+        """Whether a layer has the sliding window."""
+        return self.sliding_window is not None and (
+            self.sliding_layers is None or self.sliding_layers[layer]
+        )

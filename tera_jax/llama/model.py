@@ -3,7 +3,7 @@
 The layers are one ``nn.scan``, so every parameter below ``layers`` leads with the layer axis.
 """
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,18 +13,17 @@ from jax import lax
 from jax.typing import DTypeLike
 
 from tera_jax.llama import rope
+from tera_jax.llama.attention import ROTATED, Which, at_positions
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.decode.cache import Cache, RowCache
-from tera_jax.llama.layer import RESIDUAL, ROTATED, Layer, at_positions, split_rows
+from tera_jax.llama.layer import RESIDUAL, Layer, split_rows
+from tera_jax.llama.loop import Ids, of_stack, one_after_another, one_layer, positions, which_layers
 from tera_jax.network.contraction import MATERIALIZED
 from tera_jax.ops import segment_attention
 from tera_jax.ops.acc_matmul import dot_general_acc
 from tera_jax.ops.embedding import TokenEmbed
 from tera_jax.ops.fp8_matmul import PRODUCT
 from tera_jax.ops.rms_norm import RMSNorm
-
-Ids: TypeAlias = jax.Array | np.ndarray
-"""What comes with a batch: token ids, positions, segments, masks."""
 
 
 def _kept(primitive: Any, *args: Any, **params: Any) -> Any:
@@ -43,9 +42,6 @@ REMAT: dict[str, Any] = {"none": None, "full": _POLICIES.nothing_saveable, "dots
 """What the backward pass recomputes: nothing, all of a layer, or all but its matmuls, its
 fused attention and the kernels that a method built. Rotated queries and keys, and the residual
 stream, are residuals in place of the matmuls that they are made of."""
-
-_STACKED = ("params", "d", "frozen")
-"""The collections in which arrays of a layer lead with the axis of the layers."""
 
 
 class Llama(nn.Module):
@@ -80,13 +76,16 @@ class Llama(nn.Module):
         config = self.config
         param_dtype = self.dtype if self.param_dtype is None else self.param_dtype
         types: dict[str, Any] = {"dtype": self.dtype, "param_dtype": param_dtype}
-        self.embed_tokens = TokenEmbed(config.vocab_size, config.hidden_size, **types)
+        scale = config.hidden_size**0.5 if config.scaled_embedding else 1.0
+        self.embed_tokens = TokenEmbed(
+            config.vocab_size, config.hidden_size, multiplier=scale, **types
+        )
         layer = Layer
         if self.remat != "none":
             # Inside a scan XLA cannot merge the recomputation with the first one.
             layer = nn.remat(Layer, policy=REMAT[self.remat], prevent_cse=self.unroll)
         self.layers = layer(config, **types)
-        self.norm = RMSNorm(config.rms_norm_eps, **types)
+        self.norm = RMSNorm(config.rms_norm_eps, offset=config.norm_offset, **types)
         if not config.tie_word_embeddings:
             self.lm_head = nn.Dense(
                 config.vocab_size, use_bias=False, dot_general=dot_general_acc, **types
@@ -113,7 +112,7 @@ class Llama(nn.Module):
         positions_BL: Ids | None = None,
         segment_ids_BL: Ids | None = None,
         cache: Cache | RowCache | None = None,
-        mask_BLS: Ids | None = None,
+        mask_BLS: Ids | tuple[Ids, Ids] | None = None,
         lengths_BM: Ids | None = None,
         target_positions_BT: Ids | None = None,
     ) -> tuple[jax.Array, Cache | RowCache | None]:
@@ -129,7 +128,8 @@ class Llama(nn.Module):
             cache: its next L slots receive the tokens. They must be free: this is not checked. The
                 rows of a :class:`RowCache` are one segment each, and their positions its lengths.
             mask_BLS: with a cache, the slots that each token attends to, in place of those up to
-                its own that are of its segment.
+                its own that are of its segment. Where some layers have a window, two: without it
+                and with it.
             lengths_BM: int32, without a cache and in place of ``segment_ids_BL``: the tokens of
                 segments 1, 2, ... of each row, which follow each other from its start; 0 for none.
                 Some GPUs then skip what a mask would only hide.
@@ -149,9 +149,9 @@ class Llama(nn.Module):
                 f"tokens of shape {jnp.shape(tokens_BL)}; pass rows of them (B, L), one row as "
                 "tokens[None]"
             )
-        positions_BL, segment_ids_BL, mask_BLS, lengths_BM, target_positions_BT = (
+        positions_BL, segment_ids_BL, lengths_BM, target_positions_BT = (
             None if given is None else jnp.asarray(given)
-            for given in (positions_BL, segment_ids_BL, mask_BLS, lengths_BM, target_positions_BT)
+            for given in (positions_BL, segment_ids_BL, lengths_BM, target_positions_BT)
         )
         length = tokens_BL.shape[1]
         if isinstance(cache, RowCache):
@@ -163,7 +163,8 @@ class Llama(nn.Module):
         if lengths_BM is not None:
             segment_ids_BL = segment_attention.segment_ids(lengths_BM, length)
         if positions_BL is None:
-            positions_BL = _positions(tokens_BL, segment_ids_BL)
+            positions_BL = positions(tokens_BL, segment_ids_BL)
+        size = None if cache is None else cache.size
         start, slots, mask = None, None, None
         after: Cache | RowCache | None = None
         if isinstance(cache, RowCache):
@@ -171,7 +172,7 @@ class Llama(nn.Module):
             ones_BL, ones_BS = (
                 jnp.ones((len(tokens_BL), count), jnp.int32) for count in (length, cache.size)
             )
-            mask = self._mask(slot_BL, ones_BL, ones_BS)[:, None]
+            mask = self._masks(slot_BL, ones_BL, ones_BS)
             after = cache._replace(length_B=cache.length_B + length)
         elif cache is not None:
             if segment_ids_BL is None:
@@ -182,16 +183,23 @@ class Llama(nn.Module):
             start, slots = cache.length, (cache.key, cache.value)
             if mask_BLS is None:
                 slot_1L = start + jnp.arange(length, dtype=jnp.int32)[None, :]
-                mask_BLS = self._mask(slot_1L, segment_ids_BL, segment_ids_BS)
-            mask = mask_BLS[:, None]
+                mask = self._masks(slot_1L, segment_ids_BL, segment_ids_BS)
+            else:
+                mask = jax.tree.map(lambda each_BLS: jnp.asarray(each_BLS)[:, None], mask_BLS)
             after = cache._replace(segment_ids_BS=segment_ids_BS, length=cache.length + length)
+        elif self.config.mixes_windows:
+            index_1L = jnp.arange(length, dtype=jnp.int32)[None]
+            own_BL = jnp.ones_like(index_1L) if segment_ids_BL is None else segment_ids_BL
+            mask = self._masks(index_1L, own_BL, own_BL)
         elif segment_ids_BL is not None:
             mask = segment_ids_BL[:, None, :, None] == segment_ids_BL[:, None, None, :]
         config = self.config
         acc = np.float64 if self.dtype == jnp.float64 else np.float32
-        frequency = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling, acc)
-        cos, sin = rope.tables(positions_BL, frequency)
-        x_BLD = split_rows(self.embed_tokens(tokens_BL))
+        cos, sin = rope.of_model(config, positions_BL, segment_ids_BL, size, acc)
+        x_BLD = self.embed_tokens(tokens_BL)
+        if config.embedding_multiplier != 1:
+            x_BLD = x_BLD * config.embedding_multiplier
+        x_BLD = split_rows(x_BLD)
         carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
         if (
             target_positions_BT is not None
@@ -200,9 +208,9 @@ class Llama(nn.Module):
         ):
             x = self._layers_ending_at(target_positions_BT, segment_ids_BL, carry, where)
         else:
-            number_N = jnp.arange(config.num_layers, dtype=jnp.int32)
-            layers = _one_after_another(config.num_layers, self.unroll)
-            (x, slots), _ = layers(self.layers, carry, number_N, *where, None)
+            which_N = which_layers(config)
+            layers = one_after_another(config.num_layers, self.unroll)
+            (x, slots), _ = layers(self.layers, carry, which_N, *where, None)
             x = x if target_positions_BT is None else at_positions(x, target_positions_BT)
         if after is not None and slots is not None:
             after = after._replace(key=slots[0], value=slots[1])
@@ -210,11 +218,17 @@ class Llama(nn.Module):
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """Scores of the next token, float32, of hidden states ``(..., D)``: ``(..., V)``."""
-        if not self.config.tie_word_embeddings:
-            return self.lm_head(hidden)
-        embedding_VD = self.embed_tokens.embedding.astype(self.dtype)
-        contract = (((hidden.ndim - 1,), (1,)), ((), ()))
-        return dot_general_acc(hidden, embedding_VD, contract)
+        config = self.config
+        if not config.tie_word_embeddings:
+            scores = self.lm_head(hidden)
+        else:
+            embedding_VD = self.embed_tokens.embedding.astype(self.dtype)
+            contract = (((hidden.ndim - 1,), (1,)), ((), ()))
+            scores = dot_general_acc(hidden, embedding_VD, contract)
+        if config.logit_divisor != 1:
+            scores = scores / config.logit_divisor
+        cap = config.logit_soft_cap
+        return scores if cap is None else cap * jnp.tanh(scores / cap)
 
     def _ends_early(self, length: int, targets: int) -> bool:
         """Whether it pays to do the last layer at the target positions only.
@@ -233,60 +247,40 @@ class Llama(nn.Module):
     ) -> jax.Array:
         """The residual stream after the last layer at the target positions: ``(B, T, D)``."""
         last = self.config.num_layers - 1
-        number_N = jnp.arange(last + 1, dtype=jnp.int32)
-        first = _of_stack(_one_after_another(last, self.unroll), slice(last))
-        carry, _ = first(self.layers, carry, number_N[:last], *where, None)
+        which_N = which_layers(self.config)
+        first = of_stack(one_after_another(last, self.unroll), slice(last))
+        carry, _ = first(self.layers, carry, _at(which_N, slice(last)), *where, None)
         if segment_ids_BL is None:
             segment_ids_BL = jnp.ones(carry[0].shape[:2], jnp.int32)
-        mask_BTL = self._mask(
-            target_positions_BT, at_positions(segment_ids_BL, target_positions_BT), segment_ids_BL
-        )
-        at = (number_N[last], *where[:2], mask_BTL[:, None], None, None, target_positions_BT)
-        (x_BTD, _), _ = _of_stack(_layer, last)(self.layers, carry, *at)
+        own_BT = at_positions(segment_ids_BL, target_positions_BT)
+        windowed = self.config.has_window(last)
+        mask_BTL = self._mask(windowed, target_positions_BT, own_BT, segment_ids_BL)
+        at = (_at(which_N, last), *where[:2], mask_BTL[:, None], None, None, target_positions_BT)
+        (x_BTD, _), _ = of_stack(one_layer, last)(self.layers, carry, *at)
         return x_BTD
 
+    def _masks(self, *where: jax.Array) -> Any:
+        """:meth:`_mask` for all heads; where layers differ, of those without a window and with."""
+        config = self.config
+        if config.mixes_windows:
+            return tuple(self._mask(windowed, *where)[:, None] for windowed in (False, True))
+        return self._mask(config.sliding_window is not None, *where)[:, None]
+
     def _mask(
-        self, position_BT: jax.Array, segment_ids_BT: jax.Array, segment_ids_BS: jax.Array
+        self,
+        windowed: bool,
+        position_BT: jax.Array,
+        segment_ids_BT: jax.Array,
+        segment_ids_BS: jax.Array,
     ) -> jax.Array:
         """``(B, T, S)``: positions up to the query's own, of its segment, within its window."""
         position_S = jnp.arange(segment_ids_BS.shape[1], dtype=jnp.int32)
         age_BTS = position_BT[:, :, None] - position_S[None, None, :]
         seen_BTS = age_BTS >= 0
-        if self.config.sliding_window is not None:
+        if windowed and self.config.sliding_window is not None:
             seen_BTS &= age_BTS < self.config.sliding_window
         return seen_BTS & (segment_ids_BT[:, :, None] == segment_ids_BS[:, None, :])
 
 
-def _layer(layer: Layer, carry: Any, *where: Any) -> Any:
-    return layer(carry, *where)
-
-
-def _one_after_another(length: int, unroll: bool) -> Any:
-    """``(layers, carry, number_N, *where) -> (carry, None)`` for so many layers in a stack."""
-    return nn.scan(
-        _layer,
-        variable_axes=dict.fromkeys(_STACKED, 0),
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, *(nn.broadcast,) * 6),
-        length=length,
-        unroll=length if unroll else 1,
-    )
-
-
-def _of_stack(function: Any, index: Any) -> Any:
-    """``function(layers, ...)`` of one layer of the stack, or of a slice of it."""
-
-    def part(collections: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf[index], collections)
-
-    return nn.map_variables(function, _STACKED, trans_in_fn=part)
-
-
-def _positions(tokens_BL: Ids, segment_ids_BL: jax.Array | None) -> jax.Array:
-    """0, 1, ... from the start of each row, or of each run of equal segment ids."""
-    index_BL = lax.broadcasted_iota(jnp.int32, tokens_BL.shape, 1)
-    if segment_ids_BL is None:
-        return index_BL
-    changed = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
-    starts_BL = jnp.pad(changed, ((0, 0), (1, 0)), constant_values=True)
-    return index_BL - lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)
+def _at(which_N: Which, index: Any) -> Any:
+    return jax.tree.map(lambda each_N: each_N[index], which_N)

@@ -1,78 +1,26 @@
-"""Rotary positions (Su et al., 2021), with Llama 3.1's stretched frequencies."""
+"""Rotary positions of tokens: tables of cosines and sines, and turning by them."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from tera_jax import json_files
-from tera_jax.json_files import Key
+from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.family.rope_scaling import (
+    DynamicScaling,
+    Llama3Scaling,
+    LongRope,
+    attention_factor,
+    depends_on_length,
+    frequencies,
+    longrope_frequencies,
+    stretches,
+)
 from tera_jax.ops.numerics import acc_dtype
 
-_DEFAULT_THETA = 10000.0
-_THETA = Key(float | None, None, least=1, below=1e15)
-_KINDS = {
-    "rope_type": Key(str | None, None),
-    "type": Key(str | None, None),
-    "rope_theta": _THETA,
-    "partial_rotary_factor": Key(float | None, None),
-}
-_SCALING = {
-    "factor": Key(float, least=1, below=1e6),
-    "low_freq_factor": Key(float, above=0, below=1e6),
-    "high_freq_factor": Key(float, above=0, below=1e6),
-    "original_max_position_embeddings": Key(int, least=1, below=2**31),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Llama3Scaling:
-    """The stretched rotary frequencies of Llama 3.1 (``rope_type: llama3``).
-
-    Wavelengths above ``original_max_position_embeddings / low_freq_factor`` tokens are stretched by
-    ``factor``, those below ``original_max_position_embeddings / high_freq_factor`` are kept, and
-    those between are interpolated.
-    """
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-    def __post_init__(self) -> None:
-        if self.high_freq_factor <= self.low_freq_factor:
-            raise ValueError(
-                f"rope scaling needs high_freq_factor > low_freq_factor, not "
-                f"{self.high_freq_factor} and {self.low_freq_factor}"
-            )
-
-
-def frequencies(
-    head_dim: int, theta: float, scaling: Llama3Scaling | None, dtype: Any = np.float32
-) -> np.ndarray:
-    """Radians per token of each of the ``head_dim / 2`` pairs, computed in ``dtype``."""
-    exponents = np.arange(0, head_dim, 2, dtype=dtype) / dtype(head_dim)
-    plain = (1.0 / dtype(theta) ** exponents).astype(dtype)
-    if scaling is None:
-        return plain
-    return (plain / stretches(plain, scaling)).astype(dtype)
-
-
-def stretches(plain: np.ndarray, scaling: Llama3Scaling) -> np.ndarray:
-    """The factor >= 1 by which Llama 3.1 divides each of the ``plain`` frequencies.
-
-    The share of the unstretched frequency rises linearly from 0 to 1 while the original context
-    grows from ``low_freq_factor`` to ``high_freq_factor`` wavelengths.
-    """
-    wavelengths_in_context = scaling.original_max_position_embeddings * plain / (2 * np.pi)
-    kept = (wavelengths_in_context - scaling.low_freq_factor) / (
-        scaling.high_freq_factor - scaling.low_freq_factor
-    )
-    kept = np.clip(kept, 0.0, 1.0)
-    return 1.0 / (kept + (1.0 - kept) / scaling.factor)
+__all__ = ["Llama3Scaling", "frequencies", "kinds", "of_model", "rotate", "stretches", "tables"]
 
 
 def tables(positions_BL: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, jax.Array]:
@@ -87,52 +35,123 @@ def tables(positions_BL: jax.Array, frequency: np.ndarray) -> tuple[jax.Array, j
 
 
 def rotate(x_BLNH: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32 at least."""
+    """Turns the pairs ``(x[h], x[h + H / 2])``, Hugging Face's order, in float32 at least.
+
+    Where the tables are for fewer pairs than a head has, the entries of a head beyond these stay.
+    """
+    turning = 2 * cos.shape[-1]
+    if turning < x_BLNH.shape[-1]:
+        turned = rotate(x_BLNH[..., :turning], cos, sin)
+        return jnp.concatenate([turned, x_BLNH[..., turning:]], axis=-1)
     acc = acc_dtype(x_BLNH.dtype)
     first, second = jnp.split(x_BLNH.astype(acc), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BLNH.dtype)
 
 
-def read_hf(raw: Mapping[str, Any]) -> tuple[float, Llama3Scaling | None]:
-    """Theta and scaling from transformers 5's key, transformers 4's two keys, or both if equal.
+def of_model(
+    config: LlamaConfig,
+    positions_BL: jax.Array,
+    segment_ids_BL: jax.Array | None,
+    slots: int | None,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array]:
+    """Cosine and sine for the layers of a model, each ``(B, L, 1, R / 2)`` of R turning entries.
 
-    Raises:
-        ValueError: for a rope type other than default and llama3, and for keys that disagree.
+    Where layers differ, both lead with an axis that :func:`kinds` counts along. Where frequencies
+    depend on the length of a sequence, that is the last position of a token's segment, or of its
+    row, plus one. LongRoPE with a cache takes the cache's size for the length: all keys in it have
+    the same factors.
+
+    Args:
+        config: of the model.
+        positions_BL: int32.
+        segment_ids_BL: int32, or None for one segment a row.
+        slots: the size of the cache, if there is one.
+        dtype: of the tables.
     """
-    theta = raw.get("rope_theta")
-    new, old = raw.get("rope_parameters"), raw.get("rope_scaling")
-    found = [
-        _read_dict(key, value, theta)
-        for key, value in (("rope_parameters", new), ("rope_scaling", old))
-        if value is not None
-    ] or [(_DEFAULT_THETA if theta is None else float(theta), None)]
-    # rope_parameters is complete: without rope_scaling beside it, it may still disagree with theta.
-    if any(other != found[0] for other in found) or theta not in (None, found[0][0]):
-        raise ValueError(
-            f"config keys rope_parameters={new!r}, rope_theta={theta!r} and rope_scaling={old!r} "
-            "disagree; keep the ones that are right"
+    found = [_stretched(config, positions_BL, segment_ids_BL, slots, dtype)]
+    if config.local_rope_theta is not None:
+        local = frequencies(config.rotary_dim, config.local_rope_theta, None, dtype)
+        found.append(tables(positions_BL, local))
+    if config.nope_layers is not None:
+        found.append(
+            tables(jnp.zeros_like(positions_BL), frequencies(config.rotary_dim, 1.0, None))
         )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    cos, sin = (
+        jnp.stack([each.astype(dtype) for each in kind]) for kind in zip(*found, strict=True)
+    )
+    return cos, sin
 
 
-def _read_dict(
-    key: str, value: Mapping[str, Any], theta: float | None
-) -> tuple[float, Llama3Scaling | None]:
-    known = json_files.typed("config.json", value, _KINDS, others="ignore", within=f"{key}.")
-    kinds = {known["rope_type"], known["type"]} - {None}
-    if len(kinds) > 1 or not kinds <= {"default", "llama3"}:
-        raise ValueError(
-            f"config key {key}={dict(value)!r} is not supported: the rope type must be default or "
-            "llama3; choose another checkpoint"
+def kinds(config: LlamaConfig) -> np.ndarray | None:
+    """Which tables of :func:`of_model` each layer has, int32; None where there is one for all."""
+    if config.local_rope_theta is None and config.nope_layers is None:
+        return None
+    local = config.local_rope_theta is not None
+    kinds_N = np.zeros(config.num_layers, np.int32)
+    for layer in range(config.num_layers):
+        if local and config.has_window(layer):
+            kinds_N[layer] = 1
+        if config.nope_layers is not None and config.nope_layers[layer]:
+            kinds_N[layer] = 1 + local
+    return kinds_N
+
+
+def _stretched(
+    config: LlamaConfig,
+    positions_BL: jax.Array,
+    segment_ids_BL: jax.Array | None,
+    slots: int | None,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array]:
+    scaling = config.rope_scaling
+    frequency = frequencies(config.rotary_dim, config.rope_theta, scaling, dtype)
+    if isinstance(scaling, LongRope) and slots is not None:
+        plain = frequencies(config.rotary_dim, config.rope_theta, None, dtype)
+        long = slots > scaling.original_max_position_embeddings
+        frequency = longrope_frequencies(plain, scaling)[long]
+    elif depends_on_length(scaling):
+        length_BL = _lengths(positions_BL, segment_ids_BL)
+        frequency_BLH = _by_length(config, length_BL, dtype)
+        angle = positions_BL.astype(dtype)[:, :, None] * frequency_BLH
+        return _scaled(jnp.cos(angle)[:, :, None], jnp.sin(angle)[:, :, None], config)
+    return _scaled(*tables(positions_BL, frequency), config)
+
+
+def _scaled(cos: jax.Array, sin: jax.Array, config: LlamaConfig) -> tuple[jax.Array, jax.Array]:
+    factor = attention_factor(config.rope_scaling)
+    return (cos, sin) if factor == 1 else (cos * factor, sin * factor)
+
+
+def _by_length(config: LlamaConfig, length_BL: jax.Array, dtype: Any) -> jax.Array:
+    """The frequencies of each token, (B, L, R / 2)."""
+    scaling, size = config.rope_scaling, config.rotary_dim
+    plain_H = frequencies(size, config.rope_theta, None, dtype)
+    if isinstance(scaling, LongRope):
+        short_H, long_H = longrope_frequencies(plain_H, scaling)
+        long_BL1 = (length_BL > scaling.original_max_position_embeddings)[:, :, None]
+        return jnp.where(
+            long_BL1, jnp.asarray(long_H[None, None]), jnp.asarray(short_H[None, None])
         )
-    rest = {name: number for name, number in value.items() if name not in _KINDS}
-    wanted = _SCALING if kinds == {"llama3"} else {}
-    if set(rest) != set(wanted) or known["partial_rotary_factor"] not in (None, 1):
-        raise ValueError(
-            f"config key {key}={dict(value)!r} is not supported: beside rope_type and rope_theta "
-            f"it must have exactly the keys {sorted(wanted)}"
-        )
-    theta = next((float(t) for t in (known["rope_theta"], theta) if t is not None), _DEFAULT_THETA)
-    scaling = json_files.typed("config.json", rest, wanted, within=f"{key}.")
-    return theta, Llama3Scaling(**scaling) if wanted else None
+    assert isinstance(scaling, DynamicScaling)
+    most, factor = scaling.max_position_embeddings, scaling.factor
+    length_BL1 = jnp.maximum(length_BL, most).astype(dtype)[:, :, None]
+    growth_BL1 = (factor * length_BL1 / most - (factor - 1)) ** (size / (size - 2))
+    exponent_11H = (-np.arange(0, size, 2, dtype=dtype) / dtype(size))[None, None]
+    return jnp.asarray(plain_H[None, None]) * growth_BL1 ** jnp.asarray(exponent_11H)
+
+
+def _lengths(positions_BL: jax.Array, segment_ids_BL: jax.Array | None) -> jax.Array:
+    """The tokens of each token's sequence: its segment's last position and one."""
+    if segment_ids_BL is None:
+        last_B1 = jnp.max(positions_BL, axis=1, keepdims=True)
+        return jnp.broadcast_to(last_B1, positions_BL.shape) + 1
+    length = positions_BL.shape[1]
+    index_BL = lax.broadcasted_iota(jnp.int32, positions_BL.shape, 1)
+    changed = segment_ids_BL[:, 1:] != segment_ids_BL[:, :-1]
+    ends_BL = jnp.pad(changed, ((0, 0), (0, 1)), constant_values=True)
+    end_BL = lax.cummin(jnp.where(ends_BL, index_BL, length), axis=1, reverse=True)
+    return jnp.take_along_axis(positions_BL, end_BL, axis=1) + 1

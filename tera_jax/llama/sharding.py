@@ -24,6 +24,7 @@ _PARAMETERS: tuple[tuple[str, P], ...] = (
     (r"layers/self_attn/o_proj/kernel" + _AS_KERNEL, P(None, "tensor", "fsdp")),
     (r"layers/self_attn/o_proj/kernel/codes", P(None, "fsdp", "tensor")),
     (r"layers/self_attn/o_proj/kernel/channel_scales", P(None, "fsdp")),
+    (r"layers/self_attn/o_proj/bias", P(None, None)),
     (r"layers/self_attn/[qk]_norm/scale", P(None, None)),
     (r"layers/mlp/(gate|up)_proj/kernel" + _AS_KERNEL, P(None, "fsdp", "tensor")),
     (r"layers/mlp/(gate|up)_proj/kernel/codes", P(None, "tensor", "fsdp")),
@@ -31,7 +32,9 @@ _PARAMETERS: tuple[tuple[str, P], ...] = (
     (r"layers/mlp/down_proj/kernel" + _AS_KERNEL, P(None, "tensor", "fsdp")),
     (r"layers/mlp/down_proj/kernel/codes", P(None, "fsdp", "tensor")),
     (r"layers/mlp/down_proj/kernel/channel_scales", P(None, "fsdp")),
-    (r"layers/(input|post_attention)_layernorm/scale", P(None, None)),
+    (r"layers/mlp/(gate|up)_proj/bias", P(None, "tensor")),
+    (r"layers/mlp/down_proj/bias", P(None, None)),
+    (r"layers/(input|post_attention|(pre|post)_feedforward)_layernorm/scale", P(None, None)),
     (r"norm/scale", P(None)),
 )
 

@@ -11,7 +11,12 @@ from jaxtyping import Array, Integer
 
 
 class TokenEmbed(nn.Embed):
-    """``nn.Embed``, but for ids out of range: ``nn.Embed`` reads them as NaN or from the end."""
+    """``nn.Embed``, but for ids out of range: ``nn.Embed`` reads them as NaN or from the end.
+
+    ``multiplier``, rounded to ``dtype``, multiplies every embedding that is read.
+    """
+
+    multiplier: float = 1.0
 
     promote_dtype: Any = dtypes.promote_dtype  # linen's annotation cannot be checked at run time
 
@@ -25,7 +30,8 @@ class TokenEmbed(nn.Embed):
             raise ValueError(f"token ids are integers, not {inputs.dtype}")
         require_token_ids(inputs, self.num_embeddings)
         dtype = self.embedding.dtype if self.dtype is None else self.dtype
-        return jnp.take(self.embedding.astype(dtype), inputs, axis=0)
+        found = jnp.take(self.embedding.astype(dtype), inputs, axis=0)
+        return found if self.multiplier == 1 else found * jnp.asarray(self.multiplier, dtype)
 
 
 def require_token_ids(ids: Integer[Array, "..."] | np.ndarray, count: int) -> None:

@@ -26,11 +26,12 @@ _LEAST = 256
 
 
 class RMSNorm(nn.Module):
-    """``x / sqrt(mean(x²) + eps) * scale`` in float32 at least, returned in ``dtype``."""
+    """``x / sqrt(mean(x²) + eps) * (offset + scale)`` in float32 at least, in ``dtype``."""
 
     eps: float
     dtype: DTypeLike
     param_dtype: DTypeLike
+    offset: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -38,7 +39,10 @@ class RMSNorm(nn.Module):
 
         Whoever goes on with this x has the gradients of both summed in one pass over memory.
         """
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), self.param_dtype)
+        start = nn.initializers.constant(1.0 - self.offset) if self.offset else nn.initializers.ones
+        scale = self.param("scale", start, (x.shape[-1],), self.param_dtype)
+        if self.offset:
+            scale = scale.astype(acc_dtype(scale.dtype)) + self.offset
         if not _takes_kernel(x.shape):
             return x, normed(x, scale, self.eps, self.dtype)
         return _beside(self.eps, self.dtype, x, scale)

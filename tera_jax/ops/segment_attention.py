@@ -5,6 +5,7 @@ skip over. JAX's own function below it takes where segments begin and how long t
 only their matmuls are computed.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -76,21 +77,30 @@ def attention(
     key_BLKH: Float[Array, "B L K H"],
     value_BLKH: Float[Array, "B L K H"],
     lengths_BM: Int[Array, "B M"],
+    scale: float | None = None,
 ) -> Float[Array, "B L N H"]:
-    """Causal attention of each token to its own segment, scaled by 1 / sqrt(H).
+    """Causal attention of each token to its own segment, scaled by 1 / sqrt(H) or ``scale``.
 
     Args:
         query_BLNH: bfloat16 or float16.
         key_BLKH: of K heads, a divisor of N.
         value_BLKH: like the keys.
         lengths_BM: see :func:`segments`.
+        scale: of the products of queries and keys.
     """
     heads, rows = P(on_mesh.BATCH, None, "tensor"), on_mesh.ROWS
     arrays = query_BLNH, key_BLKH, value_BLKH, lengths_BM
-    return on_mesh.run(_part, (heads, heads, heads, rows), heads, *arrays)
+    part = functools.partial(_part, scale=scale)
+    return on_mesh.run(part, (heads, heads, heads, rows), heads, *arrays)
 
 
-def _part(query_BLNH: Array, key_BLKH: Array, value_BLKH: Array, lengths_BM: Array) -> Array:
+def _part(
+    query_BLNH: Array,
+    key_BLKH: Array,
+    value_BLKH: Array,
+    lengths_BM: Array,
+    scale: float | None,
+) -> Array:
     """Of the rows and heads of one device."""
     _, length, heads, size = query_BLNH.shape
     start_BN, size_BS = segments(lengths_BM, length)
@@ -106,6 +116,6 @@ def _part(query_BLNH: Array, key_BLKH: Array, value_BLKH: Array, lengths_BM: Arr
             kv_seqlen=size_BS,
             q_offsets=start_BN,
             kv_offsets=start_BN,
-            scale=size**-0.5,
+            scale=size**-0.5 if scale is None else scale,
             mask_type=_cudnn.MaskType.CAUSAL,
         )

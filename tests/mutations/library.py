@@ -77,7 +77,7 @@ PATCHES = (
     Patch(
         "packed positions",
         "only the first token of a segment has its new position",
-        "tera_jax/llama/model.py",
+        "tera_jax/llama/loop.py",
         "lax.cummax(jnp.where(starts_BL, index_BL, 0), axis=1)",
         "jnp.where(starts_BL, index_BL, 0)",
         _PACKED,
@@ -133,7 +133,7 @@ PATCHES = (
     Patch(
         "mask",
         "a token sees all tokens",
-        "tera_jax/llama/layer.py",
+        "tera_jax/llama/attention.py",
         "is_causal=causal,",
         "is_causal=False,",
         _LOGITS,

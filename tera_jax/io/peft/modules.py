@@ -22,7 +22,10 @@ DEFAULT = ("q_proj", "v_proj")
 """PEFT's targets for every family that this library has."""
 
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
-_OPTIONAL = (_HEAD, "q_norm", "k_norm")
+_OPTIONAL = (
+    *(_HEAD, "q_norm", "k_norm"),
+    *("input_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"),
+)
 """Modules that a base may lack."""
 _SECONDS = 1.0
 """The most that a regular expression may take for one module."""
@@ -58,6 +61,13 @@ def target_layers(
     """
     file = path / CONFIG
     found: dict[TargetLayer, list[str]] = {}
+    for whole, parts in names.FUSED.items():
+        if _names_fused(config["target_modules"], whole.split(".")[-1]):
+            raise ValueError(
+                f"{file} adapts {whole.split('.')[-1]}, which here is "
+                f"{', '.join(part.split('.')[-1] for part in parts)}, and an adapter of all of "
+                "them together is not read; merge it in PEFT, and load the merged weights"
+            )
     for target in _layers(params, leaf):
         count = target.stack[0] if target.stack else 1
         modules = [module_name(target.name, layer, leaf) for layer in range(count)]
@@ -136,6 +146,13 @@ def _layers(params: Any, leaf: str) -> Iterator[TargetLayer]:
         if own == leaf and (path[-1] not in _OPTIONAL or _has(params, path)):
             shape = parameter(params, TargetLayer(tuple(path), ()), leaf).shape
             yield TargetLayer(tuple(path), shape[-axes:], shape[:-axes])
+
+
+def _names_fused(targets: Any, module: str) -> bool:
+    """Whether a list of targets has a module that files of some families fuse."""
+    return isinstance(targets, list | tuple) and any(
+        target.split(".")[-1] == module for target in targets
+    )
 
 
 def _has(params: Any, path: Sequence[str]) -> bool:

@@ -11,6 +11,7 @@ from tera_jax.llama import rope
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.readers import Tensors
 from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.family.families import FAMILIES
 
 _TOGETHER = "check that weights and config belong together"
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -34,12 +35,19 @@ def check_counts(tensors: Tensors, config: LlamaConfig, path: Path) -> None:
     """
     width, head = config.hidden_size, config.head_dim
     first = "model.layers.0."
-    expected = {
-        _EMBEDDING: (config.vocab_size, width),
-        f"{first}self_attn.q_proj.weight": (config.num_heads * head, width),
-        f"{first}self_attn.k_proj.weight": (config.num_kv_heads * head, width),
-        f"{first}mlp.gate_proj.weight": (config.intermediate_size, width),
+    rows = {
+        f"{first}self_attn.q_proj.weight": config.num_heads * head,
+        f"{first}self_attn.k_proj.weight": config.num_kv_heads * head,
+        f"{first}mlp.gate_proj.weight": config.intermediate_size,
     }
+    if FAMILIES[config.model_type].fused:
+        heads = config.num_heads + 2 * config.num_kv_heads
+        rows = {
+            f"{first}self_attn.qkv_proj.weight": heads * head,
+            f"{first}mlp.gate_up_proj.weight": 2 * config.intermediate_size,
+        }
+    expected = {_EMBEDDING: (config.vocab_size, width)}
+    expected |= {name: (count, width) for name, count in rows.items()}
     if expected.keys() - tensors.shapes.keys():
         _require_same(expected.keys(), tensors.shapes.keys(), path)
     _check_shapes(tensors, expected)
@@ -73,9 +81,7 @@ def check(
         ValueError: for a tensor that is missing, not the model's, of another shape, or of other
             numbers than the model makes.
     """
-    expected = dict(
-        tensor for path, shape in shapes.items() for tensor in names.tensors(path, shape)
-    )
+    expected = names.layout(shapes, FAMILIES[config.model_type].fused).shapes
     frequencies = {name for name in tensors.shapes if names.FREQUENCIES.fullmatch(name)}
     copies = {_HEAD} & tensors.shapes.keys() - expected.keys()
     _require_same(expected.keys(), tensors.shapes.keys() - frequencies - copies, path)
@@ -135,7 +141,7 @@ def _some(found: set[str]) -> str:
 
 def _check_frequencies(tensors: Tensors, name: str, config: LlamaConfig) -> None:
     """They may be rounded to the type of the file."""
-    made = rope.frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    made = rope.frequencies(config.rotary_dim, config.rope_theta, config.rope_scaling)
     if tensors.shapes[name] == made.shape:
         found = tensors.read(name, [slice(None)])
         limits = jnp.finfo(found.dtype)

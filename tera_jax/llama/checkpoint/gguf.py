@@ -13,7 +13,7 @@ from tera_jax.json_files import Key
 from tera_jax.llama import rope
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.hf_config import COUNT, EPS
+from tera_jax.llama.family.keys import COUNT, EPS
 
 _ARCHITECTURES = ("llama", "qwen2", "qwen3")
 

@@ -1,7 +1,8 @@
 """Open checkpoints: what is in them, before any of it is read."""
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,6 +11,9 @@ from safetensors import SafetensorError, safe_open
 
 from tera_jax import json_files
 from tera_jax.json_files import Key
+from tera_jax.llama.family.families import MULTIMODAL
+
+_log = logging.getLogger(__name__)
 
 _FLOATS = ("F32", "F16", "BF16")
 _SINGLE = "model.safetensors"
@@ -145,3 +149,52 @@ def _single(directory: Path) -> Path:
         f"{directory} holds {len(found)} safetensors files and no {_INDEX}; "
         "fetch the whole checkpoint"
     )
+
+
+class _Renamed:
+    """Some of the tensors of a checkpoint under other names."""
+
+    def __init__(self, tensors: Tensors, names: Mapping[str, str]):
+        self._tensors, self._names = tensors, names
+        self.shapes = {name: tensors.shapes[theirs] for name, theirs in names.items()}
+        self.files = {name: tensors.files[theirs] for name, theirs in names.items()}
+
+    def read(self, name: str, index: Sequence[slice]) -> np.ndarray:
+        return self._tensors.read(self._names[name], index)
+
+
+def of_text(tensors: Tensors, directory: Path) -> Tensors:
+    """The tensors of a multimodal model's text decoder; those of another model as they are.
+
+    A line of the log says how many are left out.
+    """
+    for row in MULTIMODAL.values():
+        left_out = [name for name in tensors.shapes if name.startswith(row.left_out)]
+        names = {
+            _own_name(name, row.decoder): name
+            for name in tensors.shapes
+            if not name.startswith(row.left_out)
+        }
+        if left_out:
+            _log.warning(
+                "%s: %d tensors of %s are left out: the text decoder alone is read",
+                *(
+                    directory,
+                    len(left_out),
+                    " and ".join(sorted({_part(name) for name in left_out})),
+                ),
+            )
+        if left_out or any(own != name for own, name in names.items()):
+            return _Renamed(tensors, names)
+    return tensors
+
+
+def _part(name: str) -> str:
+    return name.removeprefix("model.").split(".")[0]
+
+
+def _own_name(name: str, decoder: Mapping[str, str]) -> str:
+    for theirs, ours in decoder.items():
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from tera_jax import json_files
 from tera_jax.llama.config import LlamaConfig
-from tera_jax.llama.hf_config import TOKEN_IDS
+from tera_jax.llama.family.keys import TOKEN_IDS
 
 _FILE = "generation_config.json"
 

@@ -3,7 +3,7 @@
 import functools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ from tera_jax import atomic, disk, json_files, trees
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.contents import check, check_counts, require_finite
 from tera_jax.llama.checkpoint.gguf import GgufTensors, from_gguf, open_gguf
-from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors
+from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors, of_text
 from tera_jax.llama.checkpoint.resolve import locate
 from tera_jax.llama.checkpoint.special_tokens import with_generation_config
 from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.family.families import FAMILIES
 from tera_jax.llama.model import Llama
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.quantize import BLOCK, Quantizer
@@ -96,18 +97,20 @@ def load_pretrained(
         tensors = GgufTensors(path, reader, config)
     else:
         config = load_config(path)
-        tensors = SafeTensors(path)
+        tensors = of_text(SafeTensors(path), path)
     check_counts(tensors, config, path)
     model = Llama(config, dtype=dtype, remat=remat)
     abstract = abstract_params(model)
     check(tensors, _shapes(abstract), config, path)
+    fused = FAMILIES[config.model_type].fused
+    first_row = names.layout(_shapes(abstract), fused).first_row if fused else {}
     mesh = make_mesh() if mesh is None else mesh
     shardings = parameter_shardings(abstract, mesh)
     layout = functools.partial(parameter_shardings, mesh=mesh)
     quantizer = None if quantize == "none" else Quantizer(abstract, quantize, block, layout)
 
     def load(key_path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> Any:
-        array = _load_leaf(tensors, trees.name(key_path), leaf, sharding)
+        array = _load_leaf(tensors, trees.name(key_path), leaf, sharding, first_row)
         return array if quantizer is None else quantizer(key_path, array)
 
     return model, jax.tree.map_with_path(load, abstract, shardings)
@@ -151,13 +154,13 @@ def save_pretrained(
 
     # The files are planned before they are written, because their names say how many there are.
     shards: list[dict[str, int]] = [{}]
-    for path, leaf in leaves.items():
-        for name, shape in names.tensors(path, leaf.shape):
-            size = int(np.prod(shape)) * leaf.dtype.itemsize
-            if shards[-1] and sum(shards[-1].values()) + size > max_shard_bytes:
-                shards.append({})
-            shards[-1][name] = size
-    stored = _stored(leaves)
+    layout = names.layout(expected, FAMILIES[model.config.model_type].fused)
+    for name, parts in layout.parts.items():
+        size = math.prod(layout.shapes[name]) * leaves[parts[0].path].dtype.itemsize
+        if shards[-1] and sum(shards[-1].values()) + size > max_shard_bytes:
+            shards.append({})
+        shards[-1][name] = size
+    stored = _stored(leaves, layout)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
@@ -182,14 +185,22 @@ def abstract_params(model: Llama) -> dict[str, Any]:
 
 
 def _load_leaf(
-    tensors: Tensors, path: str, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding
+    tensors: Tensors,
+    path: str,
+    leaf: jax.ShapeDtypeStruct,
+    sharding: NamedSharding,
+    first_row: Mapping[str, int],
 ) -> jax.Array:
     name = names.TABLE[path]
     stacked = "{}" in name.hf
 
     def read(layer: int, index: tuple[slice, ...], out: np.ndarray) -> None:
-        tensor = name.hf.format(layer)
-        found = tensors.read(tensor, index[::-1] if name.transposed else index)
+        own = name.hf.format(layer)
+        where = index[::-1] if name.transposed else index
+        tensor = names.fused_name(own) if first_row else own
+        start = first_row.get(own, 0)
+        rows = slice(where[0].start + start, where[0].stop + start)
+        found = tensors.read(tensor, (rows, *where[1:]))
         with np.errstate(over="ignore", invalid="ignore"):  # told below
             out[...] = found.T if name.transposed else found
         require_finite(out, tensors, tensor)
@@ -257,14 +268,21 @@ def _written(whole: jax.Array, part: jax.Array, row: jax.Array | int) -> jax.Arr
     return jax.lax.dynamic_update_slice_in_dim(whole, part, row, axis=0)
 
 
-def _stored(leaves: dict[str, jax.Array | np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """The Hugging Face tensors in the order of the plan, one leaf fetched at a time."""
-    for path, leaf in leaves.items():
-        table = names.tensors(path, leaf.shape)
-        whole = np.asarray(leaf)
-        for layer, (name, _) in enumerate(table):
-            one = whole[layer] if "{}" in names.TABLE[path].hf else whole
-            yield name, np.ascontiguousarray(one.T if names.TABLE[path].transposed else one)
+def _stored(
+    leaves: dict[str, jax.Array | np.ndarray], layout: names.Layout
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The Hugging Face tensors in the order of the plan, few leaves fetched at a time."""
+    held: dict[str, np.ndarray] = {}
+    for name, parts in layout.parts.items():
+        paths = [part.path for part in parts]
+        held = {path: held[path] if path in held else np.asarray(leaves[path]) for path in paths}
+        rows = [_of_layer(held[part.path], part) for part in parts]
+        yield name, rows[0] if len(rows) == 1 else np.concatenate(rows)
+
+
+def _of_layer(whole: np.ndarray, part: names.Part) -> np.ndarray:
+    one = whole if part.layer is None else whole[part.layer]
+    return np.ascontiguousarray(one.T if names.TABLE[part.path].transposed else one)
 
 
 def _shapes(params: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -75,7 +75,7 @@ def beam_search(
         last = state.step - 1
         token_BK = lax.dynamic_index_in_dim(state.tokens_BKT, last, axis=2, keepdims=False)
         positions_BK = jnp.broadcast_to((prompt_B + last)[:, None], (batch, beams))
-        mask_BKS = _mask(model, state, segment_ids_BL, prompt_B, positions_BL)
+        mask_BKS = _masks(model, state, segment_ids_BL, prompt_B, positions_BL)
         hidden_BKD, cache = apply(
             token_BK, positions_BK, jnp.ones_like(token_BK), cache, mask_BKS, method="hidden"
         )
@@ -184,8 +184,18 @@ def _take(rows_BXT: jax.Array, index_BK: jax.Array) -> jax.Array:
     return jnp.take_along_axis(rows_BXT, index_BK[:, :, None], axis=1)
 
 
+def _masks(model: Llama, *where: Any) -> Any:
+    """:func:`_mask`; where some layers alone have a window, without it and with it."""
+    window = model.config.sliding_window
+    return (
+        (_mask(None, *where), _mask(window, *where))
+        if model.config.mixes_windows
+        else _mask(window, *where)
+    )
+
+
 def _mask(
-    model: Llama,
+    window: int | None,
     state: _State,
     segment_ids_BL: jax.Array,
     prompt_B: jax.Array,
@@ -195,7 +205,6 @@ def _mask(
     batch, beams, count = state.tokens_BKT.shape
     step_T = jnp.arange(count - 1, dtype=jnp.int32)
     age_T = state.step - 1 - step_T
-    window = model.config.sliding_window
     prompt_BL = segment_ids_BL != 0
     seen_T = age_T >= 0
     if window is not None:

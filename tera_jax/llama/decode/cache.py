@@ -28,6 +28,11 @@ class Cache(NamedTuple):
     segment_ids_BS: jax.Array
     length: jax.Array
 
+    @property
+    def size(self) -> int:
+        """S."""
+        return self.segment_ids_BS.shape[1]
+
 
 class RowCache(NamedTuple):
     """Slots of rows that are filled from the left, each as far as it is.

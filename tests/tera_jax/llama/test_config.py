@@ -81,11 +81,11 @@ def test_round_trip_and_transformers_reads_the_same(config, tmp_path):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        (LLAMA | {"model_type": "gemma"}, "model_type='gemma', which is not supported; choose"),
+        (LLAMA | {"model_type": "gpt2"}, "model_type='gpt2', which is not supported; choose"),
         ({"vocab_size": 3}, "model_type=None, which is not supported"),
         (LLAMA | {"hidden_act": "gelu"}, 'sets hidden_act to .gelu., not "silu"; choose'),
-        (LLAMA | {"mlp_bias": True}, "sets mlp_bias to True, not false or null; choose another"),
-        (LLAMA | {"attention_bias": True}, "sets attention_bias to True"),
+        (QWEN3 | {"mlp_bias": True}, "sets mlp_bias to True, not false or null; choose another"),
+        (QWEN3 | {"attention_bias": True}, "sets attention_bias to True"),
         (LLAMA | {"attention_dropout": 1.0}, "attention_dropout to 1.0, .* at least 0 and below 1"),
         (LLAMA | {"pretraining_tp": 2}, "sets pretraining_tp to 2, not 1"),
         (
@@ -105,7 +105,8 @@ def test_round_trip_and_transformers_reads_the_same(config, tmp_path):
             MISTRAL | {"sliding_window": 8, "layer_types": ["full_attention"] * 2},
             "all layers must be sliding_attention",
         ),
-        (LLAMA | {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling=.*linear"),
+        (LLAMA | {"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling=.*ntk"),
+        (LLAMA | {"model_type": "mixtral"}, r"mixtral.*\(mixtures of experts are not read\)"),
         (LLAMA | {"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters=.*yarn.* choose"),
         (LLAMA | {"rope_scaling": {"type": "llama3", "factor": 2.0}}, "exactly the keys"),
         (LLAMA | {"rope_parameters": {"partial_rotary_factor": 0.5}}, "exactly the keys"),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tera_jax.llama import layer
+from tera_jax.llama import attention as attention_layer
 from tests.margins import within
 from tests.train.many_adapters import worlds
 from train.many_adapters import specification
@@ -49,7 +49,7 @@ def test_vera_at_far_too_high_a_rate_differs_by_rounding_alone(tiny_llama, tmp_p
         ]
 
     assert min(apart(run)) > 1e-4
-    monkeypatch.setattr(layer, "_attention", attention)
+    monkeypatch.setattr(attention_layer, "_attention", attention)
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         model = run.model.clone(dtype=jnp.float64)
         params, frozen = widened(run.params), widened(run.frozen)
