@@ -92,11 +92,7 @@ FIRST_SEED_AT_MOST = {
 }
 UNFINISHED = {
     "GSM8K": NO_RUNS | FIRST_SEED_AT_MOST,
-    "ConvAI2": NO_RUNS
-    | FIRST_SEED_AT_MOST
-    | {
-        "tera_iden head_dim=64 num_modes=3 targets=v_proj+o_proj",
-    },
+    "ConvAI2": NO_RUNS | FIRST_SEED_AT_MOST,
 }
 """What the committed runs lack."""
 
