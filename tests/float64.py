@@ -33,7 +33,7 @@ def everywhere():
 def _attention(query_BLNH, key_BSKH, value_BSKH, *, mask, is_causal, **other):
     assert mask is None, "not of this definition"
     assert is_causal, "not of this definition"
-    assert other == {"local_window_size": None, "implementation": "xla"}, other
+    assert other == {"local_window_size": None, "implementation": "xla", "scale": None}, other
     groups = query_BLNH.shape[2] // key_BSKH.shape[2]
     key_BSNH, value_BSNH = (jnp.repeat(x, groups, axis=2) for x in (key_BSKH, value_BSKH))
     scores_BNLS = jnp.einsum("blnh,bsnh->bnls", query_BLNH, key_BSNH)

@@ -12,24 +12,7 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from tera_jax.serve import names
-from tera_jax.serve.store import UnknownAdapterError
-
-__all__ = [
-    "MAX_LOGPROBS",
-    "MAX_STOP_IDS",
-    "BusyError",
-    "ClosedError",
-    "Engine",
-    "Finish",
-    "InvalidRequestError",
-    "Listener",
-    "Request",
-    "Sampling",
-    "Stats",
-    "Ticket",
-    "Token",
-    "UnknownAdapterError",
-]
+from tera_jax.serve.store import UnknownAdapterError as UnknownAdapterError
 
 MAX_LOGPROBS = 20
 """The most top logprobs of a token."""

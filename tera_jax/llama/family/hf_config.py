@@ -29,7 +29,11 @@ def fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """
     kind = raw.get("model_type")
     if not isinstance(kind, str) or kind not in _KINDS:
-        experts = " (mixtures of experts are not read)" if kind in MIXTURES else ""
+        experts = (
+            " (mixtures of experts are not read)"
+            if isinstance(kind, str) and kind in MIXTURES
+            else ""
+        )
         raise ValueError(
             f"{WHERE} has model_type={json_files.shown(kind)}, which is not supported{experts}; "
             f"choose a checkpoint of one of {', '.join(_KINDS)}"
