@@ -77,6 +77,7 @@ NOT_RUN = {
     "--paper": "tests/train/params/test_count.py runs it",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
+    "--anchors lora tunix": "tunix asks for many packages, and is not installed with the tests",
     "-m benchmarks.soak": "minutes; tests/benchmarks/test_soak.py has some seconds of it",
     "-m tera_jax.serve": "a server; tests/tera_jax/serve/http starts it",
     "python examples/serving/router.py": "a server; tests/tera_jax/serve/http starts it",

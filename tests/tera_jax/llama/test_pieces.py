@@ -45,7 +45,7 @@ def test_random_tokens_joined_are_their_text(smollm2_path):
     tokenizer = load_tokenizer(smollm2_path)
     backend = _sentencepiece()
     draw = random.Random(0)
-    for trial in range(300):
+    for trial in range(60):
         ids = [draw.randrange(1000) for _ in range(12)]
         assert "".join(pieces(ids, tokenizer.decode)) == tokenizer.decode(ids)
         ids = [draw.choice([draw.randrange(1, 257), 257, 258, 259]) for _ in range(12)]
