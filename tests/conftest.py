@@ -33,6 +33,23 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
 
 
+LONGEST = ("pages", "train/many_adapters", "notebooks", "train", "faults", "pinned")
+"""Directories of the files that take longest, which begin first: two workers then end together."""
+
+
+def pytest_collection_modifyitems(items):
+    """The files of :data:`LONGEST` before all others."""
+    root = Path(__file__).parent
+    places = [root / name for name in LONGEST]
+
+    def rank(item):
+        return next(
+            (rank for rank, place in enumerate(places) if place in item.path.parents), len(places)
+        )
+
+    items.sort(key=rank)
+
+
 def pytest_addoption(parser):
     help_ = "record into FILE, and list, how far comparisons stay below their limits"
     parser.addoption("--margins", metavar="FILE", help=help_)
