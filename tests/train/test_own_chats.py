@@ -68,6 +68,7 @@ def chats():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)  # it has minutes of work, and a worker beside it
 @pytest.mark.smollm2
 def test_chats_are_learned_asked_and_exported(tmp_path, capsys):
     records, workdir = chats(), tmp_path / "run"
