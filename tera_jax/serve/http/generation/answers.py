@@ -142,6 +142,17 @@ class Answers:
         for ticket in self._tickets:
             ticket.cancel()
 
+    async def joined(self) -> list[Update]:
+        """Each answer as one update, by its index, when all have ended.
+
+        Raises:
+            ApiError: as :meth:`updates`.
+        """
+        found: dict[int, list[Update]] = {}
+        async for update in self.updates():
+            found.setdefault(update.index, []).append(update)
+        return [_one(found[index]) for index in sorted(found)]
+
     async def updates(self) -> AsyncIterator[Update]:
         """What comes, until all answers have ended.
 
@@ -209,3 +220,10 @@ def _writer(codec: Codec, choice: Choice) -> Writer:
     start = len(choice.echo or "")
     with_tokens = choice.request.sampling.logprobs is not None
     return Writer(codec, choice.stop, choice.after, start, with_tokens)
+
+
+def _one(updates: Sequence[Update]) -> Update:
+    """The updates of an answer as one."""
+    text = "".join(update.text for update in updates)
+    tokens = tuple(token for update in updates for token in update.tokens)
+    return dataclasses.replace(updates[-1], text=text, tokens=tokens)

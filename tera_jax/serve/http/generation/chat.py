@@ -8,7 +8,7 @@ from typing import Any
 from tera_jax.serve.http.body import parsed
 from tera_jax.serve.http.errors import ApiError
 from tera_jax.serve.http.generation import logprobs, preparation, schema
-from tera_jax.serve.http.generation.answers import Answers, Choice, Placed
+from tera_jax.serve.http.generation.answers import Answers, Choice
 from tera_jax.serve.http.generation.preparation import Prepared
 from tera_jax.serve.http.generation.usage import Usage
 from tera_jax.serve.http.service import Service
@@ -71,26 +71,21 @@ class Chat:
 
     async def whole(self) -> dict[str, Any]:
         """All answers."""
-        texts: dict[int, list[str]] = {}
-        tokens: dict[int, list[Placed]] = {}
-        reasons: dict[int, str | None] = {}
-        async for update in self._answers.updates():
-            texts.setdefault(update.index, []).append(update.text)
-            tokens.setdefault(update.index, []).extend(update.tokens)
-            reasons[update.index] = update.reason
+        updates = await self._answers.joined()
+        for update in updates:
             self._usage.add(update)
         choices = [
             {
-                "index": index,
+                "index": update.index,
                 "message": {
                     "role": "assistant",
-                    "content": "".join(texts[index]),
+                    "content": update.text,
                     "refusal": None,
                 },
-                "logprobs": self._logprobs(tokens[index]),
-                "finish_reason": reason,
+                "logprobs": self._logprobs(update.tokens),
+                "finish_reason": update.reason,
             }
-            for index, reason in sorted(reasons.items())
+            for update in updates
         ]
         return {**self._head, "choices": choices, "usage": self._usage.counts()}
 

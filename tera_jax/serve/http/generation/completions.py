@@ -7,7 +7,7 @@ from typing import Any
 
 from tera_jax.serve.http.body import parsed
 from tera_jax.serve.http.generation import logprobs, preparation, schema
-from tera_jax.serve.http.generation.answers import Answers, Choice, Placed, Update
+from tera_jax.serve.http.generation.answers import Answers, Choice, Update
 from tera_jax.serve.http.generation.preparation import Prepared
 from tera_jax.serve.http.generation.usage import Usage
 from tera_jax.serve.http.service import Service
@@ -62,18 +62,10 @@ class Completion:
 
     async def whole(self) -> dict[str, Any]:
         """All answers."""
-        texts: dict[int, list[str]] = {}
-        tokens: dict[int, list[Placed]] = {}
-        reasons: dict[int, str | None] = {}
-        async for update in self._answers.updates():
-            texts.setdefault(update.index, []).append(update.text)
-            tokens.setdefault(update.index, []).extend(update.tokens)
-            reasons[update.index] = update.reason
+        updates = await self._answers.joined()
+        for update in updates:
             self._usage.add(update)
-        choices = [
-            self._choice(Update(index, "".join(texts[index]), (*tokens[index],), 0, reason))
-            for index, reason in sorted(reasons.items())
-        ]
+        choices = [self._choice(update) for update in updates]
         return {**self._head, "choices": choices, "usage": self._usage.counts()}
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
