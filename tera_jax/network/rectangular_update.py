@@ -19,15 +19,31 @@ from tera_jax.float8 import Float8Kernel
 from tera_jax.network import hadamard
 from tera_jax.network.rectangular_kernels import (
     ROWS,
+    Parts,
     Sides,
     Sizes,
     core_matrices,
+    from_split,
     padded_tile,
     params,
+    through_core,
     transform_matrix,
 )
-from tera_jax.ops.padded_tiles import load, load_any, pad, padded_side, store
+from tera_jax.ops.padded_tiles import (
+    load,
+    load_rows,
+    pad,
+    padded_side,
+    rounded_side,
+    store,
+    store_rows,
+    warps,
+)
 from tera_jax.ops.two_sided_matmul import block, from_both_sides, whole
+
+_ROWS = (32, 16, ROWS)
+"""Of the kernel, in one program: the more the better, if that leaves ``_PROGRAMS``."""
+_PROGRAMS = 128
 
 
 @functools.partial(jax.jit, static_argnames=("dims", "dtype", "split_in", "interpret"))
@@ -74,56 +90,58 @@ def _split_out(
     """A row of dW: a row of the whole side's transform, through the core and the split modes."""
     (_, second), p, q, _, x, _, y = dims
     rows, columns = w_IO.shape
+    count = next(n for n in _ROWS if n == ROWS or (second % n == 0 and rows >= _PROGRAMS * n))
     first_HPQ, second_HPQ = _transform_rows(dims, dtype)
-    scales = [] if scales_O is None else [pad(scales_O.reshape(x, y))]
+    parts = Parts.of(dims)
+    whole_QP, split_BA = parts.tiles(dims)
+    scales = (
+        []
+        if scales_O is None
+        else [pad(scales_O.reshape(x, y), shape=(parts.x[-1].stop, padded_side(y)))]
+    )
 
     def program(w_ref: Any, s_ref: Any, first_ref: Any, second_ref: Any, *refs: Any) -> None:
-        scaled_ref, core_p_ref, core_q_ref, v_ref, left_ref, right_ref, *more, out_ref = refs
-        core_p, core_q, left, right = (
-            r[...] for r in (core_p_ref, core_q_ref, left_ref, right_ref)
-        )
-        scaled_PQ, split_AB = scaled_ref[...] * first_ref[0], v_ref[...]
+        scaled_ref, v_ref, *matrix_refs, out_ref = refs
+        core_p, core_q, left, right = parts.load(*matrix_refs[:4])
+        scaled_PQ = [scaled_ref[at, :] * first_ref[0, at, :] for at in parts.p]
+        v_BA = [v_ref[:, at] for at in parts.a]
 
         def row(k: Any, carry: None) -> None:
-            unit_PQ = scaled_PQ * second_ref[k] * s_ref[k]
-            core_AB = from_both_sides(core_p, unit_PQ, core_q).astype(dtype) * split_AB
-            update_XY = from_both_sides(left, core_AB, right)
-            _write(out_ref, k, w_ref, more, update_XY, x, y)
+            unit_PQ = [
+                each * second_ref[k, at, :] * s_ref[k]
+                for each, at in zip(scaled_PQ, parts.p, strict=True)
+            ]
+            core_BA = through_core(unit_PQ, core_p, core_q)
+            split_BA = [each.astype(dtype) * v for each, v in zip(core_BA, v_BA, strict=True)]
+            update_YX = from_split(split_BA, left, right)
+            for each, at in zip(update_YX, parts.x, strict=True):
+                _write(out_ref, k, at, w_ref, matrix_refs[4:], each.T, x, y)
             return carry
 
-        jax.lax.fori_loop(0, ROWS, row, None)
+        jax.lax.fori_loop(0, count, row, None)
 
     matrices = (
-        padded_tile(sides.whole_J, p, q, dtype),
-        *core_matrices(dims, False, dtype),
-        pad(sides.split_AB, dtype),
-        pad(sides.left_AX, dtype),
-        pad(sides.right_BY, dtype),
-    )
-    tile = padded_side(p), padded_side(q)
-    out_IXY = pl.pallas_call(
-        program,
-        grid=(rows // ROWS,),
-        in_specs=[
-            block(ROWS, x, y),
-            block(ROWS),
-            pl.BlockSpec((1, *tile), lambda i: (i * ROWS // second, 0, 0)),
-            pl.BlockSpec((ROWS, *tile), lambda i: (i % (second // ROWS), 0, 0)),
-            *(whole(*each.shape) for each in (*matrices, *scales)),
-        ],
-        out_specs=block(ROWS, x, y),
-        out_shape=jax.ShapeDtypeStruct((rows, x, y), out),
-        interpret=interpret,
-        compiler_params=params(dims, 2),
-        name="adapted_split_out",
-    )(
-        w_IO.reshape(-1, x, y),
-        sides.signs_J.astype(dtype),
-        first_HPQ,
-        second_HPQ,
-        *matrices,
+        pad(sides.whole_J.astype(dtype).reshape(p, q), shape=whole_QP[::-1]),
+        pad(sides.split_AB.T, dtype, split_BA),
+        *parts.matrices(sides, dims, False, dtype),
         *scales,
     )
+    out_IXY = pl.pallas_call(
+        program,
+        grid=(rows // count,),
+        in_specs=[
+            block(count, x, y),
+            block(count),
+            pl.BlockSpec((1, *whole_QP[::-1]), lambda i: (i * count // second, 0, 0)),
+            pl.BlockSpec((count, *whole_QP[::-1]), lambda i: (i % (second // count), 0, 0)),
+            *(whole(*each.shape) for each in matrices),
+        ],
+        out_specs=block(count, x, y),
+        out_shape=jax.ShapeDtypeStruct((rows, x, y), out),
+        interpret=interpret,
+        compiler_params=params(dims, 1),
+        name="adapted_split_out",
+    )(w_IO.reshape(-1, x, y), sides.signs_J.astype(dtype), first_HPQ, second_HPQ, *matrices)
     return out_IXY.reshape(rows, columns)
 
 
@@ -164,7 +182,7 @@ def _split_in(
                 return carry
             first_ref, second_ref, s_ref = h_refs
             tile = from_both_sides(first_ref[...], core_PQ.reshape(shape), second_ref[...])
-            _write(out_ref, k, more[-1], more[:-1], tile * s_ref[...], *shape)
+            _write(out_ref, k, slice(0, shape[0]), more[-1], more[:-1], tile * s_ref[...], *shape)
             return carry
 
         jax.lax.fori_loop(0, ROWS, row, None)
@@ -219,7 +237,7 @@ def _add_transformed(
         def row(k: Any, carry: None) -> None:
             tile = load(inner_ref, k, first, second)
             update = from_both_sides(first_ref[...], tile, second_ref[...]) * s_ref[...]
-            _write(out_ref, k, w_ref, more, update, first, second)
+            _write(out_ref, k, slice(0, padded_side(first)), w_ref, more, update, first, second)
             return carry
 
         jax.lax.fori_loop(0, ROWS, row, None)
@@ -232,20 +250,25 @@ def _add_transformed(
         out_specs=tiles,
         out_shape=jax.ShapeDtypeStruct((len(w_IO), first, second), out),
         interpret=interpret,
-        compiler_params=params(dims, 2),
+        compiler_params=triton.CompilerParams(
+            num_warps=warps(*map(padded_side, dims.h)), num_stages=2
+        ),
         name="adapted_whole_out",
     )(*(each.reshape(-1, first, second) for each in (w_IO, inner_IJ)), *matrices)
     return out_IHH.reshape(w_IO.shape)
 
 
 def _write(
-    out_ref: Any, k: Any, w_ref: Any, scales: Sequence[Any], update: Any, *sides: int
+    out_ref: Any, k: Any, at: slice, w_ref: Any, scales: Sequence[Any], update: Any, *tile: int
 ) -> None:
-    """W + dW of a row, with the scales of W's channels if it has any."""
-    w = load_any(w_ref, k, *sides).astype(jnp.float32)
+    """W + dW of part of a row, with the scales of W's channels if it has any.
+
+    Of the row as a tile, it is the rows ``at``.
+    """
+    w = load_rows(w_ref, k, at, *tile, zeros=False).astype(jnp.float32)
     for ref in scales:
-        w = w * ref[...]
-    store(out_ref, k, (w + update).astype(out_ref.dtype), *sides)
+        w = w * ref[at, :]
+    store_rows(out_ref, k, at, (w + update).astype(out_ref.dtype), *tile)
 
 
 def _transform_rows(dims: Sizes, dtype: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +281,7 @@ def _transform_rows_of(
     h: tuple[int, int], p: int, q: int, dtype: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     first, second = (hadamard.orthogonal(size).astype(dtype).T for size in h)
-    widths = [(0, 0), (0, padded_side(p) - p), (0, padded_side(q) - q)]
+    widths = [(0, 0), (0, rounded_side(p) - p), (0, padded_side(q) - q)]
     tables = np.repeat(first, h[1], axis=1), np.tile(second, (1, h[0]))
     first_HPQ, second_HPQ = (np.pad(table.reshape(-1, p, q), widths) for table in tables)
     return first_HPQ, second_HPQ

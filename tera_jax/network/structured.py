@@ -45,7 +45,9 @@ def fits(
     found = halved(core_shape, narrow)
     if rows % _TOKENS or found is None:
         return False
-    return rectangular_kernels.sizes(width, core_shape, found, split_in) is not None
+    dims = rectangular_kernels.sizes(width, core_shape, found, split_in)
+    square = not split_in and square_kernels.fits(rows, width, core_shape, found)
+    return dims is not None and (square or rectangular_kernels.buffers(dims) > 0)
 
 
 def flops(

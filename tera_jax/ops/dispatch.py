@@ -12,6 +12,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 _FORCED = jax.make_user_context(None)
+_SHARED_MEMORY_KIB = (
+    (12.0, 99), (9.0, 227), (8.9, 99), (8.7, 163), (8.6, 99), (8.0, 163), (0.0, 64)
+)  # fmt: skip
+"""By the least compute capability: consumers' cards of a generation have less than servers'."""
 
 
 def on_gpu() -> bool:
@@ -42,6 +46,16 @@ def compute_capability() -> float:
 def has_fp8_matmul() -> bool:
     """Whether e4m3 numbers can be multiplied: on a GPU from Ada's generation on, else by casts."""
     return not on_gpu() or compute_capability() >= 8.9
+
+
+def shared_memory() -> int:
+    """Bytes that a program may take on a multiprocessor of the first GPU, or of a Hopper without.
+
+    By generation, from the table of compute capabilities in NVIDIA's CUDA C++ Programming Guide.
+    """
+    capability = compute_capability() if on_gpu() else 9.0
+    kib = next(kib for least, kib in _SHARED_MEMORY_KIB if capability >= least)
+    return kib * 1024
 
 
 def is_half(dtype: DTypeLike) -> bool:
