@@ -9,7 +9,7 @@ A kernel of a layer is split over ``fsdp`` along one side and over ``tensor`` al
   the batch, and of its part of their entries where ``tensor`` splits them. They are summed over the
   devices as vectors, once.
 
-Only the kernels of :mod:`tera_jax.network.square_kernels` can do a part of W or of a row. The
+Only the kernels of :mod:`tera_jax.network.kernels.square` can do a part of W or of a row. The
 others do the whole of a gathered W, and whole rows: not where ``tensor`` splits either side.
 """
 
@@ -21,7 +21,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
-from tera_jax.network import square_kernels, structured
+from tera_jax.network import structured
+from tera_jax.network.kernels import square
 from tera_jax.network.structured import Network, Vectors
 from tera_jax.ops import dispatch, on_mesh
 
@@ -73,7 +74,7 @@ def fits(
     if split_in or not structured.fits_square(rows, width, core_shape, narrow):
         return False
     turned = on_mesh.parts(inputs)
-    if turned > 1 and not square_kernels.divides(width, turned, _LEAST):
+    if turned > 1 and not square.divides(width, turned, _LEAST):
         return False
     found = structured.halved(core_shape, narrow)
     return found is not None and _divides_outputs(rows, width, core_shape, found, outputs)
@@ -84,7 +85,7 @@ def _divides_outputs(
 ) -> bool:
     (a, x), last = narrow
     x, rest = divmod(x, on_mesh.parts(axis))
-    return not rest and square_kernels.fits(rows, width, core_shape, [(a, x), last])
+    return not rest and square.fits(rows, width, core_shape, [(a, x), last])
 
 
 def _fitting(network: Network, layout: Layout, split_in: bool) -> Layout:
@@ -95,7 +96,7 @@ def _fitting(network: Network, layout: Layout, split_in: bool) -> Layout:
     width = network.signs_J.size
     core_shape = width, network.after_S.size
     narrow = [network.left_AX.shape, network.right_BY.shape]
-    if inputs == "fsdp" and not square_kernels.divides(width, on_mesh.parts(inputs)):
+    if inputs == "fsdp" and not square.divides(width, on_mesh.parts(inputs)):
         inputs = None
     if outputs == "fsdp" and not _divides_outputs(0, width, core_shape, narrow, outputs):
         outputs = None

@@ -2,7 +2,7 @@
 
 A *row* is the list of an adapter's d, those of modes that are contracted together multiplied out.
 A network of transforms such as ``4096|8x8x8x8`` takes one pass of a Pallas kernel for all layers
-that read one x (:mod:`tera_jax.network.row_kernels`); others are contracted mode after mode.
+that read one x (:mod:`tera_jax.network.kernels.batch_rows`); others are contracted mode after mode.
 """
 
 from collections.abc import Sequence
@@ -13,11 +13,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from tera_jax.network import core as cores
-from tera_jax.network import row_kernels, structured
+from tera_jax.network import structured
 from tera_jax.network.contraction import through_groups
 from tera_jax.network.contraction_order import ends_with_input, pairs
 from tera_jax.network.core import Core
 from tera_jax.network.factors import Factor, matrices, sizes, vectors
+from tera_jax.network.kernels import batch_rows
 from tera_jax.ops import dispatch, on_mesh
 
 
@@ -77,7 +78,7 @@ def through(
         by_rows = on_mesh.ROWS
 
         def part(*arrays: Any) -> list[Array]:
-            return row_kernels.through(*arrays, dispatch.interpret())
+            return batch_rows.through(*arrays, dispatch.interpret())
 
         specs = by_rows, P(), by_rows
         found: list[Array] = on_mesh.run(part, specs, by_rows, x_BTJ, network, trained)

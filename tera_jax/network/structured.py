@@ -1,7 +1,7 @@
 """A network of fast transforms by Pallas kernels: W + dW, and the gradients of d from x and g.
 
-Two sets of kernels: :mod:`.square_kernels` for split outputs whose tiles are powers of two and
-those of the input's transform, as ``4096|8x8x8x8`` has, and :mod:`.rectangular_kernels` for other
+Two sets of kernels: :mod:`.kernels.square` for split outputs whose tiles are powers of two and
+those of the input's transform, as ``4096|8x8x8x8`` has, and :mod:`.kernels.rectangular` for other
 sizes and for split inputs. Nothing is made but W + dW, and x and g are read once for each kernel.
 """
 
@@ -13,12 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
-from tera_jax.network import hadamard, rectangular_kernels, rectangular_update, square_kernels
+from tera_jax.network import hadamard
 from tera_jax.network.contraction_order import halves, multiplied, pairs
 from tera_jax.network.factors import matrices, sizes, vectors
-from tera_jax.network.square_kernels import Network as Network
-from tera_jax.network.square_kernels import Vectors as Vectors
-from tera_jax.network.square_kernels import to_vectors
+from tera_jax.network.kernels import rectangular, rectangular_update, square, tiles
+from tera_jax.network.kernels.square import Network as Network
+from tera_jax.network.kernels.square import Vectors as Vectors
+from tera_jax.network.kernels.square import to_vectors
 
 Arguments = tuple[int, int, tuple[int, int], Sequence[tuple[int, int]], bool]
 """Of :func:`fits`."""
@@ -45,9 +46,11 @@ def fits(
     found = halved(core_shape, narrow)
     if rows % _TOKENS or found is None:
         return False
-    dims = rectangular_kernels.sizes(width, core_shape, found, split_in)
-    square = not split_in and square_kernels.fits(rows, width, core_shape, found)
-    return dims is not None and (square or rectangular_kernels.buffers(dims) > 0)
+    dims = rectangular.sizes(width, core_shape, found, split_in)
+    if dims is None:
+        return False
+    in_square = not split_in and square.fits(rows, width, core_shape, found)
+    return in_square or rectangular.buffers(dims) > 0
 
 
 def flops(
@@ -62,18 +65,18 @@ def flops(
     Arguments are those of :func:`fits`, of a network that does.
     """
     found = halved(core_shape, narrow)
-    if found is None or (not split_in and square_kernels.fits(rows, width, core_shape, found)):
+    if found is None or (not split_in and square.fits(rows, width, core_shape, found)):
         return 0, 0
-    dims = rectangular_kernels.sizes(width, core_shape, found, split_in)
-    return (0, 0) if dims is None else rectangular_kernels.flops(dims, rows, split_in)
+    dims = rectangular.sizes(width, core_shape, found, split_in)
+    return (0, 0) if dims is None else rectangular.flops(dims, rows, split_in)
 
 
 def fits_square(
     rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
 ) -> bool:
-    """Whether :mod:`.square_kernels` do. Arguments are those of :func:`fits`, for split outputs."""
+    """Whether :mod:`.kernels.square` do. Arguments are those of :func:`fits`, for split outputs."""
     found = halved(core_shape, narrow)
-    return found is not None and square_kernels.fits(rows, width, core_shape, found)
+    return found is not None and square.fits(rows, width, core_shape, found)
 
 
 def halved(
@@ -150,7 +153,7 @@ def adapted(
     Args:
         kernel_JO: W, of any type; of one in e4m3 the codes are read and scaled here. Where
             :func:`is_square` it may be some of the rows, of a number that
-            :func:`tera_jax.network.square_kernels.divides`.
+            :func:`tera_jax.network.kernels.square.divides`.
         network: of sizes that :func:`fits`, in half precision or float32.
         trained: d, e and f.
         interpret: run the kernel step by step in JAX, on any device.
@@ -158,7 +161,7 @@ def adapted(
         start: the first of these rows.
     """
     if is_square(network, split_in):
-        return square_kernels.adapted(kernel_JO, network, trained, interpret, start)
+        return square.adapted(kernel_JO, network, trained, interpret, start)
     sides, dims = _sides(network, trained, split_in)
     sides = sides._replace(
         left_AX=network.left_AX * trained.d_A[:, None],
@@ -181,7 +184,7 @@ def gradients(
 
     Args:
         x_TJ: in the type of the network. Where :func:`is_square` it may be some of the entries, of
-            a number that :func:`tera_jax.network.square_kernels.divides`; the rest count as zero.
+            a number that :func:`tera_jax.network.kernels.square.divides`; the rest count as zero.
         ct_TO: likewise, of as many rows.
         network: of sizes that :func:`fits`.
         trained: d, e and f.
@@ -193,14 +196,14 @@ def gradients(
         float32.
     """
     if is_square(network, split_in):
-        return square_kernels.gradients(x_TJ, ct_TO, network, trained, interpret, start)
+        return square.gradients(x_TJ, ct_TO, network, trained, interpret, start)
     sides, dims = _sides(network, trained, split_in)
     signs_AB = sides.split_AB
     e_f_AB = trained.d_A[:, None] * trained.d_B[None, :]
     whole, split = (ct_TO, x_TJ) if split_in else (x_TJ, ct_TO)
     whole_TJ = hadamard.apply_to_rows(network.signs_J, whole, interpret)
     scaled = sides._replace(split_AB=signs_AB * e_f_AB)
-    to_whole_J, to_split_AB = rectangular_kernels.gradients(
+    to_whole_J, to_split_AB = rectangular.gradients(
         whole_TJ, split, scaled, dims, split_in, interpret
     )
     signs_J = network.after_S if split_in else network.before_J
@@ -208,10 +211,10 @@ def gradients(
 
 
 def is_square(network: Network, split_in: bool) -> bool:
-    """Whether :mod:`.square_kernels` take it: they can do a part of W, and of x."""
+    """Whether :mod:`.kernels.square` take it: they can do a part of W, and of x."""
     shape = network.before_J.size, network.after_S.size
     narrow = _narrow(network)
-    return not split_in and square_kernels.fits(0, network.signs_J.size, shape, narrow)
+    return not split_in and square.fits(0, network.signs_J.size, shape, narrow)
 
 
 def _narrow(network: Network) -> list[tuple[int, int]]:
@@ -220,18 +223,16 @@ def _narrow(network: Network) -> list[tuple[int, int]]:
     return [(a, x), (b, y)]
 
 
-def _sides(
-    network: Network, trained: Vectors, split_in: bool
-) -> tuple[rectangular_kernels.Sides, rectangular_kernels.Sizes]:
+def _sides(network: Network, trained: Vectors, split_in: bool) -> tuple[tiles.Sides, tiles.Sizes]:
     """By side, and with the signs of the core in float32."""
     core = [signs.astype(jnp.float32) for signs in (network.before_J, network.after_S)]
     shape = core[0].size, core[1].size
     whole_J, split_K = core[::-1] if split_in else core
     narrow = _narrow(network)
-    dims = rectangular_kernels.sizes(network.signs_J.size, shape, narrow, split_in)
+    dims = rectangular.sizes(network.signs_J.size, shape, narrow, split_in)
     if dims is None:
         raise ValueError(f"no kernels take a core {shape} with matrices {narrow}; build the update")
-    sides = rectangular_kernels.Sides(
+    sides = tiles.Sides(
         network.signs_J.astype(jnp.float32),
         trained.d_J * whole_J,
         split_K.reshape(dims.a, dims.b),

@@ -9,6 +9,7 @@ from tera_jax import float8
 from tera_jax.methods import tera
 from tera_jax.methods.tera import TeRA
 from tera_jax.network import cost_model, hadamard, structured
+from tera_jax.network.kernels import rectangular
 from tera_jax.network.tensorization import Tensorization
 from tera_jax.random import seed_key
 from tests.margins import within
@@ -19,6 +20,7 @@ SMALL = [
     "160|4x5x4x6:5",  # more columns than ranks; every tile is padded
     "4x5x4x6:5|160",  # inputs split: two kernels, for the core's tile is not the transform's
     "16x16|256",  # one
+    "160|5x8x5x8",  # sides of 40 are in two parts
 ]
 MORE = [
     "192|4x6x4x6",
@@ -142,6 +144,21 @@ def test_sides_whose_core_has_three_factors_have_none():
     method = TeRA(structure="hadamard", side="longer")
     for shape in ((3584, 18944), (28672, 8192)):
         assert not cost_model.Network(method.tensorization(shape), "hadamard").is_structured(8192)
+
+
+@pytest.mark.parametrize(
+    ("capability", "ahead", "fits"), [(9.0, 3, True), (8.0, 2, True), (8.9, 0, False)]
+)
+def test_a_card_with_little_shared_memory_has_fewer_buffers_or_no_kernels(
+    monkeypatch, capability, ahead, fits
+):
+    monkeypatch.setattr("tera_jax.ops.dispatch.on_gpu", lambda: True)
+    monkeypatch.setattr("tera_jax.ops.dispatch.compute_capability", lambda: capability)
+    sides = [(86, 86), (128, 128)]
+    assert rectangular.buffers(rectangular.sizes(4096, (4096, 11008), sides, False)) == ahead
+    for scheme, found in (("4096|2x43x8x16", fits), ("4096|8x8x8x8", True)):
+        network = cost_model.Network(Tensorization.parse(scheme), "hadamard")
+        assert network.is_structured(8192) == found
 
 
 @pytest.mark.long

@@ -43,7 +43,7 @@ def norm(x):
 @pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize(("batch", "tokens"), quick_only([(3, 1)], [(3, 1), (2, 8)], names=2))
 def test_every_row_of_every_layer_is_what_its_own_vectors_give(batch, tokens, kernel, monkeypatch):
-    monkeypatch.setattr("tera_jax.network.row_kernels._PROGRAMS", 4)
+    monkeypatch.setattr("tera_jax.network.kernels.batch_rows._PROGRAMS", 4)
     frozen, d, x_BTJ = made(batch, tokens, 2)
     given = stacked(frozen, d)
     arrays = frozen["core"], frozen["factors"]
@@ -103,7 +103,7 @@ def test_the_kernel_takes_no_other_networks(text):
 
 @pytest.mark.parametrize(("batch", "tokens"), [(2, 8), (3, 1)])
 def test_gradients_by_the_kernel_are_those_of_xla(batch, tokens, monkeypatch):
-    monkeypatch.setattr("tera_jax.network.row_kernels._PROGRAMS", 4)
+    monkeypatch.setattr("tera_jax.network.kernels.batch_rows._PROGRAMS", 4)
     frozen, d, x_BTJ = made(batch, tokens, 2)
     arrays = frozen["core"], frozen["factors"]
 

@@ -1,4 +1,4 @@
-"""W + dW by the kernels of :mod:`tera_jax.network.rectangular_kernels`: one pass over W.
+"""W + dW by the kernels of :mod:`tera_jax.network.kernels.rectangular`: one pass over W.
 
 Where the inputs are split and the core's tile is not that of the whole side's transform, a first
 kernel writes the rows before that transform, and a second transforms and adds them.
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
 from tera_jax.network import hadamard
-from tera_jax.network.rectangular_kernels import (
-    ROWS,
+from tera_jax.network.kernels.rectangular import ROWS
+from tera_jax.network.kernels.tiles import (
     Parts,
     Sides,
     Sizes,
@@ -115,7 +115,7 @@ def _split_out(
             split_BA = [each.astype(dtype) * v for each, v in zip(core_BA, v_BA, strict=True)]
             update_YX = from_split(split_BA, left, right)
             for each, at in zip(update_YX, parts.x, strict=True):
-                _write(out_ref, k, at, w_ref, matrix_refs[4:], each.T, x, y)
+                _write(out_ref, k, at, w_ref, matrix_refs[4:], each.T, (x, y))
             return carry
 
         jax.lax.fori_loop(0, count, row, None)
@@ -182,7 +182,7 @@ def _split_in(
                 return carry
             first_ref, second_ref, s_ref = h_refs
             tile = from_both_sides(first_ref[...], core_PQ.reshape(shape), second_ref[...])
-            _write(out_ref, k, slice(0, shape[0]), more[-1], more[:-1], tile * s_ref[...], *shape)
+            _write(out_ref, k, slice(0, shape[0]), more[-1], more[:-1], tile * s_ref[...], shape)
             return carry
 
         jax.lax.fori_loop(0, ROWS, row, None)
@@ -237,7 +237,7 @@ def _add_transformed(
         def row(k: Any, carry: None) -> None:
             tile = load(inner_ref, k, first, second)
             update = from_both_sides(first_ref[...], tile, second_ref[...]) * s_ref[...]
-            _write(out_ref, k, slice(0, padded_side(first)), w_ref, more, update, first, second)
+            _write(out_ref, k, slice(0, padded_side(first)), w_ref, more, update, dims.h)
             return carry
 
         jax.lax.fori_loop(0, ROWS, row, None)
@@ -259,7 +259,13 @@ def _add_transformed(
 
 
 def _write(
-    out_ref: Any, k: Any, at: slice, w_ref: Any, scales: Sequence[Any], update: Any, *tile: int
+    out_ref: Any,
+    k: Any,
+    at: slice,
+    w_ref: Any,
+    scales: Sequence[Any],
+    update: Any,
+    tile: tuple[int, int],
 ) -> None:
     """W + dW of part of a row, with the scales of W's channels if it has any.
 

@@ -1,0 +1,1 @@
+"""Pallas kernels for networks of fast transforms, by the sides that they take."""
