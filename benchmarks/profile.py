@@ -56,7 +56,7 @@ def kernels(trace: Mapping[str, Any]) -> list[Kernel]:
     for event in trace["traceEvents"]:
         process = names["process_name"].get(event.get("pid"), "")
         thread = names["thread_name"].get((event.get("pid"), event.get("tid")), "")
-        if event.get("ph") == "X" and "/device:" in process and "DataIterator" in thread:
+        if event.get("ph") == "X" and "/device:" in process and "Stream" in thread:
             calls[event["name"]] += 1
             seconds[event["name"]] += event["dur"] * 1e-6
     found = [Kernel(name, calls[name], seconds[name]) for name in calls]

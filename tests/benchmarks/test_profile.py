@@ -17,7 +17,7 @@ def names(pid, process, tid, thread):
 
 TRACE = {
     "traceEvents": [
-        *names(9, "/device:GPU:0", 1, "DataIterator #7(Compute)"),
+        *names(9, "/device:GPU:0", 1, "Stream #7(Compute)"),
         *names(9, "/device:GPU:0", 2, "XLA Ops"),
         *names(8, "/host:CPU", 3, "python"),
         event("nvjet_tst_128x256", 2000),
