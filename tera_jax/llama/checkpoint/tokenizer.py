@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from tera_jax import json_files
 from tera_jax.json_files import Key
-from tera_jax.llama.checkpoint.gguf import field, open_gguf, section
+from tera_jax.llama.checkpoint.gguf_file import field, open_gguf, section
 from tera_jax.llama.checkpoint.resolve import locate
 
 _FILES = (
@@ -133,7 +133,7 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     if len(vocabulary) != len(tokens):
         raise ValueError(f"{path}: two tokens of the vocabulary are the same; fetch it again")
     _require_lengths(path, len(tokens), token_type=types, scores=read["scores"])
-    rows = {tensor.name: int(tensor.shape[-1]) for tensor in reader.tensors if len(tensor.shape)}
+    rows = {tensor.name: int(tensor.shape[-1]) for _, tensor in reader.tensors if len(tensor.shape)}
     _require_within(path, len(tokens) - 1, rows.get("token_embd.weight"))
     if kind == "gpt2":
         merges = [_halves(path, merge, vocabulary) for merge in read["merges"]]
