@@ -41,7 +41,7 @@ def from_gguf(file: GgufFile) -> LlamaConfig:
     family = FAMILIES[row.model_type]
     values = _shortest(
         json_files.typed(
-            _WHERE, section(file, within), KEYS | row.keys, within=within, remedy=_REMEDY
+            _WHERE, section(file, within), {**KEYS, **row.keys}, within=within, remedy=_REMEDY
         )
     )
     tensors = {tensor.name: tensor for _, tensor in file.tensors}

@@ -61,7 +61,7 @@ def open_gguf(path: Path) -> GgufFile:
             that its name says, that is another model's, or that has a tensor of another part.
     """
     split = split_of(path)
-    if split is None or split.count == 1:
+    if split is None or split.total == 1:
         reader = _open(path)
         number, count, _ = _said(reader)
         if count > 1:
@@ -75,7 +75,7 @@ def open_gguf(path: Path) -> GgufFile:
     if missing:
         more = ", ..." if len(missing) > 3 else ""
         raise FileNotFoundError(
-            f"{path} is part of a split file, but {len(missing)} of its {split.count} parts are "
+            f"{path} is part of a split file, but {len(missing)} of its {split.total} parts are "
             f"missing from {path.parent} ({', '.join(missing[:3])}{more}); fetch them"
         )
     readers = [_open(part) for part in paths]
@@ -141,9 +141,9 @@ def _require_one_model(split: Split, paths: list[Path], readers: list[gguf.GGUFR
     seen: dict[str, Path] = {}
     for number, (path, reader) in enumerate(zip(paths, readers, strict=True), 1):
         own, count, tensors = _said(reader)
-        if (own, count) != (number, split.count):
+        if (own, count) != (number, split.total):
             raise ValueError(
-                f"{path} is named as part {number} of {split.count}, but its metadata say part "
+                f"{path} is named as part {number} of {split.total}, but its metadata say part "
                 f"{own} of {count}; {_FETCH}"
             )
         if tensors != total or _field(reader, "general.architecture", kind) != kind:
@@ -159,6 +159,6 @@ def _require_one_model(split: Split, paths: list[Path], readers: list[gguf.GGUFR
             seen[tensor.name] = path
     if total is not None and len(seen) != total:
         raise ValueError(
-            f"the {split.count} parts of {paths[0]} have {len(seen)} tensors, but its metadata say "
+            f"the {split.total} parts of {paths[0]} have {len(seen)} tensors, but its metadata say "
             f"{total}; {_FETCH}"
         )

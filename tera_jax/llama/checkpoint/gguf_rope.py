@@ -86,7 +86,9 @@ def _keys(
     if given["attn_factor"] is not None:
         found["attention_factor"] = given["attn_factor"]
     for key, tensor in (("short_factor", _SHORT), ("long_factor", _LONG)):
-        found[key] = _factors(tensors[tensor], rotary_dim // 2).tolist()
+        factors = _factors(tensors[tensor], rotary_dim // 2)
+        # The decimals that were rounded to float32.
+        found[key] = [float(str(each)) for each in factors.astype(np.float32)]
     return found
 
 

@@ -19,16 +19,16 @@ class Split(NamedTuple):
 
     Attributes:
         stem: the path of each before ``-00001-of-00002.gguf``.
-        count: of parts.
+        total: of parts.
     """
 
     stem: str
-    count: int
+    total: int
 
     def paths(self) -> list[Path]:
         """Of all parts, in their order."""
-        numbers = range(1, self.count + 1)
-        return [Path(f"{self.stem}-{number:05}-of-{self.count:05}.gguf") for number in numbers]
+        numbers = range(1, self.total + 1)
+        return [Path(f"{self.stem}-{number:05}-of-{self.total:05}.gguf") for number in numbers]
 
 
 def split_of(path: Path) -> Split | None:

@@ -66,7 +66,7 @@ def test_llama3_scaling_is_found_again_in_gguf(scaling, head_dim):
     [
         (
             {"rope.scaling.type": "dynamic"},
-            "sets llama.rope.scaling.type to 'dynamic', not \"none\" or \"linear\" or \"yarn\" or",
+            'sets llama.rope.scaling.type to \'dynamic\', not "none" or "linear" or "yarn" or',
         ),
         ({"expert_count": 8}, "sets llama.expert_count to 8, not 0"),
         ({"new_key": 1}, r"has the unknown key 'llama.new_key' \(1\); choose another file"),
@@ -96,7 +96,9 @@ def test_refuses_gguf_files(tiny_path, tmp_path):
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ValueError, match="GGUF architecture 'granitemoe' is not supported; choose one"):
+    with pytest.raises(
+        ValueError, match="GGUF architecture 'granitemoe' is not supported; choose one"
+    ):
         load_pretrained(tmp_path)
 
 
