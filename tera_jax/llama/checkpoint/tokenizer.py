@@ -131,16 +131,16 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     _require_lengths(path, len(tokens), token_type=types, scores=read["scores"])
     rows = {tensor.name: int(tensor.shape[-1]) for _, tensor in reader.tensors if len(tensor.shape)}
     _require_within(path, len(tokens) - 1, rows.get("token_embd.weight"))
+    row = ROWS.get(field(reader, "general.architecture"))
+    kept = None if row is None or kind != "llama" else row.strip_after
     if kind == "gpt2":
         merges = [_halves(path, merge, vocabulary) for merge in read["merges"]]
         backend, add_bos = _byte_level(path, read["pre"], vocabulary, merges)
     else:
-        prefix = read["add_space_prefix"]
+        prefix = ("first" if kept is None else "always") if read["add_space_prefix"] else "never"
         backend, add_bos = _sentencepiece(vocabulary, read["scores"], types, prefix), True
     # Both kinds are matched before anything else; only control tokens are skipped in decoding.
     # A user-defined token of SentencePiece has its spaces as they are after normalisation.
-    row = ROWS.get(field(reader, "general.architecture"))
-    kept = None if row is None or kind != "llama" else row.strip_after
     for wanted, special in ((_CONTROL, True), (_USER_DEFINED, False)):
         found = [token for token, type_ in zip(tokens, types, strict=True) if type_ == wanted]
         added = [
@@ -210,9 +210,13 @@ def _byte_level(
 
 
 def _sentencepiece(
-    vocabulary: dict[str, int], scores: list[float], types: list[int], prefix: bool
+    vocabulary: dict[str, int], scores: list[float], types: list[int], prefix: str
 ) -> Tokenizer:
-    """SentencePiece BPE: the best scored piece is merged first; unknown letters fall to bytes."""
+    """SentencePiece BPE: the best scored piece is merged first; unknown letters fall to bytes.
+
+    ``prefix`` says what gets a space before it: ``first``, a text; ``always``, what stands between
+    special tokens too; ``never``, nothing.
+    """
     # Only normal pieces come about by merging.
     whole = {piece for piece, index in vocabulary.items() if types[index] == _NORMAL}
     merges = sorted(
@@ -230,17 +234,17 @@ def _sentencepiece(
         models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
     backend.normalizer = normalizers.Replace(" ", _SPACE)
-    if prefix:
+    if prefix != "never":
         # The first step puts a space before every text, for none begins with one any more: a
         # Metaspace of "▁" would put none before a text that has one already.
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False),
+                pre_tokenizers.Metaspace(" ", prepend_scheme=prefix, split=False),
                 pre_tokenizers.Metaspace(_SPACE, prepend_scheme="never", split=False),
             ]
         )
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(
-        [*steps, decoders.Strip(content=" ", left=1)] if prefix else steps
+        [*steps, decoders.Strip(content=" ", left=1)] if prefix != "never" else steps
     )
     return backend

@@ -27,8 +27,9 @@ class GgufRow:
         wide_layers: how many layers the one size has whose queries are scaled by the root of
             ``hidden_size / num_heads``, in a family that else scales by that of ``head_dim``. The
             metadata say neither.
-        strip_after: tokens in SentencePiece files lose the whitespace after them, but for those
-            named here; None where none does.
+        strip_after: SentencePiece files have tokens that take the whitespace after them with them,
+            and what follows begins as a text does. All are of this kind but for those named here;
+            None where none is.
     """
 
     model_type: str

@@ -5,7 +5,7 @@ them with the entries of a pair beside each other, and 1 added to the scales of 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,11 @@ _NAMES = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
 
 
 def convert(
-    directory: Path, path: Path, changes: Mapping[str, Any] | None = None, **writer: Any
+    directory: Path,
+    path: Path,
+    changes: Mapping[str, Any] | None = None,
+    tokenizer: Callable[[gguf.GGUFWriter], None] | None = None,
+    **writer: Any,
 ) -> Path:
     """Write the checkpoint of a directory to a GGUF file in float32.
 
@@ -29,6 +33,7 @@ def convert(
         directory: of the checkpoint.
         path: of the file.
         changes: metadata below the architecture that are added or replaced; None leaves one out.
+        tokenizer: adds its metadata, in place of three ids.
         writer: arguments of ``gguf.GGUFWriter``, such as ``split_max_tensors``.
     """
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
@@ -38,8 +43,7 @@ def convert(
     for key, value in (metadata(config) | dict(changes or {})).items():
         if value is not None:
             add(out, f"{arch}.{key}", value)
-    for name, id_ in (("bos", 1), ("eos", 2), ("pad", 0)):
-        getattr(out, f"add_{name}_token_id")(id_)
+    (tokenizer or _ids)(out)
     names = gguf.get_tensor_name_map(_NAMES[arch], config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for name, tensor in model.state_dict().items():
@@ -61,6 +65,11 @@ def convert(
     out.write_tensors_to_file()
     out.close()
     return path
+
+
+def _ids(writer: gguf.GGUFWriter) -> None:
+    for name, id_ in (("bos", 1), ("eos", 2), ("pad", 0)):
+        getattr(writer, f"add_{name}_token_id")(id_)
 
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
