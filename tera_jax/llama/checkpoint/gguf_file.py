@@ -57,8 +57,8 @@ def open_gguf(path: Path) -> GgufFile:
 
     Raises:
         FileNotFoundError: for parts that are missing.
-        ValueError: for a file that is not GGUF or is cut short, and for a part that is not the one
-            that its name says, that is another model's, or that has a tensor of another part.
+        ValueError: for a file that is not GGUF or is cut short. For a part that is not the one that
+            its name says, that is another model's, or that has a tensor of another part.
     """
     split = split_of(path)
     if split is None or split.total == 1:
