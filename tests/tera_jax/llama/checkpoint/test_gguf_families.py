@@ -45,6 +45,7 @@ FAMILIES = {
     "llama-linear": ("llama-linear", {}),
 }
 QUICK = ["gemma3", "phi3-long", "granite"]
+CHEAP = [*QUICK, "phi3", "olmo2", "smollm3", "llama-linear"]
 PATTERNS = {"gemma3": {"attention.sliding_window_pattern": [True, True, False] * 2}}
 """Metadata of newer files, where the windows are not the family's."""
 READ_BY_TRANSFORMERS = {
@@ -95,7 +96,7 @@ def made(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("case", quick_only(CHEAP, FAMILIES))
 def test_config_and_weights_are_those_of_the_checkpoint(case, made, assert_same):
     directory, path = made(case)
     model, params = load_pretrained(directory)
@@ -139,7 +140,7 @@ def test_logits_equal_transformers_reader(family, tmp_path, load_torch, apply):
     assert relative(apply(model, moved, tokens_BL), theirs) > 10 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("case", quick_only(CHEAP, FAMILIES))
 def test_every_key_of_the_metadata_counts(case, made, tmp_path):
     """Another value gives another config, or is refused."""
     directory, path = made(case)

@@ -40,16 +40,13 @@ def test_byte_level_ids_are_those_of_transformers(name, tmp_path):
         assert ours(text)["input_ids"] == ids, text
         assert from_hf(text, add_special_tokens=False)["input_ids"] == ids, text
         assert ours.decode(ids) == text
-    # The next name's cut gives other ids somewhere.
-    others = {cut.pattern for cut in CUTS.values()} - {CUTS[kind.pre].pattern}
-    for other in (name for name, cut in CUTS.items() if cut.pattern in others):
-        writer = gguf.GGUFWriter(tmp_path / "y.gguf", "qwen2")
-        write_bpe(writer, theirs, other)
-        finish(writer)
-        wrong = load_tokenizer(tmp_path / "y.gguf")
-        assert any(wrong(text)["input_ids"] != ours(text)["input_ids"] for text in texts(kind)), (
-            other
-        )
+    # Another cut gives other ids somewhere.
+    other = next(name for name, cut in CUTS.items() if cut.pattern != CUTS[kind.pre].pattern)
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "qwen2")
+    write_bpe(writer, theirs, other)
+    finish(writer)
+    wrong = load_tokenizer(tmp_path / "y.gguf")
+    assert any(wrong(text)["input_ids"] != ours(text)["input_ids"] for text in texts(kind))
 
 
 @pytest.mark.parametrize(("pre", "encoding"), [("dbrx", "cl100k_base"), ("gpt-4o", "o200k_base")])
