@@ -11,7 +11,8 @@ class Name(NamedTuple):
     Attributes:
         path: below ``params``.
         hf: the tensor in safetensors.
-        gguf: the tensor in GGUF.
+        gguf: the tensor in GGUF files of most architectures, or empty; a row of
+            ``family/gguf_rows.py`` has the names that differ.
         transposed: kernels are stored (in, out) here and (out, in) there.
     """
 
@@ -27,7 +28,7 @@ _LAYER = (
     (
         "pre_feedforward_layernorm/scale",
         "pre_feedforward_layernorm.weight",
-        "pre_feedforward_norm.weight",
+        "",
     ),
     (
         "post_feedforward_layernorm/scale",

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -13,13 +14,38 @@ _WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"
 _UNWANTED = ["consolidated*", "original/*", "onnx/*"]
 
 
+class Split(NamedTuple):
+    """The files that a GGUF model is split into.
+
+    Attributes:
+        stem: the path of each before ``-00001-of-00002.gguf``.
+        total: of parts.
+    """
+
+    stem: str
+    total: int
+
+    def paths(self) -> list[Path]:
+        """Of all parts, in their order."""
+        numbers = range(1, self.total + 1)
+        return [Path(f"{self.stem}-{number:05}-of-{self.total:05}.gguf") for number in numbers]
+
+
+def split_of(path: Path) -> Split | None:
+    """What a file is a part of by its name; None where the name says nothing of the kind."""
+    found = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", str(path))
+    if found is None or not 1 <= int(found[2]) <= int(found[3]):
+        return None
+    return Split(found[1], int(found[3]))
+
+
 def locate(path_or_name: str | os.PathLike[str]) -> Path:
     """A local directory with a ``config.json``, or a ``.gguf`` file.
 
     Args:
-        path_or_name: an HF directory, a GGUF file, a directory with exactly one GGUF file and no
-            ``config.json``, or a name on the hub such as ``HuggingFaceTB/SmolLM2-135M``, which is
-            fetched into the hub's cache.
+        path_or_name: an HF directory, a GGUF file or any part of a split one, or a directory with
+            exactly one of these and no ``config.json``. Or a name on the hub such as
+            ``HuggingFaceTB/SmolLM2-135M``, which is fetched into the hub's cache.
 
     Raises:
         FileNotFoundError: when there is no such path and the hub has it not or is out of reach.
@@ -38,10 +64,11 @@ def locate(path_or_name: str | os.PathLike[str]) -> Path:
     if (path / "config.json").is_file():
         return path
     found = sorted(path.glob("*.gguf"))
-    if len(found) != 1:
+    splits = {split_of(file) for file in found}
+    if len(found) != 1 and (len(splits) != 1 or None in splits):
         raise ValueError(
             f"{path} holds no config.json and {len(found)} .gguf files; give a Hugging Face "
-            "directory or one .gguf file"
+            "directory, or one .gguf file or one part of it"
         )
     return found[0]
 

@@ -7,7 +7,6 @@ from typing import Any, Literal, Never
 
 from tokenizers import (
     AddedToken,
-    Regex,
     Tokenizer,
     decoders,
     models,
@@ -18,8 +17,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from tera_jax import json_files
 from tera_jax.json_files import Key
-from tera_jax.llama.checkpoint.gguf import field, open_gguf, section
+from tera_jax.llama.checkpoint.gguf_file import field, open_gguf, section
+from tera_jax.llama.checkpoint.pre_tokenizers import CUTS
 from tera_jax.llama.checkpoint.resolve import locate
+from tera_jax.llama.family.gguf_rows import ROWS
 
 _FILES = (
     "tokenizer.json",
@@ -48,11 +49,6 @@ _KEYS = {
     "precompiled_charsmap": Key(list[Never] | None, None),
     **{f"{name}_token_id": _ID for name in _IDS.values()},
 }
-# How text is cut before merging, as published with each vocabulary. {} is a run of digits.
-_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _SPACE = "▁"
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 
@@ -133,20 +129,29 @@ def _from_gguf(path: Path) -> PreTrainedTokenizerFast:
     if len(vocabulary) != len(tokens):
         raise ValueError(f"{path}: two tokens of the vocabulary are the same; fetch it again")
     _require_lengths(path, len(tokens), token_type=types, scores=read["scores"])
-    rows = {tensor.name: int(tensor.shape[-1]) for tensor in reader.tensors if len(tensor.shape)}
+    rows = {tensor.name: int(tensor.shape[-1]) for _, tensor in reader.tensors if len(tensor.shape)}
     _require_within(path, len(tokens) - 1, rows.get("token_embd.weight"))
+    row = ROWS.get(field(reader, "general.architecture"))
+    kept = None if row is None or kind != "llama" else row.strip_after
     if kind == "gpt2":
         merges = [_halves(path, merge, vocabulary) for merge in read["merges"]]
         backend, add_bos = _byte_level(path, read["pre"], vocabulary, merges)
     else:
-        prefix = read["add_space_prefix"]
+        prefix = ("first" if kept is None else "always") if read["add_space_prefix"] else "never"
         backend, add_bos = _sentencepiece(vocabulary, read["scores"], types, prefix), True
     # Both kinds are matched before anything else; only control tokens are skipped in decoding.
     # A user-defined token of SentencePiece has its spaces as they are after normalisation.
     for wanted, special in ((_CONTROL, True), (_USER_DEFINED, False)):
         found = [token for token, type_ in zip(tokens, types, strict=True) if type_ == wanted]
-        normalized = kind == "llama" and not special
-        added = [AddedToken(token, normalized=normalized, special=special) for token in found]
+        added = [
+            AddedToken(
+                token,
+                normalized=kind == "llama" and not special,
+                special=special,
+                rstrip=kept is not None and token not in kept,
+            )
+            for token in found
+        ]
         (backend.add_special_tokens if special else backend.add_tokens)(added)
     ids = {ours: read[f"{theirs}_token_id"] for ours, theirs in _IDS.items()}
     for name, id_ in ids.items():
@@ -190,34 +195,28 @@ def _byte_level(
     path: Path, pre: str | None, vocabulary: dict[str, int], merges: list[tuple[str, str]]
 ) -> tuple[Tokenizer, bool]:
     """Byte-level BPE, and whether its texts start with bos where the file does not say."""
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    if pre == "smollm":
-        digits = pre_tokenizers.Digits(individual_digits=True)
-        gpt2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-        split = pre_tokenizers.Sequence([digits, gpt2])
-    elif pre in ("llama-bpe", "qwen2"):
-        words = _WORDS.format(r"\p{N}{1,3}" if pre == "llama-bpe" else r"\p{N}")
-        cut = pre_tokenizers.Split(Regex(words), behavior="isolated")
-        split = pre_tokenizers.Sequence([cut, byte_level])
-    else:
+    if pre not in CUTS:
         raise ValueError(
-            f"{path}: the pre-tokenizer {pre!r} is not one of smollm, llama-bpe, qwen2; load the "
+            f"{path}: the pre-tokenizer {pre!r} is not one of {', '.join(CUTS)}; load the "
             "tokenizer of the Hugging Face checkpoint"
         )
-    # Llama 3 takes a word that is in the vocabulary whole, even where merging would not reach it.
-    ignore_merges = pre == "llama-bpe"
-    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
-    backend.pre_tokenizer = split
+    cut = CUTS[pre]
+    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=cut.whole_words))
+    backend.pre_tokenizer = cut.pre_tokenizer()
     backend.decoder = decoders.ByteLevel()
-    if pre == "qwen2":
+    if cut.composed:
         backend.normalizer = normalizers.NFC()
-    return backend, pre == "llama-bpe"
+    return backend, cut.bos
 
 
 def _sentencepiece(
-    vocabulary: dict[str, int], scores: list[float], types: list[int], prefix: bool
+    vocabulary: dict[str, int], scores: list[float], types: list[int], prefix: str
 ) -> Tokenizer:
-    """SentencePiece BPE: the best scored piece is merged first; unknown letters fall to bytes."""
+    """SentencePiece BPE: the best scored piece is merged first; unknown letters fall to bytes.
+
+    ``prefix`` says what gets a space before it: ``first``, a text; ``always``, what stands between
+    special tokens too; ``never``, nothing.
+    """
     # Only normal pieces come about by merging.
     whole = {piece for piece, index in vocabulary.items() if types[index] == _NORMAL}
     merges = sorted(
@@ -235,17 +234,17 @@ def _sentencepiece(
         models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True)
     )
     backend.normalizer = normalizers.Replace(" ", _SPACE)
-    if prefix:
+    if prefix != "never":
         # The first step puts a space before every text, for none begins with one any more: a
         # Metaspace of "▁" would put none before a text that has one already.
         backend.pre_tokenizer = pre_tokenizers.Sequence(
             [
-                pre_tokenizers.Metaspace(" ", prepend_scheme="first", split=False),
+                pre_tokenizers.Metaspace(" ", prepend_scheme=prefix, split=False),
                 pre_tokenizers.Metaspace(_SPACE, prepend_scheme="never", split=False),
             ]
         )
     steps = [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence(
-        [*steps, decoders.Strip(content=" ", left=1)] if prefix else steps
+        [*steps, decoders.Strip(content=" ", left=1)] if prefix != "never" else steps
     )
     return backend

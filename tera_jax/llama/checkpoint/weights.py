@@ -17,7 +17,9 @@ from safetensors.numpy import save_file
 from tera_jax import atomic, disk, json_files, trees
 from tera_jax.llama.checkpoint import names
 from tera_jax.llama.checkpoint.contents import check, check_counts, require_finite
-from tera_jax.llama.checkpoint.gguf import GgufTensors, from_gguf, open_gguf
+from tera_jax.llama.checkpoint.gguf import from_gguf
+from tera_jax.llama.checkpoint.gguf_file import open_gguf
+from tera_jax.llama.checkpoint.gguf_tensors import GgufTensors
 from tera_jax.llama.checkpoint.readers import SafeTensors, Tensors, of_text
 from tera_jax.llama.checkpoint.resolve import locate
 from tera_jax.llama.checkpoint.special_tokens import with_generation_config
@@ -92,9 +94,9 @@ def load_pretrained(
     path = locate(path_or_name)
     tensors: Tensors
     if path.is_file():
-        reader = open_gguf(path)
-        config = from_gguf(reader)
-        tensors = GgufTensors(path, reader, config)
+        file = open_gguf(path)
+        config = from_gguf(file)
+        tensors = GgufTensors(file, config)
     else:
         config = load_config(path)
         tensors = of_text(SafeTensors(path), path)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tera_jax.llama.checkpoint import gguf
+from tera_jax.llama.checkpoint.pre_tokenizers import CUTS
 from tera_jax.llama.family.families import ARCHITECTURES
+from tera_jax.llama.family.gguf_rows import ROWS
 from train.params.count import count
 from train.params.shapes import MODELS
 
@@ -28,12 +29,20 @@ def rows(heading):
 def test_the_families_are_those_that_are_read():
     families = rows("Families")
     assert set(families) == set(ARCHITECTURES)
-    assert {name for name, cells in families.items() if cells[0] == "yes"} == {*gguf._ARCHITECTURES}
+    architectures = {row.model_type: f"`{name}`" for name, row in ROWS.items()}
+    assert {name: cells[0] for name, cells in families.items()} == architectures | {
+        "mistral": "as `llama`"
+    }
+
+
+def test_the_pre_tokenizers_are_those_that_are_built():
+    names = [name.strip("` ") for cells in rows("GGUF files") for name in cells.split(",")]
+    assert sorted(names) == sorted(CUTS)
 
 
 def test_the_files_that_hold_the_claims_are_there():
     named = re.findall(r"`(tests/[\w/.]+)`", PAGE)
-    assert len(named) == 5
+    assert len(named) == 9
     assert all((ROOT / name).is_file() for name in named)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tera_jax.llama import load_pretrained, rope
-from tera_jax.llama.checkpoint.gguf import _rope_scaling
+from tera_jax.llama.checkpoint.gguf_rope import llama3
 from tera_jax.quantize import quantize_kernel
 from tera_jax.sharding import make_mesh
 from tests.margins import within
@@ -55,18 +55,18 @@ def test_llama3_scaling_is_found_again_in_gguf(scaling, head_dim):
     plain = rope.frequencies(head_dim, 5e5, None)
     expected = rope.Llama3Scaling(*scaling)
     baked = rope.stretches(plain, expected).astype(np.float32)
-    assert _rope_scaling(baked.astype(np.float64), plain) == expected
-    assert _rope_scaling(np.ones(head_dim // 2), plain) is None
+    assert llama3(baked.astype(np.float64), plain) == expected
+    assert llama3(np.ones(head_dim // 2), plain) is None
     with pytest.raises(ValueError, match=r"rope_freqs.weight .* is not made by Llama"):
-        _rope_scaling(baked[::-1].astype(np.float64), plain)
+        llama3(baked[::-1].astype(np.float64), plain)
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         (
-            {"rope.scaling.type": "linear"},
-            "sets llama.rope.scaling.type to 'linear', not \"none\"; choose another file, or",
+            {"rope.scaling.type": "dynamic"},
+            'sets llama.rope.scaling.type to \'dynamic\', not "none" or "linear" or "yarn" or',
         ),
         ({"expert_count": 8}, "sets llama.expert_count to 8, not 0"),
         ({"new_key": 1}, r"has the unknown key 'llama.new_key' \(1\); choose another file"),
@@ -92,11 +92,13 @@ def test_refuses_gguf_files(tiny_path, tmp_path):
         with pytest.raises(ValueError, match=rf"x.gguf is not a whole GGUF file \({cut} bytes"):
             load_pretrained(path)
     path.unlink()
-    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "gemma")
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "granitemoe")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ValueError, match="GGUF architecture 'gemma' is not supported; choose one"):
+    with pytest.raises(
+        ValueError, match="GGUF architecture 'granitemoe' is not supported; choose one"
+    ):
         load_pretrained(tmp_path)
 
 

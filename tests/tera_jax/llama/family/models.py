@@ -97,11 +97,16 @@ FAMILIES = {
 }
 
 
-def save(family: str, path: Path) -> Path:
+def save(family: str, path: Path, **more: object) -> Path:
     """A random checkpoint of a family, with norms and biases that are not what they start as."""
     kind, changes = FAMILIES[family]
-    config = getattr(transformers, f"{kind}Config")(**(SMALL | changes))
-    torch.manual_seed(list(FAMILIES).index(family))
+    return write(kind, {**changes, **more}, path, list(FAMILIES).index(family))
+
+
+def write(kind: str, changes: dict[str, object], path: Path, seed: int = 0) -> Path:
+    """The same of a class of transformers, with keys of its config beside the small ones."""
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **changes})
+    torch.manual_seed(seed)
     model = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in model.parameters():
