@@ -17,7 +17,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
 from tera_jax.network import hadamard
-from tera_jax.network.structured import Network, Vectors
+from tera_jax.network.kernels.square import Network, Vectors
 from tera_jax.ops.two_sided_matmul import from_both_sides, to_both_sides
 
 _PROGRAMS = 512
