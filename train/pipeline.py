@@ -75,7 +75,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)
-    prepared = data.prepare(config.data, tokenizer, sources)
+    prepared = data.prepare(config.data, tokenizer, sources, workdir)
     del sources
     distributed.log("\n".join(prepared.lines))
     model = Llama(load_config(config.model.path))
