@@ -19,7 +19,7 @@ class OptimConfig:
         learning_rate: the highest, after the warm-up.
         warmup_steps: steps in which the rate rises from zero.
         schedule: after the warm-up: ``linear`` and ``cosine`` fall to zero at the last step, in a
-            line or along half a cosine; ``wsd`` stays, and falls in its last ``decay_steps``;
+            line or along half a cosine. ``wsd`` stays, and falls in its last ``decay_steps``.
             ``constant`` stays, and a run can be made longer.
         weight_decay: decoupled, times the learning rate, of the trainable parameters alone.
         b1: decay of the first moment, at least 0 and below 1. Not for ``sgd``.

@@ -77,8 +77,8 @@ def with_start(run: Run) -> Run:
     if frozen != run.meta.frozen_fingerprint:
         raise ValueError(
             f"config.model.adapter={path} has a frozen network of fingerprint {frozen}, but that "
-            f"of this run is {run.meta.frozen_fingerprint}: it was drawn from another seed, by "
-            "another JAX, or by PEFT; train a new adapter, or merge this one and train on that"
+            f"of this run is {run.meta.frozen_fingerprint}. Another seed, another JAX or PEFT drew "
+            "it; train a new adapter, or merge this one and train on that"
         )
     return run._replace(start=jax.tree.map(np.asarray, jax.device_get(d)))
 

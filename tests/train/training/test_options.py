@@ -145,18 +145,23 @@ def require_averaged(run, valid, workdir, losses):
 
 
 @pytest.mark.long
-def test_a_frozen_group_stays_where_it_began(made, tmp_path, monkeypatch):
-    run = with_options(made[0], {"rate_factors": ("v_proj=0",)})
-    state, _ = train(run, made[1], tmp_path, monkeypatch)
-    first = jax.device_get(runs.init_d(run))
-    same = [
-        np.array_equal(a, b) == ("v_proj" in path)
-        for path, a, b in zip(
-            optim.paths(first), *map(jax.tree.leaves, (first, state.d)), strict=True
-        )
-    ]
-    assert all(same)
-    assert len(same) == 4
+def test_a_streamed_run_goes_on_to_the_bits_of_one_in_memory(made, tmp_path, monkeypatch):
+    """Stopped in the middle, where it reads its records anew."""
+    run = with_options(made[0], loop={"steps": 8, "checkpoint_every": 1})
+
+    def prepared(streaming):
+        config = dataclasses.replace(run.config.data, streaming=streaming)
+        found = data.prepare(config, run.tokenizer, directory=tmp_path)
+        return found.train, found.held_out
+
+    whole, taken = train(run, prepared(False), tmp_path / "whole", monkeypatch)
+    with pytest.raises(KilledError):
+        train(run, prepared(True), tmp_path / "cut", monkeypatch, kill_at=6)
+    again, rest = train(run, prepared(True), tmp_path / "cut", monkeypatch)
+    assert (taken, rest) == ([*range(1, 9)], [6, 7, 8])
+    for a, b in zip(*map(jax.tree.leaves, (whole, again)), strict=True):
+        assert a.tobytes() == b.tobytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
 
 
 @pytest.mark.parametrize(
