@@ -7,7 +7,6 @@ import jax
 import numpy as np
 import pytest
 
-from tests.marks import quick_only
 from train import data
 from train.config import default, parse
 from train.data import records
@@ -101,7 +100,8 @@ def train(run, parts, workdir, monkeypatch, kill_at=None):
     return jax.device_get(state), taken
 
 
-@pytest.mark.parametrize("name", quick_only([next(iter(COMBINATIONS))], COMBINATIONS))
+@pytest.mark.long
+@pytest.mark.parametrize("name", COMBINATIONS)
 def test_a_stopped_run_goes_on_to_the_same_bits(made, tmp_path, monkeypatch, name):
     of_optim, of_loop, last = COMBINATIONS[name]
     run, parts = made[0], made[1]
@@ -210,6 +210,7 @@ def test_wrong_options_are_refused(fields, message):
         parse(tree)
 
 
+@pytest.mark.long
 def test_patience_needs_held_out_records(made, tmp_path):
     run = with_options(made[0], loop={"patience": 2})
     with pytest.raises(ValueError, match=r"there are no held-out records; check config\.data"):

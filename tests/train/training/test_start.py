@@ -13,6 +13,8 @@ from train.config import default, parse
 from train.training import run as runs
 from train.training.start import require_start, with_start
 
+pytestmark = pytest.mark.long
+
 
 def make_run(tiny_llama, records_path, name="lora", **settings):
     from tests.train.conftest import make_config
@@ -113,7 +115,6 @@ def test_a_directory_without_an_adapter_is_refused(world, tmp_path):
         require_start(str(tmp_path), world[0]["lora"].adapter)
 
 
-@pytest.mark.long
 def test_a_command_trains_on_from_an_adapter(world, tmp_path, tiny_llama, records_path):
     made, _, place = world
     tree = naming(made["lora"], place / "lora").config
