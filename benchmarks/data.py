@@ -6,7 +6,8 @@ Writes records of about 200 bytes and 40 tokens, and a base of two small layers 
 then runs ``train.main`` for one step in a process of its own. Memory is the highest resident set
 of that process, above the size of the file; the time is from its start to the held-out loss after
 the first step, which is its second. The CPU time is that of the whole process. ``--chat`` writes
-conversations of a turn each, and trains by ``configs/sft.py``.
+conversations of a turn each, and trains by ``configs/sft.py``. ``--streaming`` keeps neither
+records nor tokens in memory; the highest resident set is printed in either case.
 """
 
 import argparse
@@ -50,6 +51,7 @@ class Figures(NamedTuple):
     """Of one run."""
 
     file_mib: float
+    peak_mib: float
     above_mib: float
     seconds: float
     cpu_seconds: float
@@ -80,7 +82,9 @@ def write_base(path: Path, tokenizer: str) -> None:
     save_pretrained(model, params, path, loaded)
 
 
-def measure(directory: Path, count: int, tokenizer: str, chat: bool = False) -> Figures:
+def measure(
+    directory: Path, count: int, tokenizer: str, chat: bool = False, streaming: bool = False
+) -> Figures:
     """Write what a run needs, and run it."""
     file = directory / "records.jsonl"
     write_records(file, count, chat)
@@ -96,12 +100,16 @@ def measure(directory: Path, count: int, tokenizer: str, chat: bool = False) -> 
             *(f"--config.model.path={directory / 'base'}", f"--config.data.path={file}"),
             *("--config.model.dtype=float32", "--config.method.num_modes=2"),
             *("--config.loop.steps=1", f"--workdir={directory / 'run'}"),
+            f"--config.data.streaming={streaming}",
         ]
     )
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     size = file.stat().st_size
-    above = 1024 * used.ru_maxrss - size
-    return Figures(size / 2**20, above / 2**20, seconds, used.ru_utime + used.ru_stime)
+    peak = 1024 * used.ru_maxrss
+    above = peak - size
+    return Figures(
+        size / 2**20, peak / 2**20, above / 2**20, seconds, used.ru_utime + used.ru_stime
+    )
 
 
 def _seconds(command: list[str]) -> float:
@@ -128,14 +136,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--records", type=int, default=1_000_000, help="how many")
     parser.add_argument("--tokenizer", required=True, help="a model whose tokenizer reads them")
     parser.add_argument("--chat", action="store_true", help="conversations, through the template")
+    parser.add_argument("--streaming", action="store_true", help="with config.data.streaming")
     parser.add_argument("--directory", type=Path, help="for all files; by default one that goes")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.directory) as directory:
-        found = measure(Path(directory), args.records, args.tokenizer, args.chat)
+        found = measure(Path(directory), args.records, args.tokenizer, args.chat, args.streaming)
     print(
-        f"{args.records:,} records in a file of {found.file_mib:,.0f} MiB: {found.above_mib:,.0f} "
-        f"MiB above its size at most, {found.seconds:,.0f} s to the end of the first step "
-        f"({found.cpu_seconds:,.0f} s of CPU time)"
+        f"{args.records:,} records in a file of {found.file_mib:,.0f} MiB: {found.peak_mib:,.0f} "
+        f"MiB at most, {found.above_mib:,.0f} above its size, {found.seconds:,.0f} s to the end of "
+        f"the first step ({found.cpu_seconds:,.0f} s of CPU time)"
     )
 
 

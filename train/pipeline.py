@@ -16,7 +16,7 @@ from .data import records
 from .evaluation import answers, comparison
 from .evaluation.measure import Score
 from .training import callbacks as told
-from .training import distributed, lock, stops
+from .training import distributed, lock, loggers, possible, start, stops
 from .training import run as runs
 from .training.data_identity import keep_data_identity, require_same_data
 from .training.loop import fit
@@ -57,6 +57,7 @@ def train(config: Config, workdir: Path, callbacks: Sequence[Any] = ()) -> Train
         ValueError: for whatever does not fit, before the base is loaded where that is possible.
     """
     export.require_possible(config)
+    loggers.require(config.loop.loggers)
     told.require(callbacks)
     with contextlib.ExitStack() as stack:
         stack.enter_context(stops.disk_full(workdir))
@@ -74,15 +75,17 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)
-    prepared = data.prepare(config.data, tokenizer, sources)
+    prepared = data.prepare(config.data, tokenizer, sources, workdir)
     del sources
     distributed.log("\n".join(prepared.lines))
     model = Llama(load_config(config.model.path))
-    virtual = runs.make_adapter(config, model).num_virtual_tokens
+    adapter = runs.make_adapter(config, model)
+    virtual = adapter.num_virtual_tokens
     for part in (prepared.train, prepared.held_out):
         data.require_context(part, config.data, model.config.max_position_embeddings, virtual)
+    possible.require_fit(config, model, adapter, prepared.train)
 
-    run = runs.build(config, workdir, tokenizer, identities)
+    run = start.with_start(runs.build(config, workdir, tokenizer, identities))
     distributed.on_main_process(lambda: init_workdir(workdir, config))
     distributed.on_main_process(lambda: keep_data_identity(workdir, identities))
     runs.keep_frozen(run, workdir)
@@ -94,7 +97,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     )
     with jax.set_mesh(run.mesh):
         # No name is kept for the untrained d: it can be as large as the base.
-        before = measure(run, 0, runs.init_d(run), workdir / "before")
+        before = measure(run, 0, runs.first_d(run), workdir / "before")
         run = runs.unrolled(run)
         fit(run, workdir, train, valid, callbacks)
         run = runs.rolled(run)

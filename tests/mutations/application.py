@@ -39,7 +39,7 @@ PATCHES = (
     Patch(
         "clip",
         "each entry is clipped, not the norm",
-        "train/training/optim.py",
+        "train/training/optim/rules.py",
         "optax.clip_by_global_norm(",
         "optax.clip(",
         f"{_OPTIM}test_updates_are_those_of_torch[0.0-1.5]",
@@ -47,7 +47,7 @@ PATCHES = (
     Patch(
         "clip",
         "the update is clipped, not the gradient",
-        "train/training/optim.py",
+        "train/training/optim/rules.py",
         "optax.chain(optax.clip_by_global_norm(config.clip_norm), rule)",
         "optax.chain(rule, optax.clip_by_global_norm(config.clip_norm))",
         f"{_FIRST}test_a_step_clips_the_gradient_to_its_norm[0.5]",
@@ -55,7 +55,7 @@ PATCHES = (
     Patch(
         "schedule",
         "the warm-up does not begin at 0",
-        "train/training/optim.py",
+        "train/training/optim/schedules.py",
         "linear_schedule(0.0, config.learning_rate, warmup)",
         "linear_schedule(0.1 * config.learning_rate, config.learning_rate, warmup)",
         f"{_OPTIM}test_the_rate_is_zero_then_the_highest_then_zero",
@@ -63,7 +63,7 @@ PATCHES = (
     Patch(
         "schedule",
         "the decay ends as many steps late as the warm-up takes",
-        "train/training/optim.py",
+        "train/training/optim/schedules.py",
         "0.0, steps - warmup)",
         "0.0, steps)",
         f"{_OPTIM}test_every_rate_is_that_of_transformers[10-linear]",
@@ -71,9 +71,12 @@ PATCHES = (
     Patch(
         "schedule",
         "weight decay is added to the gradient",
-        "train/training/optim.py",
-        "        weight_decay=config.weight_decay,\n    )",
-        "    )\n    rule = optax.chain(optax.add_decayed_weights(config.weight_decay), rule)",
+        "train/training/optim/rules.py",
+        "        weight_decay=config.weight_decay,\n        mask=mask,\n    )",
+        "        weight_decay=0.0,\n    ) if patterns else optax.chain(\n"
+        "        optax.add_decayed_weights(config.weight_decay),\n"
+        "        optax.adamw(learning_rate, config.b1, config.b2, config.eps, weight_decay=0.0),\n"
+        "    )",
         f"{_FIRST}test_weight_decay_is_decoupled_and_times_the_rate",
     ),
     Patch(

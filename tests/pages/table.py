@@ -12,6 +12,10 @@ LIMITS = {
         "--config.data.validation_rows=4",
         "--config.decoding.max_new_tokens=4",
     ),
+    "--config.optim.schedule=wsd": (
+        "--config.optim.warmup_steps=1",
+        "--config.optim.decay_steps=1",
+    ),
     "-m train.many": (
         "--config.loop.epochs=0.1",
         "--config.loop.eval_every=2",
@@ -73,6 +77,7 @@ NOT_RUN = {
     "--config=configs/quickstart.py": "the real weights; `make quickstart` trains them",
     "-m train.harness": "data sets of the hub; tests/train/test_harness.py has its own",
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
+    "WANDB_MODE": "tests/train/training/test_loggers.py writes offline",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "--paper": "tests/train/params/test_count.py runs it",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",

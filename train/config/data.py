@@ -89,6 +89,10 @@ class DataConfig:
             same and little is padding. Batch sizes then count rows, in training and for the
             held-out loss. None gives each record a row. With ``auto`` and ``plain`` a row is as
             long as the longest record where that is longer.
+        streaming: keep neither records nor tokens in memory. The records are read as they stand in
+            their files, and their tokens are put into a temporary file in the run's directory, from
+            where each batch is read. Order and batches are the same. The files are read up to three
+            times.
     """
 
     path: str
@@ -109,6 +113,7 @@ class DataConfig:
     bos: Literal["never", "inference", "always", "tokenizer"] = "never"
     append_eos: bool = False
     packed_length: int | None = None
+    streaming: bool = False
 
     def __post_init__(self) -> None:
         require_at_least(

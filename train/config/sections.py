@@ -11,7 +11,8 @@ from tera_jax.quantize import BLOCK
 
 from .. import tasks
 from .data import ColumnsConfig, DataConfig
-from .limits import require_above_zero, require_at_least, require_below_one, require_seed
+from .limits import require_above_zero, require_at_least, require_seed
+from .optim import OptimConfig
 
 __all__ = [
     "ColumnsConfig",
@@ -24,6 +25,8 @@ __all__ = [
     "OptimConfig",
 ]
 
+LOGGERS = ("jsonl", "tensorboard", "wandb")
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -31,6 +34,9 @@ class ModelConfig:
 
     Attributes:
         path: a HF directory, a GGUF file, a directory that holds one, or a hub name.
+        adapter: a directory of an adapter that training starts from, ours or PEFT's, in place of
+            the method's first d; or None. Method, layers and frozen seed must be those of the run.
+            The optimizer starts anew.
         dtype: of the weights and of the computation.
         remat: what the backward pass recomputes: ``none``, ``dots`` (all but the matmuls with
             weights) or ``full`` (each layer).
@@ -56,6 +62,7 @@ class ModelConfig:
     quantize: Literal["none", "int8", "int4", "nf4", "fp8"] = "none"
     block: int = BLOCK
     fp8_layouts: int = 1
+    adapter: str | None = None
 
     def __post_init__(self) -> None:
         require_at_least(0, kept_layers=self.kept_layers)
@@ -82,37 +89,6 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with a linear warm-up, and a decay to zero or none.
-
-    Attributes:
-        learning_rate: the highest, after the warm-up.
-        warmup_steps: steps in which the rate rises from zero.
-        schedule: after the warm-up: ``linear`` and ``cosine`` fall to zero at the last step, in a
-            line or along half a cosine; ``constant`` stays, and a run can be made longer.
-        weight_decay: decoupled, of the trainable parameters alone.
-        b1: decay of the first moment, at least 0 and below 1.
-        b2: decay of the second moment, at least 0 and below 1.
-        eps: added to the root of the second moment; above 0.
-        clip_norm: the gradient's global norm is kept below this, which is above 0; None leaves it.
-    """
-
-    learning_rate: float = 1e-3
-    warmup_steps: int = 100
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    weight_decay: float = 0.0
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        require_above_zero(learning_rate=self.learning_rate, eps=self.eps, clip_norm=self.clip_norm)
-        require_below_one(b1=self.b1, b2=self.b2)
-        require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay)
-
-
-@dataclasses.dataclass(frozen=True)
 class LoopConfig:
     """Batches and cadence.
 
@@ -126,6 +102,11 @@ class LoopConfig:
         checkpoint_every: steps between further checkpoints, or None.
         log_every: steps between lines of the log.
         grad_accum_steps: parts of a batch that are computed one after the other, for less memory.
+        patience: evaluations in a row without a better held-out loss after which the training ends;
+            None trains to the last step. ``eval_every`` is their distance.
+        min_delta: nats a token by which a loss must be below the best so far to be better.
+        loggers: what gets the run's numbers: ``jsonl`` (``metrics.jsonl``, which is always among
+            them), ``tensorboard`` and ``wandb`` (Weights & Biases, the extra ``wandb``).
         max_hours: after which the run saves its state and stops, for a scheduler to start it again;
             None sets no limit.
         requeue_status: the exit status after SIGTERM and after ``max_hours``.
@@ -141,10 +122,14 @@ class LoopConfig:
     grad_accum_steps: int = 1
     max_hours: float | None = None
     requeue_status: int = 75
+    patience: int | None = None
+    min_delta: float = 0.0
+    loggers: tuple[str, ...] = ("jsonl", "tensorboard")
 
     def __post_init__(self) -> None:
         require_at_least(
             1,
+            patience=self.patience,
             batch_size=self.batch_size,
             steps=self.steps,
             eval_every=self.eval_every,
@@ -154,6 +139,20 @@ class LoopConfig:
         )
         require_seed(seed=self.seed)
         require_above_zero(max_hours=self.max_hours, epochs=self.epochs)
+        require_at_least(0, min_delta=self.min_delta)
+        if self.min_delta and self.patience is None:
+            raise ValueError(
+                f"min_delta is {self.min_delta}, but patience is None, so that no loss ends the "
+                "training; set patience, or leave min_delta out"
+            )
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise ValueError(f"loggers has {name!r}; choose from {', '.join(LOGGERS)}")
+        if len({*self.loggers}) < len(self.loggers) or "jsonl" not in self.loggers:
+            raise ValueError(
+                f"loggers is {self.loggers}; name each once, and 'jsonl' among them, whose file "
+                "resumption and reports read"
+            )
         if self.epochs > 1e6:
             raise ValueError(f"epochs is {self.epochs}; it must be at most 1e6")
         if not 0 < self.requeue_status < 256:

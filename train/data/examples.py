@@ -118,13 +118,13 @@ class Examples(Sequence[Example]):
     def __getitem__(self, index: int | slice) -> Example | list[Example]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        index = range(len(self))[index]
+        ids, mask = self._read(range(len(self))[index])
+        return Example([*self._virtual, *ids], [0] * len(self._virtual) + [*mask])
+
+    def _read(self, index: int) -> Example:
+        """An example without virtual tokens."""
         start, stop = self._starts[index : index + 2]
-        virtual = len(self._virtual)
-        return Example(
-            [*self._virtual, *self._tokens[start:stop].tolist()],
-            [0] * virtual + self._mask[start:stop].tolist(),
-        )
+        return Example(self._tokens[start:stop].tolist(), self._mask[start:stop].tolist())
 
     def lengths(self) -> tuple[_Integers, _Integers]:
         """Tokens of each example, its virtual ones too, and those with a loss."""

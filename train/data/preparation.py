@@ -1,9 +1,8 @@
 """The data of a run before its base is loaded: read, tokenised, and refused where nothing fits."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
-
-import datasets
 
 from ..config import DataConfig
 from . import records, summary
@@ -31,7 +30,10 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: DataConfig, tokenizer: Tokenizer, given: Mapping[str, Source] | None = None
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    given: Mapping[str, Source] | None = None,
+    directory: Path | None = None,
 ) -> Prepared:
     """Read and tokenise what a configuration names.
 
@@ -39,6 +41,7 @@ def prepare(
         config: of the data.
         tokenizer: of the base.
         given: what :func:`train.data.records.sources` has read, if it has.
+        directory: see :func:`train.data.tokenize`.
 
     Raises:
         FileNotFoundError: as :func:`train.data.records.sources`.
@@ -54,13 +57,16 @@ def prepare(
         name: (source, table)
         for (name, source), table in zip(of_parts.items(), tables, strict=True)
     }
-    parts, more = tokenized(given_parts, tokenizer, config)
+    parts, more = tokenized(given_parts, tokenizer, config, directory)
     lines += [*more, *summary.first_record(parts["training"], tokenizer, config)]
     return Prepared(parts["training"], parts["held-out"], tuple(lines))
 
 
 def tokenized(
-    given: Mapping[str, tuple[Source, datasets.Dataset]], tokenizer: Tokenizer, config: DataConfig
+    given: Mapping[str, tuple[Source, records.Records]],
+    tokenizer: Tokenizer,
+    config: DataConfig,
+    directory: Path | None = None,
 ) -> tuple[dict[str, Examples], list[str]]:
     """The parts of a data set as tokens, checked.
 
@@ -68,6 +74,7 @@ def tokenized(
         given: of each part where it is from, and its records.
         tokenizer: of the base.
         config: how records become tokens.
+        directory: see :func:`train.data.tokenize`.
 
     Returns:
         the parts, without virtual tokens, and what is left out and cut of them, for the log. What
@@ -82,7 +89,7 @@ def tokenized(
     parts, dropped = {}, {}
     for name, (source, table) in given.items():
         bad = BadRows(config.skip_bad_rows)
-        parts[name] = tokenize(table, tokenizer, config, (), bad, source.place)
+        parts[name] = tokenize(table, tokenizer, config, (), bad, source.place, directory)
         bad.require_none()
         if bad.count:
             lines.append(bad.line(f"{name} records"))

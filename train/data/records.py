@@ -1,21 +1,20 @@
 """Records of files and of the hub, read into columns; and what says that they are the same."""
 
 import hashlib
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
 from ..config import ColumnsConfig, DataConfig
-from . import containers, formats, kinds
-from .bad_rows import BadRows
+from . import containers, kinds
 from .containers import Row
 from .conversations import templates
+from .reading import Reader, file_and_number
+from .streams import StreamedRecords
 
-_CHUNK = 4096
 _NAMED = 20
 """Unused fields that are named; a file may have a new one in each record."""
 _FILES = 5
@@ -26,9 +25,11 @@ _KINDS = {
     kinds.TURNS: pa.large_string(),
     kinds.TOOLS: pa.large_string(),
 }
-_PART = 40
-"""Bits of the column that numbers records, above which the number of the file stands."""
 _HELD_OUT, _HELD_OUT_SHARE = 120, 0.1
+
+
+Records: TypeAlias = datasets.Dataset | StreamedRecords
+"""In memory, or read anew."""
 
 
 class Source(NamedTuple):
@@ -46,7 +47,7 @@ class Source(NamedTuple):
     """
 
     path: str
-    records: datasets.Dataset
+    records: Records
     identity: str
     format: str
     unused: tuple[str, ...]
@@ -72,7 +73,7 @@ class Source(NamedTuple):
 
     def place(self, row: int) -> str:
         """The name of a record by its number in the column that has it."""
-        part, number = divmod(row, 1 << _PART)
+        part, number = file_and_number(row)
         return f"record {number} of {self.parts[part] if self.parts else self.path}"
 
 
@@ -82,6 +83,7 @@ def read(
     answered: bool = True,
     columns: ColumnsConfig = ColumnsConfig(),  # noqa: B008 - of names
     skip_bad_rows: bool = False,
+    streaming: bool = False,
 ) -> Source:
     """Read the records of a path.
 
@@ -94,6 +96,7 @@ def read(
         answered: refuse records without a response; if not, ``answer`` is read too.
         columns: of files whose columns have other names.
         skip_bad_rows: leave out what cannot be used.
+        streaming: keep no record in memory, and read the files anew where they are needed.
 
     Raises:
         FileNotFoundError: when there is no such file, or data set of the hub.
@@ -102,12 +105,22 @@ def read(
     """
     parts = containers.parts(path)
     single = len(parts) == 1
-    rows = (
-        (number, path if single else part, row)
-        for number, part in enumerate(parts)
-        for row in containers.rows(part)
-    )
-    source = _columns(path, rows, prompt, answered, columns.given(), skip_bad_rows)
+
+    def reader() -> Reader:
+        rows = (
+            (number, path if single else part, row)
+            for number, part in enumerate(parts)
+            for row in containers.rows(part)
+        )
+        return Reader(path, rows, prompt, answered, columns.given(), skip_bad_rows)
+
+    first = reader()
+    if streaming:
+        for _ in first:
+            pass
+        source = _source(first, StreamedRecords(reader, first))
+    else:
+        source = _loaded(first)
     return source._replace(parts=(path,) if single else tuple(parts))
 
 
@@ -131,7 +144,7 @@ def of_rows(
         ValueError: as :func:`read`.
     """
     numbered = ((0, name, Row(number, None, row)) for number, row in enumerate(rows))
-    return _columns(name, numbered, prompt, True, columns.given(), skip_bad_rows)
+    return _loaded(Reader(name, numbered, prompt, True, columns.given(), skip_bad_rows))
 
 
 def load(
@@ -141,7 +154,9 @@ def load(
     columns: ColumnsConfig = ColumnsConfig(),  # noqa: B008 - of names
 ) -> datasets.Dataset:
     """The records of a file alone: see :func:`read`."""
-    return read(path, prompt, answered, columns).records
+    found = read(path, prompt, answered, columns).records
+    assert isinstance(found, datasets.Dataset)
+    return found
 
 
 def sources(config: DataConfig) -> dict[str, Source]:
@@ -153,7 +168,7 @@ def sources(config: DataConfig) -> dict[str, Source]:
     """
     paths = {"config.data.path": config.path, "config.data.validation_path": config.validation_path}
     return {
-        key: read(path, config.prompt, True, config.columns, config.skip_bad_rows)
+        key: read(path, config.prompt, True, config.columns, config.skip_bad_rows, config.streaming)
         for key, path in paths.items()
         if path is not None
     }
@@ -169,9 +184,7 @@ def identities(given: Mapping[str, Source], config: DataConfig | None = None) ->
     return found
 
 
-def split(
-    config: DataConfig, given: Mapping[str, Source] | None = None
-) -> tuple[datasets.Dataset, datasets.Dataset]:
+def split(config: DataConfig, given: Mapping[str, Source] | None = None) -> tuple[Records, Records]:
     """The training and the held-out records.
 
     Args:
@@ -198,96 +211,35 @@ def split(
     return mixed.select(range(rest)), mixed.select(range(rest, len(mixed)))
 
 
-def shuffled(records: datasets.Dataset, seed: int) -> datasets.Dataset:
+def shuffled(records: Records, seed: int) -> Records:
     """``records.shuffle(seed)``, copied into that order: a look-up a record takes far longer."""
     order = np.random.default_rng(seed).permutation(len(records))
+    if isinstance(records, StreamedRecords):
+        return records.select(order)
     table = datasets.table.InMemoryTable(records.data.table.take(pa.array(order)))
     return datasets.Dataset(table, fingerprint=f"{records._fingerprint}-{seed}")
 
 
-def _columns(
-    path: str,
-    rows: Iterator[tuple[int, str, Row]],
-    prompt: str,
-    answered: bool,
-    columns: Mapping[str, str],
-    skip_bad_rows: bool,
-) -> Source:
-    """Read rows to their end, a chunk at a time, into columns of the fields that are used."""
-    by_fields = prompt in ("auto", "plain")
-    kind = None if by_fields else formats.of_template(prompt)
-    bad = BadRows(skip_bad_rows)
-    extra = () if answered else ("answer",)
-    identities: list[bytes] = []
-    digest = hashlib.sha256()
-    present: dict[str, None] = {}
-    unused: set[str] = set()
-    tables: list[pa.Table] = []
-    while chunk := list(itertools.islice(rows, _CHUNK)):
-        found = []
-        bad.seen(len(chunk))
-        for part, file, (number, line, value) in chunk:
-            place = f"record {number} of {file}" + ("" if line is None else f" (line {line})")
-            try:
-                row = formats.mapped(value, columns)
-                if kind is None:
-                    kind = formats.require_known(prompt, row, answered, bool(columns))
-            except ValueError as error:
-                if kind is None and not skip_bad_rows:  # all records may be of that kind
-                    raise ValueError(f"{place} {error}") from None
-                bad.add(f"{place} {error}")
-                continue
-            if by_fields:
-                try:
-                    formats.require_same(kind, prompt, row)
-                except ValueError as error:
-                    raise ValueError(f"{place} {error}") from None
-            try:
-                record = kind.used(row, prompt, answered, bool(columns))
-            except ValueError as error:
-                bad.add(f"{place} {error}")
-                continue
-            identities.append(kind.identity(record))
-            unused |= {*value} - {*columns.values()} if columns else kind.unused(row) - {*extra}
-            for field in extra:  # of text, or as if it were not there
-                if isinstance(value.get(field), str):
-                    record[field] = value[field]
-            present |= dict.fromkeys(record)
-            if by_fields:
-                record[kinds.ROW] = (part << _PART) + number
-            found.append(record)
-        if kind is not None and found:
-            if not tables:
-                digest.update(kind.heading.encode())
-            digest.update(b"".join(identities))
-            identities.clear()
-            tables.append(_table(found, kind, extra, by_fields))
-    bad.require_none()
-    if not tables:
-        _require_some(path, bad)
-    assert kind is not None
-    fields = [field for field in (*kind.fields, *extra) if field in present]
-    fields += [kinds.ROW] * by_fields
-    table = datasets.table.InMemoryTable(pa.concat_tables(tables).select(fields))
-    identity = digest.hexdigest()[:16]
+def _loaded(reader: Reader) -> Source:
+    """All that a reader has, in columns of the fields that are used."""
+    tables = [_table(found, reader) for found in reader]
+    table = datasets.table.InMemoryTable(pa.concat_tables(tables).select(reader.fields))
     # The name is given because ``datasets`` would make one of a pickle of the whole table.
-    records = datasets.Dataset(table, fingerprint=identity)
-    skipped = bad.line(path) if bad.count else ""
-    named = tuple(sorted(map(str, unused)))
-    return Source(path, records, identity, kind.name, named, (), skipped, bad.count)
+    return _source(reader, datasets.Dataset(table, fingerprint=reader.identity))
 
 
-def _require_some(path: str, bad: BadRows) -> None:
-    if bad.count:
-        raise ValueError(f"no record can be used: {bad.line(path)}")
-    raise ValueError(f"{path} has no records; check the file and the slice")
+def _source(reader: Reader, records: Records) -> Source:
+    """Of a reader at its end."""
+    bad = reader.bad
+    skipped = bad.line(reader.path) if bad.count else ""
+    named = tuple(sorted(map(str, reader.unused)))
+    kind = reader.known_kind.name
+    return Source(reader.path, records, reader.identity, kind, named, (), skipped, bad.count)
 
 
-def _table(
-    rows: list[dict[str, Any]], kind: kinds.Format, extra: tuple[str, ...], numbered: bool
-) -> pa.Table:
-    types = {field: _KINDS[type_] for field, type_ in kind.fields.items()}
-    types |= dict.fromkeys(extra, pa.large_string())
-    types |= {kinds.ROW: pa.int64()} if numbered else {}
+def _table(rows: list[dict[str, Any]], reader: Reader) -> pa.Table:
+    types = {field: _KINDS[type_] for field, type_ in reader.known_kind.fields.items()}
+    types |= dict.fromkeys(reader.extra, pa.large_string())
+    types |= {kinds.ROW: pa.int64()} if reader.by_fields else {}
     columns = {field: [row.get(field) for row in rows] for field in types}
     return pa.table({field: pa.array(columns[field], type_) for field, type_ in types.items()})

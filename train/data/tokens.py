@@ -3,6 +3,7 @@
 import array
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
@@ -15,6 +16,8 @@ from . import formats, kinds
 from .bad_rows import BadRows
 from .conversations import chat, templates
 from .examples import Cuts, Example, Examples, Tokenizer, ids_of, special_id
+from .stored import StoredRows
+from .streams import StreamedRecords
 
 _CHUNK = 4096
 """Records that are tokenised at once, by as many threads as there are cores."""
@@ -29,6 +32,7 @@ def tokenize(
     virtual: Sequence[int] = (),
     bad: BadRows | None = None,
     place: Callable[[int], str] = "record {}".format,
+    directory: Path | None = None,
 ) -> Examples:
     """Records as token ids with a mask, cut to the limits of the configuration.
 
@@ -43,19 +47,25 @@ def tokenize(
         virtual: token ids before each record, which do not count towards its length.
         bad: collects the records that the chat template refuses; None refuses them here.
         place: the name of a record by its number, for messages.
+        directory: gets the file of the token ids of :class:`~train.data.streams.StreamedRecords`,
+            of which others have none; None takes that of temporary files.
 
     Raises:
         ValueError: for records that the template refuses, unless ``bad`` leaves them out; for a
             template that cannot be used at all.
     """
     collected = BadRows(config.skip_bad_rows) if bad is None else bad
-    rows = _Rows()
+    streamed = isinstance(records, StreamedRecords)
+    rows = StoredRows(directory) if streamed else _Rows()
     if config.whole_rows:
         _whole_rows(rows, records, tokenizer, config, collected, place)
     else:
         _limited_rows(rows, records, tokenizer, config)
     if bad is None:
         collected.require_none()
+    if isinstance(rows, StoredRows) and isinstance(records, StreamedRecords):
+        return rows.examples(records.file_order()).after(virtual)
+    assert isinstance(rows, _Rows)
     return rows.examples().after(virtual)
 
 
@@ -114,6 +124,10 @@ class _Rows:
         self._lengths.append(len(ids))
         self.cuts = cuts
 
+    def drop(self, cuts: Cuts) -> None:
+        """A record that is left out."""
+        self.cuts = cuts
+
     def examples(self) -> Examples:
         return Examples(
             np.frombuffer(self._tokens, np.int32),
@@ -124,7 +138,10 @@ class _Rows:
 
 
 def _limited_rows(
-    result: _Rows, records: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, config: DataConfig
+    result: _Rows | StoredRows,
+    records: Iterable[Mapping[str, Any]],
+    tokenizer: Tokenizer,
+    config: DataConfig,
 ) -> None:
     """Prompts and responses with a limit each."""
     kind = formats.of_template(config.prompt)
@@ -149,7 +166,7 @@ def _limited_rows(
 
 
 def _whole_rows(
-    result: _Rows,
+    result: _Rows | StoredRows,
     records: Iterable[Mapping[str, Any]],
     tokenizer: Tokenizer,
     config: DataConfig,
@@ -164,7 +181,7 @@ def _whole_rows(
             number += 1
             if isinstance(one, ValueError):
                 bad.add(f"{place(row.get(kinds.ROW, number))} {one}")
-                result.cuts = result.cuts._replace(dropped=result.cuts.dropped + 1)
+                result.drop(result.cuts._replace(dropped=result.cuts.dropped + 1))
                 continue
             ids, mask = one.ids[:limit], one.mask[:limit]
             targets, cuts = sum(one.mask), result.cuts

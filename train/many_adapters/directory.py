@@ -5,7 +5,7 @@ from typing import Any
 
 from tera_jax import atomic, disk, json_files
 
-from ..config import Config, differences, to_json
+from ..config import Config, differences, parse, to_json
 from ..training import lock
 from ..training.workdir import what_counts
 
@@ -36,7 +36,8 @@ def require(workdir: Path, given: dict[str, Any]) -> None:
     Raises:
         FileExistsError: when it holds something else, or a run under other values, which the error
             lists.
-        ValueError: when its file is damaged, or of another version.
+        ValueError: when its file is damaged, of another version, or has a field that this one
+            refuses.
     """
     file = workdir / FILE
     if not file.is_file():
@@ -70,7 +71,8 @@ def _entries(workdir: Path) -> list[Path]:
 
 
 def _counting(tree: dict[str, Any]) -> dict[str, Any]:
-    return {**tree, "config": what_counts(tree["config"], False)}
+    """What trains the adapters; fields that are newer than a file have their defaults."""
+    return {**tree, "config": what_counts(to_json(parse(tree["config"])), False)}
 
 
 def write(workdir: Path, given: dict[str, Any]) -> None:

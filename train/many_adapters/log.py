@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 from ..training import distributed
-from ..training.metrics import repair
+from ..training.loggers import repair
 
 
 class Log:

@@ -21,6 +21,7 @@ from ..training import run as runs
 from ..training import stops
 from ..training.checkpoint import Checkpoints
 from ..training.loop import caught_signals, deadline, to_device
+from ..training.optim import require_patterns
 from ..training.run import Run
 from ..training.step import State, make_eval_step
 from . import results
@@ -78,6 +79,7 @@ class _Trainer:
 
     def __init__(self, run: Run, workdir: Path, members: Sequence[Member], active: int) -> None:
         self._workdir, self._active = workdir, active
+        require_patterns(run.config.optim, run.adapter.abstract_d(run.params))
         self._members = {member.name: member for member in members}
         self._row: Row = common_row(members)
         self._model = run.model

@@ -11,7 +11,7 @@ from ..command import is_user_error
 from ..data import Batch, DataIterator, Examples, Prepared, records
 from ..data.batches import single_row
 from ..data.packing import Row
-from ..training.optim import rates
+from ..training.optim import rates, require_schedule
 from .specification import Specification
 
 
@@ -95,10 +95,11 @@ def member(given: Read, virtual: Sequence[int], limit: int) -> Member:
         for name, part in (("training", train), ("held-out", held_out)):
             data.require_context(part, config.data, limit)
             data.require_targets(part, config.data, name, len(virtual))
+        stream = DataIterator(train, loop.batch_size, loop.seed, config.data, virtual=len(virtual))
+        steps = loop.steps or stream.num_steps(loop.epochs)
+        require_schedule(config.optim, steps)
     except ValueError as error:
         raise ValueError(f"{found.where} ({found.name!r}): {error}") from None
-    stream = DataIterator(train, loop.batch_size, loop.seed, config.data, virtual=len(virtual))
-    steps = loop.steps or stream.num_steps(loop.epochs)
     return Member(found, stream, held_out, steps, rates(config.optim, steps))
 
 

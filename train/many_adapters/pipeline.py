@@ -12,6 +12,7 @@ from tera_jax.llama import Llama, load_config, load_tokenizer
 from tera_jax.methods import TABLE
 
 from ..config import Config, parse
+from ..config.alone import require_defaults
 from ..training import distributed, lock, stops
 from ..training import run as runs
 from ..training.data_identity import keep_data_identity, require_same_data
@@ -102,6 +103,7 @@ def _require_alone(base: dict[str, Any]) -> None:
 
 def _require_possible(config: Config) -> None:
     """Raise ``ValueError`` for what many adapters in one run do not have."""
+    require_defaults(config, "train.many")
     adapter: type[Adapter] = adapter_class(TABLE[config.method.name])
     if adapter.trains_all:
         raise ValueError(

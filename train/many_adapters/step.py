@@ -21,7 +21,7 @@ from tera_jax.ops import fp8_matmul
 
 from ..data import Batch
 from ..training.loss import loss_by_row
-from ..training.optim import adamw
+from ..training.optim import update_rule
 from ..training.run import Run
 from ..training.step import State, base_shardings
 
@@ -42,7 +42,7 @@ def empty_state(run: Run, active: int) -> State:
         active: G.
     """
     d = run.adapter.abstract_d(run.params)
-    optimizer = adamw(run.config.optim, 0.0)
+    optimizer = update_rule(run.config.optim, 0.0)
 
     def make() -> State:
         d_G = jax.tree.map(lambda leaf: jnp.zeros((active, *leaf.shape), leaf.dtype), d)
@@ -53,7 +53,7 @@ def empty_state(run: Run, active: int) -> State:
 
 def make_load(run: Run) -> Callable[[State, Int[np.ndarray, ""], Any], State]:
     """``load(state, slot, d) -> state``: d in a slot, with the optimizer at its beginning."""
-    optimizer = adamw(run.config.optim, 0.0)
+    optimizer = update_rule(run.config.optim, 0.0)
 
     def load(state: State, slot: Array, d: Any) -> State:
         def put(leaf_G: Array, leaf: Any) -> Array:
@@ -80,7 +80,7 @@ def make_slot_step(run: Run, active: int, rows: int) -> Callable[..., tuple[Stat
     """``step(state, params, frozen, batch, rate_G, active_G) -> (state, metrics)``, jitted.
 
     Row b of the batch is of slot b // R. The loss of a slot is the mean over its own targets, its
-    gradient is clipped by its own norm, and AdamW moves it at its own rate: as
+    gradient is clipped by its own norm, and the optimizer moves it at its own rate: as
     :func:`train.training.step.make_train_step` of its rows alone. A slot that is not active, or
     whose loss, gradient or new d is not finite, keeps every bit.
 
@@ -102,7 +102,7 @@ def make_slot_step(run: Run, active: int, rows: int) -> Callable[..., tuple[Stat
         grads = jax.tree.map(lambda leaf: leaf / count.astype(leaf.dtype), grads)
         norm = optax.tree.norm(grads)
         with jax.numpy_dtype_promotion("standard"):  # optax multiplies floats by its int32 count
-            updates, new_opt = adamw(optim, rate).update(grads, opt, d)
+            updates, new_opt = update_rule(optim, rate).update(grads, opt, d)
         new_d = optax.apply_updates(d, updates)
         are = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((loss, norm, new_d))]
         finite = jnp.all(jnp.stack(are))

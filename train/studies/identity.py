@@ -4,7 +4,9 @@ Methods, tasks, seeds and rates may be added to a study. What a run that is ther
 change: the base, the records, and the settings of a run.
 """
 
+import dataclasses
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any
 from tera_jax import __version__, atomic, json_files
 from tera_jax.json_files import Key
 
-from ..config import differences, to_json
+from ..config import DataConfig, LoopConfig, ModelConfig, OptimConfig, differences, to_json
 from . import variants
 from .parts import Parts
 from .schema import Study
@@ -35,6 +37,13 @@ _KEYS = {
     "seeds": Key(int, least=1),
 }
 _REMEDY = "choose another --output"
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "model": json.loads(json.dumps(dataclasses.asdict(ModelConfig("")))),
+    "data": json.loads(json.dumps(dataclasses.asdict(DataConfig("")))),
+    "optim": json.loads(json.dumps(dataclasses.asdict(OptimConfig()))),
+    "loop": json.loads(json.dumps(dataclasses.asdict(LoopConfig()))),
+}
+"""Of the sections of a run."""
 
 
 def identity(study: Study, parts: Mapping[str, Parts], command: str) -> dict[str, Any]:
@@ -109,10 +118,11 @@ def merged(output: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     saved = read(output)
     if saved is None:
         return dict(given)
-    rows = differences(saved["settings"], given["settings"], "study")
+    rows = differences(saved["settings"], _known(saved["settings"], given["settings"]), "study")
     for kind in ("tasks", "methods"):
         for name in saved[kind].keys() & given[kind].keys():
-            rows += differences(saved[kind][name], given[kind][name], f"{kind}.{name}")
+            there, here = saved[kind][name], given[kind][name]
+            rows += differences(there, _known(there, here), f"{kind}.{name}")
     if saved["base"] and given["base"]:
         rows += differences(saved["base"], given["base"], "base")
     if rows:
@@ -122,6 +132,19 @@ def merged(output: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         )
     both = {kind: {**saved[kind], **given[kind]} for kind in ("tasks", "methods")}
     return {**given, **both, "base": given["base"] or saved["base"]}
+
+
+def _known(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` without fields of the configuration that are newer than ``saved``, at a default."""
+    result = dict(given)
+    for section, defaults in _DEFAULTS.items():
+        if isinstance(saved.get(section), Mapping) and isinstance(given.get(section), Mapping):
+            result[section] = {
+                name: value
+                for name, value in given[section].items()
+                if name in saved[section] or name not in defaults or value != defaults[name]
+            }
+    return result
 
 
 def write(output: Path, content: Mapping[str, Any]) -> None:

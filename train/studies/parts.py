@@ -2,8 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import datasets
-
 from .. import data
 from ..config import DataConfig
 from ..data import Examples, records
@@ -60,7 +58,7 @@ def _source(path: str, config: DataConfig) -> Source:
     return records.read(path, config.prompt, True, config.columns, config.skip_bad_rows)
 
 
-def _split(source: Source, task: TaskConfig, named: set[str]) -> dict[str, datasets.Dataset]:
+def _split(source: Source, task: TaskConfig, named: set[str]) -> dict[str, records.Records]:
     """The parts that no path of their own has: the last of the shuffled records are held out."""
     total = len(source.records)
     usual = max(1, min(_MOST, int(_SHARE * total)))

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import Config, DataConfig, flag, parse, typed
+from ..config.alone import require_defaults
 from ..config.limits import require_above_zero, require_at_least, require_seed
+from ..training.optim import require_schedule
 from . import variants
 from .variants import Variant
 
@@ -186,7 +188,10 @@ class Study:
             tree["method"]["seed"] = FIRST_SEED
         tree["optim"]["learning_rate"] = variant.rate or tree["optim"]["learning_rate"]
         try:
-            return parse(tree)
+            config = parse(tree)
+            require_defaults(config, "train.compare")
+            require_schedule(config.optim, study.steps)
+            return config
         except ValueError as error:
             raise ValueError(f"{variant.name} on {task.name}: {error}") from None
 

@@ -20,7 +20,7 @@ from .. import data
 from ..config import Config, ModelConfig, OptimConfig
 from ..training.checkpoint import Meta
 from ..training.loop import held_out_loss, to_device
-from ..training.optim import adamw, rates
+from ..training.optim import rates, require_patterns, update_rule
 from ..training.run import Run, make_adapter
 from ..training.step import init_state, make_eval_step, make_train_step, state_shardings
 from .parts import Parts
@@ -118,7 +118,8 @@ class Trainer:
             data.require_context(part, config.data, limit)
         assert config.loop.steps is not None
         self._steps = config.loop.steps
-        chain = optax.chain(adamw(config.optim, 1.0), _by_rates(self._steps))
+        require_patterns(config.optim, run.adapter.abstract_d(run.params))
+        chain = optax.chain(update_rule(config.optim, 1.0), _by_rates(self._steps))
 
         def init(params: Any, frozen: Any, seed: Any, rates_S: Any) -> Any:
             state = init_state(run.adapter.init_d(params, frozen, seed=seed), chain)
@@ -262,10 +263,13 @@ def _rates(
 ) -> Float[Array, " steps"]:
     """The rate of each of ``steps`` steps, and zeros up to ``most``.
 
-    A shorter run has the same share of warm-up.
+    A shorter run has the same shares of warm-up and of decay.
     """
     warmup = max(min(1, config.warmup_steps), round(config.warmup_steps * steps / most))
-    config = dataclasses.replace(config, learning_rate=learning_rate, warmup_steps=warmup)
+    decay = config.decay_steps and max(1, round(config.decay_steps * steps / most))
+    config = dataclasses.replace(
+        config, learning_rate=learning_rate, warmup_steps=warmup, decay_steps=decay
+    )
     return jnp.pad(rates(config, steps), (0, most - steps))
 
 

@@ -37,7 +37,8 @@ class Meta(NamedTuple):
         data: identities of the records, by the field of the configuration that names them; empty
             in checkpoints of older versions, and where they are not to be compared.
         base_exact: fingerprint of every bit of the base; empty in checkpoints of older versions.
-        progress: where each adapter stands, of a run of many (:mod:`train.many_adapters`).
+        progress: where each adapter stands, of a run of many (:mod:`train.many_adapters`); of a
+            run with ``config.loop.patience``, the best loss and how long it has stood.
     """
 
     position: int

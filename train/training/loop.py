@@ -16,7 +16,7 @@ import numpy as np
 from tera_jax import sharding, trees
 
 from .. import data
-from . import distributed, stops
+from . import distributed, loggers, optim, stops
 from .callbacks import Callbacks
 from .checkpoint import Checkpoints
 from .loss import LossSum
@@ -38,8 +38,9 @@ def fit(
     """Train ``d``, on the layers as they are: see :func:`train.training.run.unrolled`.
 
     Goes on from the last checkpoint in ``workdir``, if there is one. The held-out loss is taken
-    every ``eval_every`` steps and at the last; each time a checkpoint is written. The callbacks are
-    those of :mod:`train.training.callbacks`.
+    every ``eval_every`` steps and at the last; each time a checkpoint is written. With
+    ``optim.ema_decay`` it is that of the averaged d. ``patience`` may end the training before, and
+    the run is then finished. The callbacks are those of :mod:`train.training.callbacks`.
 
     Raises:
         Stopped: on SIGINT and SIGTERM and when the hours are over, after a checkpoint; when the
@@ -54,6 +55,7 @@ def fit(
         data.require_targets(examples, run.config.data, name, virtual)
     stream = data.DataIterator(train, loop.batch_size, loop.seed, run.config.data, virtual=virtual)
     steps = loop.steps or stream.num_steps(loop.epochs)
+    optim.require_schedule(run.config.optim, steps)
     state, optimizer = init_train_state(run, steps)
     train_step = make_train_step(
         run.model,
@@ -68,6 +70,7 @@ def fit(
     )
     eval_step = make_eval_step(run.model, run.adapter, run.mesh, run.params)
 
+    patience = stops.Patience(loop.patience, loop.min_delta)
     late = deadline(loop.max_hours)
     with (
         Checkpoints(workdir) as checkpoints,
@@ -79,6 +82,7 @@ def fit(
         if last is not None:
             state, meta = checkpoints.restore(last, state, run.meta)
             stream.position = meta.position
+            patience.go_on(meta.progress)
         done = int(state.step)
         if done > steps:
             raise ValueError(
@@ -86,14 +90,15 @@ def fit(
                 "least as many"
             )
         told = Callbacks(callbacks, workdir, steps)
-        with Log(workdir, done, steps, loop.log_every, told) as log:
+        logger = loggers.start(loop.loggers, workdir, done, run.meta.config)
+        with Log(logger, done, steps, loop.log_every, told) as log:
             told.call("on_start", done)
             step = done
             if done:
                 log.message(f"resumed at step {done} of {steps}")
             elif steps <= run.config.optim.warmup_steps:
                 log.message(_only_warms_up(steps, run.config.optim.warmup_steps))
-            for step in range(done + 1, steps + 1):
+            for step in range(done + 1, done + 1 if patience.is_over else steps + 1):
                 before, batch = stream.position, next(stream)
                 state, metrics = train_step(state, run.params, run.frozen, to_device(batch, run))
                 log.train(step, metrics, data.num_tokens(batch), (before, stream.position))
@@ -107,13 +112,16 @@ def fit(
                 with log.pause():
                     loss = None
                     if evaluate:
-                        loss = held_out_loss(run, eval_step, state.d, valid)
+                        d = optim.averaged(state.d, state.opt)
+                        loss = held_out_loss(run, eval_step, d, valid)
                     _require_finite(step, (before, stream.position), loss, state)
                     if loss is not None:
+                        patience.add(loss)
                         log.event(step, held_out_loss=loss)
                         log.message(f"step {step}: held-out loss {loss:.4f}")
                         told.call("on_eval", step, held_out_loss=loss)
-                    meta = run.meta._replace(position=stream.position)
+                    progress = patience.to_json()
+                    meta = run.meta._replace(position=stream.position, progress=progress)
                     place = checkpoints.save(state, meta, loss)
                     told.call("on_save", step, held_out_loss=loss, checkpoint=place)
                 if stop and step < steps:
@@ -124,6 +132,10 @@ def fit(
                 if evaluate and (enough or told.stopping()) and step < steps:
                     log.message(f"a callback ends the training at step {step} of {steps}")
                     break
+                if patience.is_over:
+                    break
+            if patience.is_over and step < steps:
+                log.message(_no_better(step, steps, patience))
             log.message(f"trained to step {step}: {log.summary()}")
             told.call("on_end", step)
 
@@ -133,6 +145,14 @@ def _only_warms_up(steps: int, warmup: int) -> str:
         f"all {steps} steps are in the warm-up (config.optim.warmup_steps={warmup}): the learning "
         "rate stays below config.optim.learning_rate; lower config.loop.batch_size, or raise "
         "config.loop.epochs"
+    )
+
+
+def _no_better(step: int, steps: int, patience: stops.Patience) -> str:
+    return (
+        f"early stopping at step {step} of {steps}: {patience.waited} evaluations in a row are not "
+        f"below the best held-out loss, {patience.best:.4f}, by more than {patience.min_delta} "
+        "(config.loop.patience)"
     )
 
 

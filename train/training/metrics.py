@@ -1,21 +1,16 @@
-"""A run's log: metrics.jsonl, TensorBoard event files and a progress bar."""
+"""A run's log: the metrics of each step for its loggers, and a progress bar."""
 
 import contextlib
-import json
 import math
-import os
 import statistics
 import time
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import jax
-import tensorboardX
 
-from tera_jax import atomic
-
-from . import distributed, kept
+from . import distributed
 from .callbacks import Callbacks
+from .loggers import Logger
 from .step import Metrics
 
 
@@ -36,20 +31,19 @@ class NotFiniteError(FloatingPointError):
 class Log:
     """Writes each step's metrics one step late, so that the device never waits for the host.
 
-    Of several processes the first writes and prints. Lines of steps after ``step``, which are to
-    be taken again, and a last line that was cut off are taken out of ``metrics.jsonl`` first.
-    ``told`` hears of each step as its metrics come.
+    Args:
+        logger: gets the numbers, from :func:`train.training.loggers.start`; it is closed at the
+            end.
+        step: that was taken last.
+        steps: of the run.
+        every: steps between those that are written.
+        told: hears of each step as its metrics come.
     """
 
     def __init__(
-        self, workdir: Path, step: int, steps: int, every: int, told: Callbacks | None = None
+        self, logger: Logger, step: int, steps: int, every: int, told: Callbacks | None = None
     ) -> None:
-        first = distributed.is_main_process()
-        path = workdir / "metrics.jsonl" if first else Path(os.devnull)
-        if first:
-            repair(path, step)
-        self._file: TextIO = path.open("a")
-        self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), write_to_disk=first)
+        self._logger = logger
         self._bar = distributed.bar(total=steps, initial=step, unit="step", smoothing=0.1)
         self._every, self._told = every, told
         self._held: tuple[int, Metrics, int, tuple[int, int]] | None = None
@@ -61,8 +55,7 @@ class Log:
 
     def __exit__(self, *_: object) -> None:
         with contextlib.ExitStack() as stack:  # each of them, also where a full disk fails another
-            stack.callback(self._file.close)
-            stack.callback(self._events.close)
+            stack.callback(self._logger.close)
             stack.callback(self._bar.close)
 
     def train(self, step: int, metrics: Metrics, tokens: int, fed: tuple[int, int]) -> None:
@@ -93,10 +86,8 @@ class Log:
             self._write(*held)
 
     def event(self, step: int, **values: float) -> None:
-        """Write one line of other values, such as the held-out loss."""
-        self._line(step, values)
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        """Write other values, such as the held-out loss."""
+        self._logger.write(step, values)
 
     def message(self, text: str) -> None:
         """Print above the progress bar."""
@@ -135,10 +126,6 @@ class Log:
         self.event(step, **values, tokens_per_second=rate)
         self._bar.set_postfix_str(f"loss {values['loss']:.3f}, {rate:,.0f} tokens/s")
 
-    def _line(self, step: int, values: dict[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self._file.flush()
-
     class _Pause:
         def __init__(self, log: "Log") -> None:
             self._log = log
@@ -149,24 +136,3 @@ class Log:
 
         def __exit__(self, *_: object) -> None:
             self._log._since += time.perf_counter() - self._start
-
-
-def repair(path: Path, last: int) -> None:
-    """Keep the whole lines of steps up to ``last``, of those of one kind and step the last."""
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8", errors="replace")
-    kept = {}
-    for line in text.splitlines(keepends=True):
-        found = _parsed(line)
-        if found is not None and found["step"] <= last:
-            kept[found["step"], "held_out_loss" in found] = line
-    repaired = "".join(kept.values())
-    if repaired != text:
-        atomic.write_text(path, repaired)
-
-
-def _parsed(line: str) -> dict[str, Any] | None:
-    """A whole line with a step; None for another."""
-    found = kept.line(line)
-    return found if found is not None and type(found.get("step")) is int else None

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -24,14 +25,18 @@ from tera_jax.ops import dispatch
 from ..config import Config, to_dict
 from . import distributed
 from .checkpoint import Checkpoints, Meta
-from .optim import optimizer
+from .optim import averaged, optimizer
 from .step import State, d_shardings, init_state, state_shardings
 
 _FROZEN = "frozen.safetensors"
 
 
 class Run(NamedTuple):
-    """A base on its mesh, its tokenizer, and the adapter that is trained on it."""
+    """A base on its mesh, its tokenizer, and the adapter that is trained on it.
+
+    ``start`` is the d of ``config.model.adapter`` on the host, which training starts from in place
+    of :func:`init_d`'s: see :mod:`train.training.start`. Other commands leave it out.
+    """
 
     config: Config
     mesh: Mesh
@@ -41,6 +46,7 @@ class Run(NamedTuple):
     adapter: Adapter
     frozen: Any
     meta: Meta
+    start: Any = None
 
     @property
     def virtual_tokens(self) -> tuple[int, ...]:
@@ -180,10 +186,21 @@ def init_d(run: Run) -> Any:
     return jax.jit(init, out_shardings=layout)(run.params, run.frozen)
 
 
+def first_d(run: Run) -> Any:
+    """The trainable arrays that training starts from: ``run.start``, or those of :func:`init_d`."""
+    if run.start is None:
+        return init_d(run)
+    own = jax.tree.map(np.array, run.start)  # for the steps give their arrays away
+    return jax.device_put(own, d_shardings(own, run.adapter, run.mesh))
+
+
 def init_train_state(run: Run, steps: int) -> tuple[State, optax.GradientTransformation]:
     """The state before the first of ``steps`` steps, and the optimizer that goes with it."""
     optimizer_ = optimizer(run.config.optim, steps)
     layout = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run, optimizer_))
+    if run.start is not None:
+        begin = jax.jit(lambda d: init_state(d, optimizer_), out_shardings=layout)
+        return begin(first_d(run)), optimizer_
     init = jax.jit(_init_state(run, optimizer_), out_shardings=layout)
     return init(run.params, run.frozen), optimizer_
 
@@ -212,7 +229,7 @@ def _init_state(run: Run, optimizer_: optax.GradientTransformation) -> Callable[
 
 
 def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
-    """The best step of the run in ``workdir`` and its ``d``.
+    """The best step of the run in ``workdir`` and its ``d``, or the average with ``ema_decay``.
 
     Raises:
         FileNotFoundError: when there is no checkpoint.
@@ -223,7 +240,7 @@ def restore_best(run: Run, workdir: str | Path) -> tuple[int, Any]:
             raise FileNotFoundError(f"{workdir} has no checkpoint; train first")
         like = abstract_state(run, optimizer(run.config.optim, steps=1))
         state, _ = checkpoints.restore(step, like, run.meta)
-    return step, state.d
+    return step, averaged(state.d, state.opt)
 
 
 def merged(run: Run, d: Any) -> Any:

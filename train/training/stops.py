@@ -1,13 +1,15 @@
 """Why training ends early, and what is left behind: nothing that was saved is lost."""
 
+import dataclasses
 import errno
 import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tera_jax import atomic
 
@@ -20,6 +22,45 @@ _AGAIN = "the same command goes on from here"
 _FULL = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 _IO_STATUS = 74
 """EX_IOERR of sysexits.h."""
+
+
+@dataclasses.dataclass
+class Patience:
+    """When held-out losses no longer fall: the same decision at the same step, however resumed.
+
+    Attributes:
+        limit: evaluations in a row that may bring no better loss; None sets no limit.
+        min_delta: nats a token by which a better loss is below the best one before.
+        best: that loss; infinite before the first.
+        waited: evaluations since it was taken.
+    """
+
+    limit: int | None
+    min_delta: float
+    best: float = math.inf
+    waited: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether training ends here."""
+        return self.limit is not None and self.waited >= self.limit
+
+    def add(self, loss: float) -> None:
+        """Take the held-out loss of an evaluation."""
+        if loss < self.best - self.min_delta:
+            self.best, self.waited = loss, 0
+        else:
+            self.waited += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """For a checkpoint; nothing before the first evaluation, or without a limit."""
+        if self.limit is None or math.isinf(self.best):
+            return {}
+        return {"best": self.best, "waited": self.waited}
+
+    def go_on(self, saved: Mapping[str, Any]) -> None:
+        """Where a checkpoint left off; one without such values starts to count there."""
+        self.best, self.waited = saved.get("best", math.inf), saved.get("waited", 0)
 
 
 class Stopped(SystemExit):

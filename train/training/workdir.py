@@ -20,7 +20,7 @@ RECORDS = "records.jsonl"
 _CONFIG = "config.json"
 _FREE_SECTIONS = ("evaluate", "decoding", "mesh", "export")
 _FREE = {
-    "data": ("allow_cut_responses",),
+    "data": ("allow_cut_responses", "streaming"),
     "model": ("unroll", "kept_layers"),
     "loop": (
         "max_hours",
@@ -28,6 +28,9 @@ _FREE = {
         "eval_every",
         "checkpoint_every",
         "log_every",
+        "loggers",
+        "min_delta",
+        "patience",
     ),
 }
 """Fields that may change between starts: what the run has trained so far is the same without."""

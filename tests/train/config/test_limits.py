@@ -15,10 +15,11 @@ MAY_BE_NEGATIVE = {"decoding.length_penalty", "method.zero_init_mode", "method.d
 MAY_BE_ZERO = {
     "decoding.length_penalty", "decoding.no_repeat_ngram_size", "decoding.top_k",
     "optim.warmup_steps", "optim.weight_decay", "optim.b1", "optim.b2",
+    "optim.momentum", "loop.min_delta",
     "data.split_seed", "loop.seed", "evaluate.seed", "method.seed",
     "method.dropout", "method.kernel_rank", "method.niter", "model.kept_layers",
 }  # fmt: skip
-BELOW_ONE = {"optim.b1", "optim.b2", "method.dropout"}
+BELOW_ONE = {"optim.b1", "optim.b2", "optim.momentum", "optim.ema_decay", "method.dropout"}
 
 
 def filled(method):

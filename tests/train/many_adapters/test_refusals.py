@@ -114,12 +114,22 @@ def test_virtual_tokens_count_towards_the_context(start, lines):
         ("tera", "--config.export=('hf',)", r"config.export is \('hf',\), but every adapter"),
         ("tera", "--config.evaluate.path=x.json", "generates no answers"),
         ("tera", "--config.data.path=x.json", "each adapter has data of its own; leave it out"),
+        ("tera", "--config.optim.ema_decay=0.9", "ema_decay is 0.9, but train.many does not have"),
+        ("tera", "--config.loop.patience=2", "patience is 2, but train.many does not have it"),
+        ("tera", "--config.model.adapter=x", "model.adapter is 'x', but train.many does not"),
+        ("tera", "--config.data.streaming=True", "streaming is True, but train.many does not"),
+        ("tera", "--config.loop.loggers=('jsonl',)", "loggers is .*, but train.many does not"),
         ("tera", "--active=0", "--active is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_many_do_not_have_are_refused(start, lines, method, flag, message):
     with pytest.raises(ValueError, match=message):
         start(lines(A), *filter(None, [flag]), method=method)
+
+
+def test_a_schedule_longer_than_an_adapters_steps_is_refused(start, lines):
+    with pytest.raises(ValueError, match=r"line 1 \('a'\): .*'wsd' warms up for 99 steps"):
+        start(lines({**A, "warmup_steps": 99}), "--config.optim.schedule=wsd")
 
 
 def test_an_unknown_flag_and_several_processes_are_refused(start, lines, monkeypatch, capsys):

@@ -1,11 +1,14 @@
 """The file of results: its lines, and what a killed process leaves."""
 
+import dataclasses
 import json
 import math
 import os
 
 import pytest
 
+from train.config import OptimConfig
+from train.studies import identity
 from train.studies.results import Failure, Result, Results, rate_text
 
 
@@ -101,3 +104,22 @@ def test_lines_of_before_take_the_steps_that_are_given(tmp_path):
     base = {**old, "variant": "base", "learning_rate": 0.0}
     file.write_text("".join(json.dumps(line) + "\n" for line in (old, base)))
     assert [run.steps for run in Results(file, 300).runs] == [300, 0]
+
+
+def test_a_study_of_an_older_version_goes_on_under_the_defaults_of_newer_fields(tmp_path):
+    section = dataclasses.asdict(OptimConfig())
+    newer = ("optimizer", "momentum", "ema_decay", "rate_factors")
+    older = {name: value for name, value in section.items() if name not in newer}
+
+    def study(optim):
+        methods = {"lora": {"method": {"rank": 1}, "optim": optim, "loop": {"batch_size": 2}}}
+        return {
+            "version": 1, "command": "", "programs": {}, "model": "m", "base": "b",
+            "settings": {"steps": 2}, "tasks": {}, "methods": methods, "baseline": None, "seeds": 1,
+        }  # fmt: skip
+
+    identity.write(tmp_path, study(older))
+    given = json.loads(json.dumps(study(section)))
+    assert identity.merged(tmp_path, given)["methods"] == given["methods"]
+    with pytest.raises(FileExistsError, match=r"methods.lora.optim.optimizer: None -> 'lion'"):
+        identity.merged(tmp_path, study({**given["methods"]["lora"]["optim"], "optimizer": "lion"}))

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from train.training import loggers
 from train.training.metrics import Log
 
 
@@ -12,8 +13,12 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def started(workdir, done):
+    return Log(loggers.start(("jsonl", "tensorboard"), workdir, done, {}), done, 9, 1)
+
+
 def write(workdir, done, steps):
-    with Log(workdir, done, 9, 1) as log:
+    with started(workdir, done) as log:
         for step in steps:
             log.event(step, loss=float(step))
 
@@ -32,7 +37,7 @@ def test_a_last_line_that_was_cut_off_is_taken_out(tmp_path, torn):
 
 def test_steps_that_are_taken_again_stand_once(tmp_path):
     write(tmp_path, 0, [1, 2, 3, 4, 5])
-    with Log(tmp_path, 2, 9, 1) as log:
+    with started(tmp_path, 2) as log:
         log.event(3, loss=30.0)
         log.event(3, held_out_loss=31.0)
     found = [(line["step"], line.get("loss")) for line in lines(tmp_path)]
@@ -54,6 +59,6 @@ def test_a_whole_file_stays_as_it_is(tmp_path):
 
 
 def test_nan_is_not_written(tmp_path):
-    with Log(tmp_path, 0, 9, 1) as log, pytest.raises(ValueError, match="JSON"):
+    with started(tmp_path, 0) as log, pytest.raises(ValueError, match="JSON"):
         log.event(1, loss=math.nan)
     assert lines(tmp_path) == []
