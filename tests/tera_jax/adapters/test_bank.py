@@ -33,7 +33,7 @@ KINDS = (
     *("unilora", "unires", "ln_tuning", "prompt"),
 )
 """One method for each way that rows are computed: by a network, by factors, by those that a row
-prepares or reads from a vector, by an ``apply_rows`` of its own, by scales, in norms, and by tokens.
+prepares or reads from a vector, by an ``apply_rows`` of its own, by scales, in norms, by tokens.
 Meshes and packed rows are tested with these; logits and gradients with all."""
 ENTRIES = [2, 0, 1, 2, 3, 0, 1, 3]
 VARIANTS = {"remat": {"remat": "full"}, "unrolled": {"unroll": True, "remat": "dots"}}
