@@ -18,11 +18,9 @@ from tests.marks import quick_only
 PROMPTS = [[5, 9, 23, 7, 11, 64, 3], [17, 40, 8]]
 
 
-def decode(
-    model, params, prompts, decoding, eos_id=None, pad_id=0, key_B=None, apply=None, jit=jax.jit
-):
+def decode(model, params, prompts, decoding, eos_id=None, pad_id=0, key_B=None, apply=None):
     static = {"decoding": decoding, "eos_id": eos_id, "pad_id": pad_id, "apply": apply}
-    run = jit(partial(generate, model, **static))
+    run = jax.jit(partial(generate, model, **static))
     return np.asarray(run({"params": params}, *left_pad(prompts, pad_id), key_B=key_B))
 
 
