@@ -176,6 +176,8 @@ def test_the_notebook_runs(name, tmp_path):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     notebook = runner.read(path(name))
     runner.shorten(notebook, 4)
-    runner.run(notebook, folder, {**os.environ, "XLA_FLAGS": ""})
+    # Real weights need code that is optimised; the third compiles many programs of few steps.
+    flags = {} if name == "03_any_linen_model" else {"XLA_FLAGS": ""}
+    runner.run(notebook, folder, {**os.environ, **flags})
     runner.tidy(notebook)
     assert runner.faults(notebook) == []

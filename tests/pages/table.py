@@ -38,6 +38,10 @@ LIMITS = {
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),
     "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
+    "-m benchmarks.quantized --model=SmolLM2-135M-Instruct.gguf --gradients": (
+        *("--kinds", "nf4", "fp8:both"),  # tests/benchmarks/test_quantized.py has all kinds
+    ),
+    "-m benchmarks.quantized --model=SmolLM2-135M-Instruct.gguf --dtype": ("--kinds", "int8"),
     "-m benchmarks.rounding": ("--cases=vera", "--adapters=1", "--rows=1", "--length=4"),
     "-m benchmarks.serving": (
         *("--model=tiny", "--adapters=20", "--requests=4", "--rounds=1", "--concurrency=2"),
@@ -53,7 +57,12 @@ LIMITS = {
         "--packed=512",
     ),
     "-m benchmarks.speed --model=llama-2-7b --quantize=nf4": ("--block=32",),
-    "-m benchmarks.speed --model=llama-2-7b --quantize none int8": ("--block=32",),
+    "-m benchmarks.speed --model=llama-2-7b --quantize none int8": (
+        *("--block=32", "--quantize", "none", "nf4", "--cases", "frozen", "tera:structured"),
+    ),
+    "-m benchmarks.speed --model=llama-2-7b --layers=8 --mesh data=1 data=2 fsdp=2": (
+        *("--mesh", "data=1", "fsdp=2", "--cases", "frozen"),
+    ),
 }
 """Flags behind those of a command with that part, which stay as they are printed: the later of two
 flags counts."""

@@ -23,12 +23,14 @@ from tests.tera_jax.llama.decode.served import (
     served,
 )
 
+MESHES = ((2, 1, 2), (2, 2, 2), (1, 1, 2), (4, 1, 1), (1, 4, 1))
 CASES = [
-    (name, unroll, sizes)
-    for name in ("lora", "tera", "dora")
-    for unroll in (False, True)
-    for sizes in ((2, 1, 2), (2, 2, 2), (1, 1, 2), (4, 1, 1), (1, 4, 1))
+    *(("tera", False, sizes) for sizes in MESHES),
+    *(("dora", True, sizes) for sizes in MESHES),
+    *((name, unroll, (2, 2, 2)) for name, unroll in (("tera", True), ("dora", False))),
+    *(("lora", unroll, (2, 2, 2)) for unroll in (False, True)),
 ]
+"""Every mesh with a loop over the layers and unrolled, every method with both."""
 _MOVED = re.compile(r"= \(?\w+\[([\d,]*)\]\S* (all-gather|all-to-all|collective-permute)")
 
 

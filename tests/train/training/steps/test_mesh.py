@@ -1,6 +1,7 @@
 """Any mesh of the 8 devices trains like one device, and gathers one layer at a time."""
 
 import functools
+import itertools
 import math
 import re
 from typing import NamedTuple
@@ -30,6 +31,12 @@ MESHES = [
     for data in (1, 2, 4, 8)
     for fsdp in (1, 2, 4, 8)
     if data * fsdp <= 8
+]
+WITH_EACH = [sizes for sizes in MESHES if sizes.count(1) == 2 or sizes == (2, 2, 2)]
+"""Each axis alone, and all three: with every method. Two axes are with one method each."""
+CASES = [
+    *itertools.product(("tera", "lora", "full"), WITH_EACH),
+    *zip(itertools.cycle(["full", "tera", "lora"]), sorted({*MESHES} - {*WITH_EACH})),
 ]
 SETTINGS = {"tera": {"num_modes": 2}, "lora": {"rank": 4}, "full": {}}
 STRUCTURED = {"num_modes": 2, "structure": "hadamard"}
@@ -143,12 +150,14 @@ def on_one_device(method):
 def test_ten_meshes_multiply_to_eight():
     assert len(MESHES) == 10
     assert {math.prod(sizes) for sizes in MESHES} == {8}
+    assert {sizes for _, sizes in CASES} == {*MESHES}
 
 
 @pytest.mark.parametrize(
-    "sizes", quick_only([(2, 2, 2)], MESHES), ids=lambda sizes: "x".join(map(str, sizes))
+    ("method", "sizes"),
+    quick_only([("tera", (2, 2, 2))], CASES, names=2),
+    ids=lambda value: value if isinstance(value, str) else "x".join(map(str, value)),
 )
-@pytest.mark.parametrize("method", quick_only(["tera"], SETTINGS))
 def test_every_mesh_has_the_loss_curve_of_one_device(method, sizes):
     losses = curve(trainer(method, *sizes))
     np.testing.assert_allclose(losses, on_one_device(method), rtol=5e-6)

@@ -31,6 +31,11 @@ MESHES = {
     "fsdp=2,tensor=2": (1, 2, 2),
 }
 TARGETS = ("q_proj", "v_proj", "o_proj", "down_proj")
+WITH_METHODS = [
+    *(("structured", mesh) for mesh in MESHES),
+    *(("dense", mesh) for mesh in ("data=2", "fsdp=2,tensor=2")),
+]
+"""Every mesh with the kernels of a structured network; a dense one on the least and the most."""
 WIDTH = 1024
 SCHEME = {"tensorizations": (f"{WIDTH}|4x8x4x8",)}
 METHODS = {"dense": SCHEME, "structured": SCHEME | {"structure": "hadamard"}}
@@ -98,8 +103,7 @@ def gradients(tree):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "mesh"), WITH_METHODS)
 def test_the_loss_and_the_gradients_of_d_are_those_of_one_device(method, mesh, monkeypatch):
     monkeypatch.setattr(cost_model, "route", lambda *_: "project")
     expected = on_one_device(method)
