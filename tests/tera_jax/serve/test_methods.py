@@ -1,4 +1,4 @@
-"""Each row of the methods table: the engine serves it as it decodes alone, or refuses it by name."""
+"""Each row of the methods table: the engine serves what it decodes alone, or refuses by name."""
 
 import functools
 import zlib
