@@ -58,7 +58,7 @@ def fingerprint_of(directory: Path) -> str:
         return str(store.description["base"]["fingerprint"])
 
 
-def fill(directory: Path, count: int, say: Callable[[str], None]) -> dict[str, float]:
+def fill(directory: Path, count: int, log: Callable[[str], None]) -> dict[str, float]:
     """Put so many adapters, and measure the store. Those that are there stay.
 
     Raises:
@@ -73,7 +73,7 @@ def fill(directory: Path, count: int, say: Callable[[str], None]) -> dict[str, f
                 f"{(count - before) * size / 1e9:.1f} GB, but {directory} has {room / 1e9:.1f} GB "
                 "free; choose fewer --adapters, or another --store"
             )
-        _put(store, before, count, say)
+        _put(store, before, count, log)
         made, seconds = len(store) - before, time.perf_counter() - start
     start = time.perf_counter()
     store = Store.open(directory)
@@ -90,7 +90,7 @@ def fill(directory: Path, count: int, say: Callable[[str], None]) -> dict[str, f
         "bytes_per_adapter": total / max(1, there),
         "parameter_bytes": size,
     }
-    say(
+    log(
         f"{made:,} adapters put in {seconds:.1f} s; {there:,} adapters of "
         f"{found['bytes_per_adapter']:,.0f} bytes ({size:,} of parameters): "
         f"{found['gigabytes']:.3f} GB, opened in {opening:.2f} ms"
@@ -98,7 +98,7 @@ def fill(directory: Path, count: int, say: Callable[[str], None]) -> dict[str, f
     return found
 
 
-def _put(store: Store, before: int, count: int, say: Callable[[str], None]) -> None:
+def _put(store: Store, before: int, count: int, log: Callable[[str], None]) -> None:
     last, group = time.perf_counter(), []
     for number, arrays in _adapters(store.layout.shapes, before, count):
         group.append((name(number), arrays))
@@ -107,7 +107,7 @@ def _put(store: Store, before: int, count: int, say: Callable[[str], None]) -> N
             group = []
             if time.perf_counter() - last > _SECONDS:
                 last = time.perf_counter()
-                say(f"{number + 1:,} of {count:,} adapters put")
+                log(f"{number + 1:,} of {count:,} adapters put")
     store.put_all(group)
 
 

@@ -14,7 +14,7 @@ from benchmarks.store import forget
 
 Send = Callable[[Sequence[Job], int], tuple[list[Timing], float]]
 """Sends jobs, so many at a time; gives their timings, and the seconds of all."""
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 _COLUMNS = "| {} | requests | tokens/s | range | first token, ms | 99 % within | whole, ms |"
 
 
@@ -55,7 +55,7 @@ class Plan:
         ]
 
 
-def rounds(send: Send, plan: Plan, say: Say) -> dict[str, Any]:
+def rounds(send: Send, plan: Plan, log: Log) -> dict[str, Any]:
     """Both kinds of traffic in turn; the round before the first is not counted."""
     found: dict[str, list[Timing]] = {"base": [], "adapters": []}
     rates: dict[str, list[float]] = {"base": [], "adapters": []}
@@ -68,7 +68,7 @@ def rounds(send: Send, plan: Plan, say: Say) -> dict[str, Any]:
             rate = sum(timing.tokens for timing in timings) / seconds
             first = 1e3 * statistics.median(timing.first for timing in timings)
             where = f"round {number}" if number else "before the rounds"
-            say(f"{where}, {kind}: {rate:,.1f} tokens/s, first token {first:.1f} ms")
+            log(f"{where}, {kind}: {rate:,.1f} tokens/s, first token {first:.1f} ms")
             if number:
                 found[kind] += timings
                 rates[kind].append(rate)
