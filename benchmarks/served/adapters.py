@@ -2,24 +2,27 @@
 
 import json
 import math
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.mixed.cases import Base, adapter_of, log
+from benchmarks.mixed.cases import CASES, Base, adapter_of
 from tera_jax import trees
-from tera_jax.adapters.base import Adapter
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description
 from tera_jax.serve.record import DType
 from tera_jax.serve.store import Store
 
+KINDS = [case for case in CASES if case != "base"]
 _SHARED = ("method", "config", "layers", "frozen_fingerprint", "base")
 _GROUP = 256
+_SECONDS = 10
+"""Between two lines about how far a store is."""
 
 
 def name(number: int) -> str:
@@ -27,35 +30,85 @@ def name(number: int) -> str:
     return f"user-{number:06d}"
 
 
-def filled(directory: Path, base: Base, case: str, count: int, dtype: DType) -> tuple[Store, str]:
-    """A store with so many adapters, which keeps those that it has, and the base's fingerprint."""
+def prepared(directory: Path, base: Base, case: str, dtype: DType) -> str:
+    """Make an empty store of a base if there is none, and give the base's fingerprint.
+
+    Raises:
+        ValueError: for a store of another base or method.
+    """
     adapter = adapter_of(case, base.model)
     found = base_fingerprint(base.params)
     frozen = fingerprint(base.frozen(adapter))
     names = {"name": "random", "fingerprint": found}
     described = adapter_description.describe(adapter, frozen, names, {})
     described = json.loads(json.dumps({key: described[key] for key in _SHARED}))
-    shapes = {key: leaf.shape for key, leaf in _d(adapter, base).items()}
+    abstract = trees.named(adapter.abstract_d(base.abstract()))
+    shapes = {key: leaf.shape for key, leaf in abstract.items()}
     if not (directory / "store.json").exists():
         Store.create(directory, shapes, described, dtype).close()
+    with Store.open(directory) as store:
+        if (store.description, store.layout.dtype) != (described, dtype):
+            raise ValueError(f"the store {directory} is of another base or method; name another")
+    return found
+
+
+def fingerprint_of(directory: Path) -> str:
+    """Of the base that a store is for."""
+    with Store.open(directory) as store:
+        return str(store.description["base"]["fingerprint"])
+
+
+def fill(directory: Path, count: int, log: Callable[[str], None]) -> dict[str, float]:
+    """Put so many adapters, and measure the store. Those that are there stay.
+
+    Raises:
+        ValueError: when the disk has no room for them.
+    """
+    with Store.open(directory) as store:
+        size, before, start = store.layout.size, len(store), time.perf_counter()
+        room = shutil.disk_usage(directory).free
+        if (count - before) * size > room:
+            raise ValueError(
+                f"{count - before:,} more adapters of {size:,} bytes need "
+                f"{(count - before) * size / 1e9:.1f} GB, but {directory} has {room / 1e9:.1f} GB "
+                "free; choose fewer --adapters, or another --store"
+            )
+        _put(store, before, count, log)
+        made, seconds = len(store) - before, time.perf_counter() - start
+    start = time.perf_counter()
     store = Store.open(directory)
-    start, before = time.perf_counter(), len(store)
-    group = []
-    for number, arrays in _adapters(shapes, before, count):
+    opening = 1e3 * (time.perf_counter() - start)
+    with store:
+        there = len(store)
+    total = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
+    found = {
+        "adapters": there,
+        "put": made,
+        "put_seconds": seconds,
+        "gigabytes": total / 1e9,
+        "open_ms": opening,
+        "bytes_per_adapter": total / max(1, there),
+        "parameter_bytes": size,
+    }
+    log(
+        f"{made:,} adapters put in {seconds:.1f} s; {there:,} adapters of "
+        f"{found['bytes_per_adapter']:,.0f} bytes ({size:,} of parameters): "
+        f"{found['gigabytes']:.3f} GB, opened in {opening:.2f} ms"
+    )
+    return found
+
+
+def _put(store: Store, before: int, count: int, log: Callable[[str], None]) -> None:
+    last, group = time.perf_counter(), []
+    for number, arrays in _adapters(store.layout.shapes, before, count):
         group.append((name(number), arrays))
         if len(group) == _GROUP:
             store.put_all(group)
             group = []
+            if time.perf_counter() - last > _SECONDS:
+                last = time.perf_counter()
+                log(f"{number + 1:,} of {count:,} adapters put")
     store.put_all(group)
-    if made := len(store) - before:
-        log(f"{made:,} adapters put, {made / (time.perf_counter() - start):,.0f} in a second")
-    size = sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())
-    log(f"{len(store):,} adapters of {size / len(store):,.0f} bytes: {size / 1e9:.3f} GB")
-    return store, found
-
-
-def _d(adapter: Adapter, base: Base) -> dict[str, Any]:
-    return trees.named(adapter.abstract_d(base.abstract()))
 
 
 def _adapters(

@@ -17,6 +17,8 @@ class EngineConfig:
             64, 128, ... and ``max_length``.
         prefills: prompts that are read between two steps, at most. More fill empty slots sooner,
             and delay the tokens of those that run.
+        prefill_tokens: of the prompts that one program reads. Prompts of one bucket are read 16, 4
+            or 1 together, as far as they fit.
         eos_ids: tokens that end every answer, unless a request ignores them.
         echo: whether requests may have the log-probabilities of their prompts, which takes another
             program for each bucket.
@@ -32,7 +34,8 @@ class EngineConfig:
     max_length: int = 512
     queue: int = 1024
     buckets: tuple[int, ...] = ()
-    prefills: int = 8
+    prefills: int = 16
+    prefill_tokens: int = 2048
     eos_ids: tuple[int, ...] = ()
     echo: bool = True
     host_bytes: int = 2048 * MIB
@@ -42,7 +45,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field, least in (
             *(("slots", 1), ("max_length", 2), ("queue", 1), ("prefills", 1), ("loaders", 1)),
-            *(("host_bytes", 0), ("device_bytes", 0)),
+            *(("prefill_tokens", 1), ("host_bytes", 0), ("device_bytes", 0)),
         ):
             value = getattr(self, field)
             if not least <= value < 2**63:

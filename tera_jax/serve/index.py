@@ -143,6 +143,20 @@ class Index:
             ) from None
 
 
+@contextlib.contextmanager
+def naming(directory: Path) -> Iterator[None]:
+    """Let an error of the system, such as of a full disk, name a store and what to do.
+
+    Raises:
+        OSError: with the same number.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"{error.strerror} in the store {directory}, which is as it was; make room, and "
+        raise OSError(error.errno, f"{message}put again") from error
+
+
 def make(file: Path) -> None:
     """Write an index without names."""
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as database:

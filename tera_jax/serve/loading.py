@@ -19,7 +19,8 @@ from tera_jax.llama.model import Llama
 from tera_jax.serve import adapter_source, record
 from tera_jax.serve.adapter_source import Source
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.slot_device import SlotDevice, require_layout
+from tera_jax.serve.slot_device import SlotDevice
+from tera_jax.serve.slot_programs import require_layout
 from tera_jax.serve.store import Store
 
 Parts = tuple[SlotDevice, Source, EngineConfig, Any]

@@ -7,6 +7,7 @@ for the host. A turn keeps which request had which slot: a slot may have another
 import logging
 import secrets
 import threading
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +18,26 @@ from tera_jax.serve.adapter_source import Flat
 from tera_jax.serve.answer import Answer, HostScores, Reason
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.lru import LRU
-from tera_jax.serve.slot_device import Output, SlotDevice
+from tera_jax.serve.slot_device import Begun, Output, SlotDevice
 from tera_jax.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
-    """A request that was begun: its first new token, and its prompt's scores, where wanted."""
+    """A request that was begun.
+
+    Attributes:
+        answer: to it.
+        first: its first new token, among others; None where it is to have none.
+        place: of its token there.
+        prompt: the scores of its prompt, where wanted.
+    """
 
     answer: Answer
     first: Output | None
-    prompt: Any
+    place: int = 0
+    prompt: Any = None
 
 
 class Turn(NamedTuple):
@@ -125,39 +134,84 @@ class Scheduler:
             self._end(answer, "cancelled")
 
     def _begin_all(self) -> list[Start]:
+        """What waits into free slots: prompts of one bucket together, the others alone."""
         starts: list[Start] = []
+        groups: dict[int, list[tuple[Answer, Any]]] = {}
         for _ in range(self._config.prefills):
             with self._changed:
-                answer = self._waiting.take(bool(self._free))
+                taken = sum(map(len, groups.values()))
+                answer = self._waiting.take(len(self._free) > taken)
             if answer is None:
                 break
             try:
-                starts.append(self._begin(answer))
+                row = self._row(answer)
+                if answer.request.echo_logprobs is not None:
+                    starts.append(self._begin_alone(answer, row))
+                elif answer.limit == 0:
+                    starts.append(Start(answer, None))
+                else:
+                    length = self._device.bucket(row, len(answer.request.tokens))
+                    groups.setdefault(length, []).append((answer, row))
             except Exception as error:
-                self._end(answer, "error", str(error))
-                if self._device.is_lost:
-                    self._recover(error, starts)
+                if not self._fail([answer], error, starts):
                     return []
+        for length, group in groups.items():
+            while group:
+                size = next(n for n in self._device.counts(length) if n <= len(group))
+                some, group = group[:size], group[size:]
+                try:
+                    starts += self._begin(some)
+                except Exception as error:
+                    if not self._fail([answer for answer, _ in some], error, starts):
+                        return []
         return starts
 
-    def _begin(self, answer: Answer) -> Start:
-        request, device = answer.request, self._device
+    def _fail(self, answers: Sequence[Answer], error: Exception, starts: list[Start]) -> bool:
+        """End what could not begin; False where the slots were lost with it."""
+        for answer in answers:
+            self._end(answer, "error", str(error))
+        if self._device.is_lost:
+            self._recover(error, starts)
+            return False
+        return True
+
+    def _row(self, answer: Answer) -> Any:
+        """The prepared arrays of its adapter, which it keeps from here on."""
         flat = None if answer.load is None else answer.load.result()
         answer.version, answer.load = flat and flat.version, None
-        row = device.base_row if flat is None else self._prepared(str(request.adapter), flat)
-        begun, prompt = device.prefill(row, request.tokens, request.echo_logprobs is not None)
-        self.counts["prompt_tokens"] += len(request.tokens)
+        self.counts["prompt_tokens"] += len(answer.request.tokens)
+        if flat is None:
+            return self._device.base_row
+        return self._prepared(str(answer.request.adapter), flat)
+
+    def _begin(self, group: Sequence[tuple[Answer, Any]]) -> list[Start]:
+        begun = [
+            Begun(self._take_slot(answer), row, answer.request.tokens, self._settings(answer))
+            for answer, row in group
+        ]
+        answers = [answer for answer, _ in group]
+        wanted = any(answer.request.sampling.logprobs is not None for answer in answers)
+        first = self._device.admit(begun, wanted)
+        return [Start(answer, first, place) for place, answer in enumerate(answers)]
+
+    def _begin_alone(self, answer: Answer, row: Any) -> Start:
+        begun, prompt = self._device.echo(row, answer.request.tokens)
         if answer.limit == 0:
-            return Start(answer, None, prompt)
-        sampling = request.sampling
-        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
-        settings = device.settings(sampling, answer.limit, seed, answer.stops)
+            return Start(answer, None, prompt=prompt)
+        wanted, slot = answer.request.sampling.logprobs is not None, self._take_slot(answer)
+        first = self._device.insert(slot, row, begun, self._settings(answer), wanted)
+        return Start(answer, first, prompt=prompt)
+
+    def _take_slot(self, answer: Answer) -> int:
         with self._changed:
-            answer.slot = self._free.pop()
-            self.answers[answer.slot] = answer
-        wanted = sampling.logprobs is not None
-        first = device.insert(answer.slot, row, begun, settings, wanted)
-        return Start(answer, first, prompt)
+            slot = answer.slot = self._free.pop()
+            self.answers[slot] = answer
+        return slot
+
+    def _settings(self, answer: Answer) -> Any:
+        sampling = answer.request.sampling
+        seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
+        return self._device.settings(sampling, answer.limit, seed, answer.stops)
 
     def _prepared(self, name: str, flat: Flat) -> Any:
         key = (name, flat.version)
@@ -175,13 +229,13 @@ class Scheduler:
 
     def _read(self, turn: Turn) -> None:
         """Send the tokens of a turn, whose requests may have ended meanwhile."""
-        for answer, first, prompt in turn.starts:
+        for answer, first, place, prompt in turn.starts:
             if prompt is not None:
                 answer.echo(_on_host(prompt))
             if first is None:
                 self._end(answer, "length")
             else:
-                self._send(answer, int(np.asarray(first.token_B)[0]), first, 0)
+                self._send(answer, int(np.asarray(first.token_B)[place]), first, place)
         if turn.step is None:
             return
         new = np.asarray(turn.step.token_B).tolist()

@@ -13,15 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tera_jax import trees
-from tera_jax.adapters import bank
 from tera_jax.adapters.base import Adapter
-from tera_jax.llama import stacking
-from tera_jax.llama.decode import slot_layout, slot_scores, slots
+from tera_jax.llama.decode import slot_scores, slots
 from tera_jax.llama.decode.sampling import Settings
 from tera_jax.llama.decode.slot_scores import Scores
 from tera_jax.llama.decode.slots import Prefill, SlotState
 from tera_jax.llama.model import Llama
+from tera_jax.serve import slot_programs
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.record import Layout
 from tera_jax.serve.requests import MAX_LOGPROBS, MAX_STOP_IDS, Sampling
@@ -30,11 +28,31 @@ _GREEDY = 1e-5
 """Temperatures below take the most likely token."""
 
 
+_COUNTS = (16, 4, 1)
+"""Prompts that one program reads."""
+
+
 class Output(NamedTuple):
     """Of a step: int32 (B,) new tokens, and their scores where they are wanted."""
 
     token_B: jax.Array
     scores: Scores | None
+
+
+class Begun(NamedTuple):
+    """A request that goes into an empty slot.
+
+    Attributes:
+        slot: its number.
+        row: the prepared arrays of its adapter.
+        tokens: of its prompt.
+        settings: on the host.
+    """
+
+    slot: int
+    row: Any
+    tokens: Sequence[int]
+    settings: Settings
 
 
 class SlotDevice:
@@ -73,16 +91,21 @@ class SlotDevice:
         self._stops = len(config.eos_ids) + MAX_STOP_IDS
         most = min(MAX_LOGPROBS, model.config.vocab_size)
         self._plain = slots.make_programs(model, adapter)
-        self._insert = jax.jit(functools.partial(_insert, adapter), donate_argnums=0)
-        self._prefill_scored = jax.jit(functools.partial(slot_scores.prefill, model, adapter, most))
+        self._admit = jax.jit(
+            functools.partial(slot_programs.admit, model, adapter), donate_argnums=1
+        )
+        self._insert = jax.jit(functools.partial(slot_programs.insert, adapter), donate_argnums=0)
+        self._echo = jax.jit(functools.partial(slot_scores.prefill, model, adapter, most))
         self._step_scored = jax.jit(
             functools.partial(slot_scores.step, model, adapter, most), donate_argnums=1
         )
-        self._first = jax.jit(functools.partial(_first_scores, most))
+        self._first = jax.jit(functools.partial(slot_scores.scores, most=most))
         self.base_row = None
         if adapter is not None and layout is not None:
-            self._row = jax.jit(functools.partial(_make_row, model, adapter, layout))
-            self.base_row = jax.jit(functools.partial(_make_base_row, model, adapter))(base)
+            self._row = jax.jit(functools.partial(slot_programs.make_row, model, adapter, layout))
+            self.base_row = jax.jit(functools.partial(slot_programs.make_base_row, model, adapter))(
+                base
+            )
         self._state = self._empty()
 
     def row(self, numbers: np.ndarray) -> Any:
@@ -93,28 +116,63 @@ class SlotDevice:
         """
         return self._row(self.base, numbers)
 
-    def prefill(
-        self, row: Any, tokens: Sequence[int], scored: bool
-    ) -> tuple[Prefill, Scores | None]:
-        """Read a prompt, and score its tokens where that is wanted."""
-        given = [*tokens] if row is self.base_row else [*self._virtual, *tokens]
-        length = next(length for length in self._lengths if length >= len(given))
-        tokens_1L = np.zeros((1, length), np.int32)
-        tokens_1L[0, : len(given)] = given
-        arguments = (self.base, row, tokens_1L, np.int32(len(given)))
-        if scored:
-            begun, scores = self._prefill_scored(*arguments)
-            return begun, scores
-        return self._plain.prefill(*arguments), None
+    def bucket(self, row: Any, count: int) -> int:
+        """The length that a prompt of so many tokens is filled up to.
+
+        Args:
+            row: of its adapter, which may bring virtual tokens.
+            count: tokens of the prompt.
+        """
+        given = count if row is self.base_row else count + len(self._virtual)
+        return next(length for length in self._lengths if length >= given)
+
+    def counts(self, length: int) -> tuple[int, ...]:
+        """How many prompts of a bucket one program reads, in descending order; the last is 1."""
+        most = max(1, min(self._config.slots, self._config.prefill_tokens // length))
+        return tuple(count for count in _COUNTS if count <= most)
+
+    def admit(self, begun: Sequence[Begun], scored: bool) -> Output:
+        """Requests of one bucket into empty slots, with their first new tokens: B is their number.
+
+        Args:
+            begun: as many as :meth:`counts` has.
+            scored: whether any wants the scores of its new tokens.
+        """
+        filled = [self._filled(each.row, each.tokens) for each in begun]
+        settings = jax.tree.map(
+            lambda *leaves: np.stack(leaves), *(each.settings for each in begun)
+        )
+        self._state, token_R, logits_RV = self._admit(
+            self.base,
+            self._state,
+            np.asarray([each.slot for each in begun], np.int32),
+            tuple(each.row for each in begun),
+            np.concatenate([tokens_1L for tokens_1L, _ in filled]),
+            np.asarray([length for _, length in filled], np.int32),
+            settings,
+        )
+        return Output(token_R, self._first(logits_RV, token_R) if scored else None)
+
+    def echo(self, row: Any, tokens: Sequence[int]) -> tuple[Prefill, Scores]:
+        """Read a prompt and score its tokens."""
+        tokens_1L, length = self._filled(row, tokens)
+        begun, scores = self._echo(self.base, row, tokens_1L, np.int32(length))
+        return begun, scores
 
     def insert(
         self, slot: int, row: Any, begun: Prefill, settings: Settings, scored: bool
     ) -> Output:
-        """A request into an empty slot, with its first new token: B is 1."""
+        """A request whose prompt was scored into an empty slot; of its first token B is 1."""
         given = (np.int32(slot), row, begun, settings)
         self._state, token_1 = self._insert(self._state, *given)
-        scores = self._first(begun.logits_V, token_1) if scored else None
+        scores = self._first(begun.logits_V[None], token_1) if scored else None
         return Output(token_1, scores)
+
+    def _filled(self, row: Any, tokens: Sequence[int]) -> tuple[np.ndarray, int]:
+        given = [*tokens] if row is self.base_row else [*self._virtual, *tokens]
+        tokens_1L = np.zeros((1, self.bucket(row, len(tokens))), np.int32)
+        tokens_1L[0, : len(given)] = given
+        return tokens_1L, len(given)
 
     def step(self, sampling: bool, scored: bool) -> Output:
         """One more token for every active slot."""
@@ -170,10 +228,11 @@ class SlotDevice:
         for length in self._lengths:
             for row in rows:
                 tokens = [0] * (length if row is self.base_row else length - len(self._virtual))
+                for count in self.counts(length):
+                    begun = [Begun(slot, row, tokens, settings) for slot in range(count)]
+                    self.admit(begun, scored=True)
                 if self._config.echo:
-                    self.prefill(row, tokens, scored=True)
-                begun, _ = self.prefill(row, tokens, scored=False)
-                self.insert(0, row, begun, settings, scored=True)
+                    self.insert(0, row, self.echo(row, tokens)[0], settings, scored=True)
         for sampling, scored in ((False, False), (True, False), (True, True)):
             self.step(sampling, scored)
         self.evict(0)
@@ -183,71 +242,3 @@ class SlotDevice:
     def _empty(self) -> SlotState:
         given = (self.model, self.adapter, self.base_row, self._config.slots, self._size)
         return slots.init_slots(*given, self._stops)
-
-
-def require_layout(adapter: Adapter, params: Any, layout: Layout) -> None:
-    """Check that records hold the ``d`` of an adapter.
-
-    Args:
-        adapter: of the records.
-        params: the base's, with the layers in a stack, abstract or real.
-        layout: of the records.
-
-    Raises:
-        ValueError: for an array that is missing, too many or of another shape.
-    """
-    expected = {k: tuple(v.shape) for k, v in trees.named(adapter.abstract_d(params)).items()}
-    if expected != layout.shapes:
-        names = {**expected, **layout.shapes}
-        name = next(n for n in names if expected.get(n) != layout.shapes.get(n))
-        raise ValueError(
-            f"{name} is {layout.shapes.get(name, 'missing')} in the store and "
-            f"{expected.get(name, 'missing')} for {adapter.name} on this base; make the store again"
-        )
-
-
-def _make_base_row(model: Llama, adapter: Adapter, base: Mapping[str, Any]) -> Any:
-    params = stacking.stacked(base["params"])
-    return _prepared(model, adapter, base, adapter.base_d(params, base["frozen"]))
-
-
-def _make_row(
-    model: Llama, adapter: Adapter, layout: Layout, base: Mapping[str, Any], numbers_N: jax.Array
-) -> Any:
-    params = stacking.stacked(base["params"])
-    ends = np.cumsum([math.prod(shape) for shape in layout.shapes.values()]).tolist()
-    end_of = dict(zip(layout.shapes, ends, strict=True))
-
-    def part(path: Any, leaf: Any) -> jax.Array:
-        end = end_of[trees.name(path)]
-        return numbers_N[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
-
-    d = jax.tree.map_with_path(part, adapter.abstract_d(params))
-    return _prepared(model, adapter, base, d)
-
-
-def _prepared(model: Llama, adapter: Adapter, base: Mapping[str, Any], d: Any) -> Any:
-    params = stacking.stacked(base["params"])
-    return slot_layout.everywhere(
-        bank.make_row(adapter, params, base["frozen"], d, dtype=model.dtype)
-    )
-
-
-def _insert(
-    adapter: Adapter | None,
-    state: SlotState,
-    slot: jax.Array,
-    row: Any,
-    begun: Prefill,
-    settings: Settings,
-) -> tuple[SlotState, jax.Array]:
-    """With the halves of the seed in place of the key: the lower is that of ``jax.random.key``."""
-    low, high = settings.key
-    key = jax.random.key(low)
-    key = jnp.where(high == 0, key, jax.random.fold_in(key, high))
-    state, token = slots.insert(adapter, state, slot, row, begun, settings._replace(key=key))
-    return state, token[None]
-
-
-def _first_scores(most: int, logits_V: jax.Array, token_1: jax.Array) -> Scores:
-    return slot_scores.scores(logits_V[None], token_1, most)

@@ -236,12 +236,14 @@ class Store:
             for name, arrays in adapters:
                 data = record.pack(arrays, self.layout)
                 number, version = self._index.take_row()
-                touched.add(self._write(number, data))
+                with index.naming(self.directory):
+                    touched.add(self._write(number, data))
                 check = record.checksum(names.require(name), version, data)
                 self._index.put(name, Row(number, version, check))
                 versions.append(version)
-            for descriptor in touched:
-                os.fsync(descriptor)
+            with index.naming(self.directory):
+                for descriptor in touched:
+                    os.fsync(descriptor)
         return versions
 
     def delete(self, name: str) -> None:

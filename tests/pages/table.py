@@ -95,6 +95,7 @@ NOT_RUN = {
     "-m benchmarks.soak": "minutes; tests/benchmarks/test_soak.py has some seconds of it",
     "-m tera_jax.serve": "a server; tests/tera_jax/serve/http starts it",
     "python examples/serving/router.py": "a server; tests/tera_jax/serve/http starts it",
+    "lm_eval ": "data of the hub; tests/train/evaluation/test_local_completions.py has its own",
     "curl": "a server; the page's Python asks one",
 }
 """Parts of commands whose flags are only read, each with the reason."""

@@ -29,8 +29,8 @@ from jax import lax
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.stack import at_axes
-from tera_jax.llama.decode import slot_layout, slot_rows
-from tera_jax.llama.decode.cache import RowCache, Slots, init_cache, init_row_cache
+from tera_jax.llama.decode import slot_layout, slot_prompts, slot_rows
+from tera_jax.llama.decode.cache import RowCache, Slots, init_row_cache
 from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
 from tera_jax.llama.model import Llama
 
@@ -122,13 +122,18 @@ def init_slots(
         cache = init_row_cache(model.config, batch, slots, model.dtype, model.unroll)
         settings = init_settings(batch, stops)
         empty_B = jnp.zeros(batch, bool)
-        return _placed(adapter, SlotState(cache, rows, token_B, count_B, empty_B, settings))
+        return placed(adapter, SlotState(cache, rows, token_B, count_B, empty_B, settings))
 
     return jax.jit(make)() if slot_layout.on_mesh() else make()
 
 
-def _placed(adapter: Adapter | None, state: SlotState) -> SlotState:
-    """The same state, where the mesh has it."""
+def placed(adapter: Adapter | None, state: SlotState) -> SlotState:
+    """The same state, where the mesh has it.
+
+    Args:
+        adapter: of the rows; None for the base alone.
+        state: of all slots.
+    """
     cache, by_row = state.cache, slot_layout.by_row
     key, value = (slot_layout.cache(slots) for slots in (cache.key, cache.value))
     return SlotState(
@@ -173,16 +178,9 @@ def prefill_hidden(
     """:func:`prefill`, the hidden states ``(1, L, D)``, and what makes logits of hidden states."""
     if adapter is not None:
         row = at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
-    apply = slot_rows.bound(model, adapter, base, row)
-    positions_1L = jnp.arange(tokens_1L.shape[1], dtype=jnp.int32)[None]
-    segment_ids_1L = (positions_1L < length).astype(jnp.int32)
-    cache = init_cache(model.config, 1, tokens_1L.shape[1], model.dtype, model.unroll)
-    hidden_1LD, cache = apply(tokens_1L, positions_1L, segment_ids_1L, cache, method="hidden")
-    last_1D = lax.dynamic_index_in_dim(hidden_1LD, length - 1, axis=1, keepdims=False)
-    key, value = (slot_layout.cache(slots, rows=False) for slots in (cache.key, cache.value))
-    logits = functools.partial(apply, method="logits")
-    logits_V = slot_layout.everywhere(logits(last_1D)[0])
-    return Prefill(key, value, length, logits_V), hidden_1LD, logits
+    found = slot_prompts.read(model, adapter, base, row, tokens_1L, length[None])
+    begun = Prefill(found.key, found.value, length, found.logits_RV[0])
+    return begun, found.hidden_RLD, found.logits
 
 
 def insert(
@@ -234,7 +232,7 @@ def insert(
         put(state.active_B, more),
         jax.tree.map(put, state.settings, settings),
     )
-    return _placed(adapter, state), token
+    return placed(adapter, state), token
 
 
 def step(
@@ -285,7 +283,7 @@ def step_logits(
         count_B=count_B,
         active_B=more_B,
     )
-    return _placed(adapter, found), jnp.where(active_B, token_B, NO_TOKEN), logits_BV
+    return placed(adapter, found), jnp.where(active_B, token_B, NO_TOKEN), logits_BV
 
 
 def evict(state: SlotState, slot: jax.Array) -> SlotState:

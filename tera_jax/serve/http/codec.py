@@ -22,6 +22,7 @@ class Codec:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
+        self._plain = _plain_decoder(tokenizer)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decoder = repr(getattr(backend, "decoder", ""))
         self._alphabet = _byte_alphabet() if "ByteLevel" in decoder else {}
@@ -48,6 +49,8 @@ class Codec:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
+        if self._plain is not None:
+            return self._plain([*ids])
         text = self._tokenizer.decode(
             [*ids], skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
@@ -73,6 +76,22 @@ class Codec:
         if found := _BYTE.fullmatch(token):
             return bytes([int(found[1], 16)])
         return str(token).replace("▁", " ").encode()
+
+
+def _plain_decoder(tokenizer: Any) -> Callable[[list[int]], str] | None:
+    """What ``decode`` of a tokenizer comes to, without its wrappers; None where it has its own.
+
+    A stream decodes each token twice, and the wrappers take most of that time.
+    """
+    import transformers  # here: a server's flags are checked before
+
+    kind, own = transformers.PreTrainedTokenizerFast, type(tokenizer)
+    names = ("decode", "_decode")
+    if not isinstance(tokenizer, kind) or any(
+        getattr(own, name) is not getattr(kind, name) for name in names
+    ):
+        return None
+    return functools.partial(tokenizer.backend_tokenizer.decode, skip_special_tokens=True)
 
 
 def _byte_alphabet() -> dict[str, int]:

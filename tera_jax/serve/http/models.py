@@ -50,12 +50,15 @@ async def load(service: Service, request: Request) -> Response:
 
 
 async def unload(service: Service, request: Request) -> Response:
-    """Serve an adapter no more; the store keeps it, and answers under way are ended."""
+    """Serve an adapter no more in this process; the store keeps it, and answers under way end."""
     name = await _named(service, request)
     if not await asyncio.to_thread(service.has, name):
         raise unknown_model(name)
     service.hidden.add(name)
-    return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+    return PlainTextResponse(
+        f"Success: LoRA adapter '{name}' removed successfully. This holds for this server until it "
+        "ends; other servers of the store go on with it."
+    )
 
 
 async def _named(service: Service, request: Request) -> str:

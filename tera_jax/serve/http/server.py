@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -15,6 +16,8 @@ from tera_jax.serve.http.service import Service
 _FLUSH_SECONDS = 5
 """In which what was answered goes out to slow clients, when the server ends."""
 _BACKLOG = 2048
+_SWITCH_SECONDS = 0.001
+"""For which the event loop keeps the interpreter from the engine's thread, at most."""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -57,6 +60,7 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=_FLUSH_SECONDS,
         )
         super().__init__(config)
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._service, self._drain_seconds = service, drain_seconds
         self._ending: asyncio.Task[None] | None = None
 

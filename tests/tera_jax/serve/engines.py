@@ -94,7 +94,7 @@ class Client:
 
     def wait(self):
         """The end."""
-        assert self._ended.wait(60)
+        assert self._ended.wait(300)
         assert [isinstance(event, Finish) for event in self.events].count(True) == 1
         assert isinstance(self.events[-1], Finish)
         return self.events[-1]

@@ -201,6 +201,46 @@ def test_a_slot_that_is_used_again_is_clean(engine):
     assert other.events != first.events
 
 
+def test_prompts_that_wait_are_read_together(engine, monkeypatch):
+    """Of unlike lengths and adapters, greedy, sampled and with scores."""
+    admit, sizes = engine._device.admit, []
+
+    def watched(begun, scored):
+        sizes.append(len(begun))
+        return admit(begun, scored)
+
+    monkeypatch.setattr(engine._device, "admit", watched)
+    hold, held = threading.Event(), threading.Event()
+
+    def block(client, event):
+        held.set()
+        hold.wait(60)
+
+    Client(engine, [20], "n0", block, max_tokens=1)
+    assert held.wait(60)
+    given, fields = prompts(9, 5), {"ignore_eos": True, "max_tokens": 5}
+    kinds = [{}, {"logprobs": 2}, {"temperature": 2.0, "seed": 3}]
+    clients = [
+        Client(engine, prompt, f"n{number}" if number % 4 else None, **fields, **kinds[number % 3])
+        for number, prompt in enumerate(given)
+    ]
+    hold.set()
+    for client in clients:
+        client.wait()
+    assert sizes == [1, 4, 4, 1]
+    for number, client in enumerate(clients):
+        name = f"n{number}" if number % 4 else None
+        alone = Client(engine, given[number], name, **fields, **kinds[number % 3])
+        assert alone.tokens == client.tokens
+        np.testing.assert_allclose(
+            [event.logprob or 0 for event in alone.events[:-1]],
+            [event.logprob or 0 for event in client.events[:-1]],
+            atol=2e-5,
+        )
+    assert sizes[4:] == [1] * 9
+    assert len({tuple(client.tokens) for client in clients}) == 9
+
+
 def test_a_step_that_fails_ends_what_is_in_slots_and_no_more(engine, monkeypatch):
     step, failures = engine._device.step, [RuntimeError("no device")]
 
@@ -216,15 +256,15 @@ def test_a_step_that_fails_ends_what_is_in_slots_and_no_more(engine, monkeypatch
 
 
 def test_slots_that_are_lost_with_a_request_are_made_again(engine, monkeypatch):
-    insert, failures = engine._device.insert, [RuntimeError("no room")]
+    admit, failures = engine._device.admit, [RuntimeError("no room")]
 
     def lose(*given):
         if failures:
             jax.tree.map(lambda leaf: leaf.delete(), engine._device._state)
             raise failures.pop()
-        return insert(*given)
+        return admit(*given)
 
-    monkeypatch.setattr(engine._device, "insert", lose)
+    monkeypatch.setattr(engine._device, "admit", lose)
     end = Client(engine, [20], "n0").wait()
     assert (end.reason, end.message) == ("error", "no room")
     assert Client(engine, [20], "n0").tokens == expected(0, [20])

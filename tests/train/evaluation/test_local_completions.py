@@ -13,7 +13,10 @@ from tests.train.evaluation.lm_eval_tasks import write_tasks
 from train.evaluation import lm_eval_model
 
 pytestmark = pytest.mark.long
-TASKS = ["tiny_choice", "tiny_answer"]  # the windows of tiny_rolling are of another length there
+TASKS = ["tiny_choice", "tiny_answer"]
+WINDOW = 254
+"""Tokens of a rolling window of the client: of its ``max_length`` of 256 it takes away one for the
+token that an answer must have, and one for the context."""
 
 
 def choices(results):
@@ -32,6 +35,11 @@ def test_both_give_the_same_scores(finished, tmp_path, monkeypatch):
     run, workdir = finished
     model = lm_eval_model.TeraLM(workdir, batch_size=2)
     ours = simple_evaluate(model, tasks=TASKS, task_manager=manager, log_samples=True)
+    rolling = {}
+    for length in (model.max_length, WINDOW):
+        monkeypatch.setattr(lm_eval_model.TeraLM, "max_length", length)
+        found = simple_evaluate(model, tasks=["tiny_rolling"], task_manager=manager)
+        rolling[length] = found["results"]["tiny_rolling"]["word_perplexity,none"]
     path = run.config.model.path
     tokenizer = load_tokenizer(path)
     base, params = load_pretrained(path, jnp.float32)
@@ -51,7 +59,7 @@ def test_both_give_the_same_scores(finished, tmp_path, monkeypatch):
         theirs = simple_evaluate(
             "local-completions",
             model_args=given,
-            tasks=TASKS,
+            tasks=[*TASKS, "tiny_rolling"],
             task_manager=manager,
             batch_size=2,
             log_samples=True,
@@ -65,3 +73,6 @@ def test_both_give_the_same_scores(finished, tmp_path, monkeypatch):
         both = (each["results"]["tiny_choice"][name] for each in (theirs, ours))
         assert len({*both}) == 1
     assert answers(theirs) == answers(ours)
+    perplexity = theirs["results"]["tiny_rolling"]["word_perplexity,none"]
+    assert perplexity == pytest.approx(rolling[WINDOW], rel=1e-3)
+    assert perplexity != pytest.approx(rolling[256], rel=3e-3)

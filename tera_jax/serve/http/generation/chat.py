@@ -61,7 +61,7 @@ class Chat:
     def __init__(self, service: Service, prepared: Prepared, answers: Answers) -> None:
         self._codec, self._answers = service.codec, answers
         self._body: schema.ChatBody = prepared.body
-        self._usage = Usage(prepared.choices, self._body.n)
+        self._usage = Usage(prepared.choices, self._body)
         self._head = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
@@ -91,10 +91,7 @@ class Chat:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """An object for each piece of an answer; the first names the role."""
-        head = {**self._head, "object": "chat.completion.chunk"}
-        options = self._body.stream_options
-        with_usage = options is not None and options.include_usage
-        usage = {"usage": None} if with_usage else {}
+        head, usage = {**self._head, "object": "chat.completion.chunk"}, self._usage.field
         new = {*range(self._body.n)}
         async for update in self._answers.updates():
             self._usage.add(update)
@@ -108,8 +105,8 @@ class Chat:
                 yield {**head, "choices": [choice], **usage}
             if update.reason is not None:
                 yield {**head, "choices": [_delta(update.index, {}, update.reason)], **usage}
-        if with_usage:
-            yield {**head, "choices": [], "usage": self._usage.counts()}
+        for event in self._usage.last(head):
+            yield event
 
     def _logprobs(self, tokens: Any) -> dict[str, Any] | None:
         if not self._body.logprobs:

@@ -52,7 +52,7 @@ class Completion:
     def __init__(self, service: Service, prepared: Prepared, answers: Answers) -> None:
         self._codec, self._answers = service.codec, answers
         self._body: schema.CompletionBody = prepared.body
-        self._usage = Usage(prepared.choices, self._body.n)
+        self._usage = Usage(prepared.choices, self._body)
         self._head = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
@@ -70,14 +70,11 @@ class Completion:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         """An object for each piece of an answer."""
-        options = self._body.stream_options
-        with_usage = options is not None and options.include_usage
-        usage = {"usage": None} if with_usage else {}
         async for update in self._answers.updates():
             self._usage.add(update)
-            yield {**self._head, "choices": [self._choice(update)], **usage}
-        if with_usage:
-            yield {**self._head, "choices": [], "usage": self._usage.counts()}
+            yield {**self._head, "choices": [self._choice(update)], **self._usage.field}
+        for event in self._usage.last(self._head):
+            yield event
 
     def _choice(self, update: Update) -> dict[str, Any]:
         wanted = self._body.logprobs is not None

@@ -3,7 +3,10 @@
 import asyncio
 import contextlib
 import dataclasses
+import errno
+import os
 
+import httpx
 import openai
 import pytest
 
@@ -103,3 +106,42 @@ def test_replaced_adapters_and_clients_that_vanish_disturb_no_other(served):
     assert stats.failed == 0
     assert stats.cancelled > 0
     assert (stats.active, stats.waiting) == (0, 0)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_full_disk_disturbs_no_answer(served, monkeypatch, call):
+    """Each put fails with one error while others are answered; then there is room again."""
+    count, errors = 20, []
+    address, codec, store, engine = served(count)
+    given = [prompt[:1] for prompt in prompts(count)]
+    names = [f"n{seed}" for seed in range(count)]
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def fill(_):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, full)
+            for number in range(40):
+                name = f"n{number % count}" if number % 2 else f"new{number}"
+                try:
+                    await asyncio.to_thread(store.put, name, arrays(1000 + number))
+                except OSError as error:
+                    errors.append(error)
+
+    found = asyncio.run(ask_all(address, codec, names, given, fill))
+    assert len(errors) == 40
+    assert {error.errno for error in errors} == {errno.ENOSPC}
+    assert "No space left on device in the store" in str(errors[0])
+    assert "put again" in str(errors[0])
+    right = [texts(codec, seed, prompt) for seed, prompt in enumerate(given)]
+    assert found == right
+    assert sorted(store) == sorted(names)
+    assert asyncio.run(ask_all(address, codec, names, given)) == right
+    assert httpx.get(f"{address}/v1/models/new0").status_code == 404
+    assert b'status="5' not in httpx.get(f"{address}/metrics").content
+    assert engine.stats().failed == 0
+    store.put("new0", arrays(1000))
+    (new,) = asyncio.run(ask_all(address, codec, ["new0"], given[:1]))
+    assert new == texts(codec, 0, given[0], drawn(1000)) != right[0]

@@ -1,0 +1,121 @@
+"""The programs of an engine's slots, and the checks of what they are given."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tera_jax import trees
+from tera_jax.adapters import bank
+from tera_jax.adapters.base import Adapter
+from tera_jax.llama import stacking
+from tera_jax.llama.decode import slot_admission, slot_layout, slots
+from tera_jax.llama.decode.sampling import Settings
+from tera_jax.llama.decode.slots import Prefill, SlotState
+from tera_jax.llama.model import Llama
+from tera_jax.serve.record import Layout
+
+
+def require_layout(adapter: Adapter, params: Any, layout: Layout) -> None:
+    """Check that records hold the ``d`` of an adapter.
+
+    Args:
+        adapter: of the records.
+        params: the base's, with the layers in a stack, abstract or real.
+        layout: of the records.
+
+    Raises:
+        ValueError: for an array that is missing, too many or of another shape.
+    """
+    expected = {k: tuple(v.shape) for k, v in trees.named(adapter.abstract_d(params)).items()}
+    if expected != layout.shapes:
+        names = {**expected, **layout.shapes}
+        name = next(n for n in names if expected.get(n) != layout.shapes.get(n))
+        raise ValueError(
+            f"{name} is {layout.shapes.get(name, 'missing')} in the store and "
+            f"{expected.get(name, 'missing')} for {adapter.name} on this base; make the store again"
+        )
+
+
+def make_base_row(model: Llama, adapter: Adapter, base: Mapping[str, Any]) -> Any:
+    """The prepared arrays of the base, laid out like those of an adapter.
+
+    Args:
+        model: the base's.
+        adapter: method and layers.
+        base: ``params`` and ``frozen``.
+    """
+    params = stacking.stacked(base["params"])
+    return _prepared(model, adapter, base, adapter.base_d(params, base["frozen"]))
+
+
+def make_row(
+    model: Llama, adapter: Adapter, layout: Layout, base: Mapping[str, Any], numbers_N: jax.Array
+) -> Any:
+    """The prepared arrays of an adapter.
+
+    Args:
+        model: the base's.
+        adapter: method and layers.
+        layout: of the record.
+        base: ``params`` and ``frozen``.
+        numbers_N: those of the record.
+    """
+    params = stacking.stacked(base["params"])
+    ends = np.cumsum([math.prod(shape) for shape in layout.shapes.values()]).tolist()
+    end_of = dict(zip(layout.shapes, ends, strict=True))
+
+    def part(path: Any, leaf: Any) -> jax.Array:
+        end = end_of[trees.name(path)]
+        return numbers_N[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+
+    d = jax.tree.map_with_path(part, adapter.abstract_d(params))
+    return _prepared(model, adapter, base, d)
+
+
+def _prepared(model: Llama, adapter: Adapter, base: Mapping[str, Any], d: Any) -> Any:
+    params = stacking.stacked(base["params"])
+    return slot_layout.everywhere(
+        bank.make_row(adapter, params, base["frozen"], d, dtype=model.dtype)
+    )
+
+
+def admit(
+    model: Llama,
+    adapter: Adapter | None,
+    base: Mapping[str, Any],
+    state: SlotState,
+    slot_R: jax.Array,
+    rows: Sequence[Any],
+    tokens_RL: jax.Array,
+    length_R: jax.Array,
+    settings: Settings,
+) -> tuple[SlotState, jax.Array, jax.Array]:
+    """:func:`.slot_admission.admit`, with the halves (R, 2) of the seeds in place of the keys."""
+    keyed = settings._replace(key=jax.vmap(_key)(settings.key))
+    given = (slot_R, rows, tokens_RL, length_R, keyed)
+    return slot_admission.admit(model, adapter, base, state, *given)
+
+
+def insert(
+    adapter: Adapter | None,
+    state: SlotState,
+    slot: jax.Array,
+    row: Any,
+    begun: Prefill,
+    settings: Settings,
+) -> tuple[SlotState, jax.Array]:
+    """:func:`.slots.insert` with the halves of a seed in place of the key; the token is (1,)."""
+    keyed = settings._replace(key=_key(settings.key))
+    state, token = slots.insert(adapter, state, slot, row, begun, keyed)
+    return state, token[None]
+
+
+def _key(halves_2: jax.Array) -> jax.Array:
+    """Of the halves of a seed. With the lower alone it is that of ``jax.random.key``."""
+    low, high = halves_2
+    key = jax.random.key(low)
+    return jnp.where(high == 0, key, jax.random.fold_in(key, high))
