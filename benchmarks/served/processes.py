@@ -29,7 +29,7 @@ class Clients:
     def __init__(self, url: str, base_name: str, count: int) -> None:
         command = [sys.executable, "-m", "benchmarks.served.client", url, base_name]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self._processes = [subprocess.Popen(command, **pipes) for _ in range(count)]
+        self._processes: list[Any] = [subprocess.Popen(command, **pipes) for _ in range(count)]
         self.busy = 0.0
 
     def send(self, jobs: Sequence[Job], concurrency: int) -> tuple[list[Timing], float]:

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tera_jax.serve.adapter_source import Flat
 from tera_jax.serve.engine_config import EngineConfig
+from tera_jax.serve.prepared import Prepared
 from tera_jax.serve.requests import Finish, InvalidRequestError, Listener, Request, Token
 
 Reason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
@@ -52,7 +52,7 @@ class Answer:
         self.limit = min(sampling.max_tokens, room)
         ends = () if sampling.ignore_eos else config.eos_ids
         self.stops = tuple({*sampling.stop_ids, *ends})
-        self.load: Future[Flat] | None = None
+        self.load: Future[Prepared] | None = None
         self.version: int | None = None
         self.slot: int | None = None
         self.count = 0

@@ -4,23 +4,25 @@
     engine.submit(Request((1, 5, 9), "ana", Sampling(max_tokens=64)), print)
     engine.close()
 
-One thread owns JAX. In each turn it begins what waits, starts the next step, and only then reads
-the tokens of the last one: the device never waits for the host. Adapters are read from the store by
-other threads. A slot holds a copy of its adapter, so that an answer ends with the one it began.
+One thread owns the slots. In each turn it begins what waits, starts the next step, and only then
+reads the tokens of the last one: the device never waits for the host. Adapters are read from the
+store, and put on the device, by other threads. A slot holds a copy of its adapter, so that an
+answer ends with the one it began.
 """
 
 import logging
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.model import Llama
 from tera_jax.serve import loading
-from tera_jax.serve.adapter_source import Flat, Source
+from tera_jax.serve.adapter_source import Source
 from tera_jax.serve.answer import Answer, require_fits
 from tera_jax.serve.engine_config import EngineConfig
+from tera_jax.serve.prepared import Prepared, PreparedAdapters
 from tera_jax.serve.requests import ClosedError, Listener, Request, Stats, UnknownAdapterError
 from tera_jax.serve.scheduler import Scheduler, Turn
 from tera_jax.serve.slot_device import SlotDevice
@@ -43,7 +45,9 @@ class Engine:
         self._device, self._source, self._config = device, source, config
         self._mesh = mesh
         self._changed = threading.Condition()
-        self._loaders = ThreadPoolExecutor(config.loaders, "tera-jax-load")
+        self._adapters = PreparedAdapters(
+            source, device.row, config.loaders, config.device_bytes, mesh
+        )
         self._waiting = Waiting(config.queue, 2 * config.slots, self._load)
         self._scheduler = Scheduler(device, self._waiting, config, self._changed)
         self._requests = 0
@@ -205,15 +209,15 @@ class Engine:
             self._thread.join(timeout)
         self._scheduler.leave_all()
         self._thread.join()
-        self._loaders.shutdown(wait=True, cancel_futures=True)
+        self._adapters.close()
         self._source.close()
 
     def _require_open(self) -> None:
         if self._closing:
             raise ClosedError("the engine has been closed; send the request to another one")
 
-    def _load(self, name: str) -> Future[Flat]:
-        future = self._loaders.submit(self._source.load, name)
+    def _load(self, name: str) -> Future[Prepared]:
+        future = self._adapters.start(name)
         future.add_done_callback(lambda _: self._wake())
         return future
 

@@ -24,7 +24,7 @@ class EngineConfig:
             program for each bucket.
         host_bytes: of adapters that are kept in host memory.
         device_bytes: of adapters that are kept in device memory, beside those in slots.
-        loaders: threads that read the store.
+        loaders: threads that read the store and put adapters on the device.
 
     Raises:
         ValueError: for a value outside of its limits, by the field's name.

@@ -10,14 +10,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from tera_jax.llama.decode.slots import NO_TOKEN
-from tera_jax.serve.adapter_source import Flat
 from tera_jax.serve.answer import Answer, HostScores, Reason
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.lru import LRU
 from tera_jax.serve.slot_device import Begun, Output, SlotDevice
 from tera_jax.serve.waiting import Waiting
 
@@ -77,7 +74,6 @@ class Scheduler:
         self._changed = changed
         self._leaving: list[Answer] = []
         self._all_leave = False
-        self._rows: LRU[Any] = LRU(config.device_bytes)
         self._free = [*range(config.slots)]
 
     def leave(self, answer: Answer) -> None:
@@ -177,12 +173,10 @@ class Scheduler:
 
     def _row(self, answer: Answer) -> Any:
         """The prepared arrays of its adapter, which it keeps from here on."""
-        flat = None if answer.load is None else answer.load.result()
-        answer.version, answer.load = flat and flat.version, None
+        prepared = None if answer.load is None else answer.load.result()
+        answer.version, answer.load = prepared and prepared.version, None
         self.counts["prompt_tokens"] += len(answer.request.tokens)
-        if flat is None:
-            return self._device.base_row
-        return self._prepared(str(answer.request.adapter), flat)
+        return self._device.base_row if prepared is None else prepared.row
 
     def _begin(self, group: Sequence[tuple[Answer, Any]]) -> list[Start]:
         begun = [
@@ -212,13 +206,6 @@ class Scheduler:
         sampling = answer.request.sampling
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         return self._device.settings(sampling, answer.limit, seed, answer.stops)
-
-    def _prepared(self, name: str, flat: Flat) -> Any:
-        key = (name, flat.version)
-        if (row := self._rows.get(key)) is None:
-            row = self._device.row(flat.numbers)
-            self._rows.put(key, row, sum(leaf.nbytes for leaf in jax.tree.leaves(row)))
-        return row
 
     def _step(self) -> Output:
         asked = [answer.request.sampling for answer in self.answers.values()]

@@ -290,5 +290,7 @@ class Store:
                 found = os.open(file, os.O_RDONLY)
             if is_new:
                 atomic.sync(file.parent)
+            if hasattr(os, "posix_fadvise"):  # read a record, and nothing ahead of it
+                os.posix_fadvise(found, 0, 0, os.POSIX_FADV_RANDOM)
             self._shards[shard] = found
             return found

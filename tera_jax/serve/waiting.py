@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tera_jax.serve.adapter_source import Flat
 from tera_jax.serve.answer import Answer
+from tera_jax.serve.prepared import Prepared
 from tera_jax.serve.requests import BusyError
 
 
@@ -23,7 +23,7 @@ class Waiting:
         load: starts to read an adapter.
     """
 
-    def __init__(self, most: int, ahead: int, load: Callable[[str], Future[Flat]]) -> None:
+    def __init__(self, most: int, ahead: int, load: Callable[[str], Future[Prepared]]) -> None:
         self._most, self._ahead, self._load = most, ahead, load
         self._answers: dict[Answer, None] = {}
 
