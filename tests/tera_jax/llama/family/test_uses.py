@@ -7,7 +7,6 @@ import pytest
 
 import tera_jax
 from tera_jax.adapters import interceptor
-from tera_jax.io.peft.modules import target_layers
 from tera_jax.llama import Llama, LlamaConfig, load_pretrained
 from tera_jax.llama.family.rope_scaling import YarnScaling
 from tera_jax.llama.sharding import parameter_shardings
@@ -130,10 +129,3 @@ def test_a_quantised_base_is_close(family, kind, family_path, tokens_BL):
     error = np.linalg.norm(np.asarray(run(stored)) - base) / np.linalg.norm(base)
     assert error > 1e-4
     within(error, {"int8": 0.1, "nf4": 0.8}[kind])
-
-
-def test_peft_adapters_of_fused_layers_are_refused_by_name(tmp_path):
-    for module in ("qkv_proj", "gate_up_proj"):
-        config = {"target_modules": ["o_proj", module]}
-        with pytest.raises(ValueError, match=f"adapts {module}, which here is .*_proj, .*merge it"):
-            target_layers(tmp_path, config, {})
