@@ -19,8 +19,9 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.llama import stacking
 from tera_jax.llama.decode import slot_layout, slot_scores, slots
 from tera_jax.llama.decode.sampling import Settings
+from tera_jax.llama.decode.slot_prefill import Prefill
 from tera_jax.llama.decode.slot_scores import Scores
-from tera_jax.llama.decode.slots import Prefill, SlotState
+from tera_jax.llama.decode.slots import SlotState
 from tera_jax.llama.model import Llama
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.record import Layout
@@ -72,9 +73,11 @@ class SlotDevice:
         self._lengths = [length + len(self._virtual) for length in config.lengths()]
         self._stops = len(config.eos_ids) + MAX_STOP_IDS
         most = min(MAX_LOGPROBS, model.config.vocab_size)
-        self._plain = slots.make_programs(model, adapter)
+        self._plain = slots.make_programs(model, adapter, self._size)
         self._insert = jax.jit(functools.partial(_insert, adapter), donate_argnums=0)
-        self._prefill_scored = jax.jit(functools.partial(slot_scores.prefill, model, adapter, most))
+        self._prefill_scored = jax.jit(
+            functools.partial(slot_scores.prefill, model, adapter, most, slots=self._size)
+        )
         self._step_scored = jax.jit(
             functools.partial(slot_scores.step, model, adapter, most), donate_argnums=1
         )
