@@ -33,7 +33,7 @@ def decoded(model, params, **how):
 @pytest.mark.parametrize("family", ["gemma2", "gemma3", "phi3-long", "smollm3"])
 def test_beams_equal_transformers_beyond_the_window(family, family_path, load_torch):
     model, params = load_pretrained(family_path(family))
-    theirs, how = load_torch(family_path(family)), {"num_beams": 3, "max_new_tokens": 16}
+    theirs, how = load_torch(family_path(family)), {"num_beams": 3, "max_new_tokens": 12}
     found = decoded(model, params, **how)
     for row, prompt in zip(found, PROMPTS, strict=True):
         expected = theirs.generate(
@@ -45,7 +45,7 @@ def test_beams_equal_transformers_beyond_the_window(family, family_path, load_to
             **how,
         )[0, len(prompt) :]
         np.testing.assert_array_equal(row, expected.numpy())
-    assert not np.array_equal(found, decoded(model, params, max_new_tokens=16))
+    assert not np.array_equal(found, decoded(model, params, max_new_tokens=12))
 
 
 @pytest.mark.long
@@ -83,7 +83,7 @@ def kind(decoder):
 @pytest.mark.long
 def test_slots_give_each_request_its_tokens_alone(kind):
     """A prompt of a few tokens has the frequencies of the slot that it goes to."""
-    waiting = list(requests(5))
+    waiting = list(requests(4))
     found = served(kind, waiting, np.random.default_rng(1), evict=0.05)
     assert found == [alone(kind, *request) for request in waiting]
     others = [((entry + 1) % 4, *rest) for entry, *rest in waiting]
@@ -94,12 +94,12 @@ def test_slots_give_each_request_its_tokens_alone(kind):
 @pytest.mark.long
 def test_the_engine_answers_as_the_base_does_alone(kind):
     model, _, base, *_ = kind
-    engine = Engine(model, None, base, None, BUCKETED)
+    engine = Engine.of_base(model, base["params"], BUCKETED)
     prompts = [[20, 21, 22], [30 + n for n in range(BUCKET)], [50]]
     decoding = GenerationConfig(max_new_tokens=LONGEST)
-    with engine:
-        clients = [Client(engine, prompt) for prompt in prompts]
-        found = [client.tokens for client in clients]
+    clients = [Client(engine, prompt) for prompt in prompts]
+    found = [client.tokens for client in clients]
+    engine.close()
     for tokens, prompt in zip(found, prompts, strict=True):
         expected = alone(kind, 0, prompt, decoding, jax.random.key(0))
         assert tokens == (expected[:-1] if expected[-1] in EOS else expected)
