@@ -3,10 +3,10 @@ r"""A training step with soft caps and wide heads, beside the same shapes withou
     python -m benchmarks.soft_caps --model=gemma-2-9b --layers=8 --rows=8 --length=1024
     python -m benchmarks.soft_caps --model=tiny --rows=2 --length=32 --steps=2
 
-cuDNN's attention takes neither soft caps nor heads of more than 128 entries. The rows take these away
-one after the other: the caps of scores, the width of the heads (with as many entries in all), and
-the windows. The last row so has the attention of a Llama. Each says whether the step calls cuDNN,
-the bytes of a layer's scores where it does not, and the ratio of its time to the first row's.
+cuDNN's attention takes neither soft caps nor heads of more than 128 entries. The rows take away one
+after the other: the caps of scores, the width of the heads (with as many entries in all), and the
+windows. The last row so has the attention of a Llama. Each says whether the step calls cuDNN, the
+bytes of a layer's scores where it does not, and the ratio of its time to the first row's.
 Weights and tokens are random, the case is LoRA on q and v.
 """
 

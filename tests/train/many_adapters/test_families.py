@@ -22,7 +22,6 @@ FAMILIES = {
             "long_factor": [1.5, 2.5, 3.5, 4.5],
         },
     },
-    "smollm3": {"no_rope_layers": [1, 0], "bos_token_id": 1, "pad_token_id": 0},
 }
 
 
