@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from tera_jax.llama import LlamaConfig, load_pretrained, save_pretrained
 from tests.margins import within
+from tests.marks import quick_only
 from tests.tera_jax.llama.family.models import FAMILIES, SMALL
 
 _EYE = {
@@ -63,7 +64,7 @@ def _write(path, arrays):
     save_file(arrays, path / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("names", ["new", "old"])
+@pytest.mark.parametrize("names", quick_only(["new"], ["new", "old"]))
 def test_logits_are_those_of_its_text_path(saved, names, apply, caplog):
     root, theirs = saved
     with caplog.at_level(logging.WARNING):

@@ -7,6 +7,7 @@ import pytest
 
 from tera_jax.llama import LlamaConfig
 from tera_jax.llama.family.rope_scaling import LinearScaling, LongRope
+from tests.marks import quick_only
 from tests.tera_jax.llama.family.published import PUBLISHED
 from train.params import shapes
 
@@ -40,7 +41,7 @@ _NAMES = {"qwen2.5-72b": "Qwen2.5-72B", "mistral-nemo-12b": "Mistral-Nemo"}
 _NAMES |= {"olmo-2-13b": "OLMo-2-13B"}
 
 
-@pytest.mark.parametrize("model", COUNTS)
+@pytest.mark.parametrize("model", quick_only(["gemma-3-12b"], COUNTS))
 def test_counts_are_those_of_the_files(model):
     params = shapes.parts(model, "lora", {}).params
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
