@@ -18,11 +18,14 @@ import jax
 import jax.numpy as jnp
 
 from tera_jax import atomic, disk
+from tera_jax.adapters.base import Adapter
 from tera_jax.fingerprint import fingerprint
 from tera_jax.io import adapter_files, orbax, peft
 from tera_jax.llama import load_pretrained, save_pretrained
 from tera_jax.llama.checkpoint import generation_config
 from tera_jax.llama.checkpoint.resolve import locate
+from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.family.families import FAMILIES
 
 from . import command
 from .config import EXPORTS, Config, MethodConfig, parse
@@ -53,7 +56,9 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         name = base.name if base.exists() else run.config.model.path
         return adapter_files.save_adapter(output, run.adapter, variables, name, **adapter_options)
     if format == "peft":
-        return adapter_files.save_peft(output, run.adapter, variables, run.config.model.path)
+        return adapter_files.save_peft(
+            output, run.adapter, variables, run.config.model.path, run.model.config
+        )
     merged = runs.merged(run, d)
     if format == "orbax":
         return orbax.save_orbax(output, merged, run.model.config.to_hf())
@@ -83,6 +88,16 @@ def require_possible(config: Config) -> None:
             f"config.export {config.export} with {jax.process_count()} processes; leave it empty, "
             "and afterwards run train.export on one host, with a --mesh of its own"
         )
+
+
+def require_layers(formats: Sequence[str], model: LlamaConfig, adapter: Adapter) -> None:
+    """Check before training that the exports can hold this adapter of this base.
+
+    Raises:
+        ValueError: where PEFT cannot, as :func:`tera_jax.io.peft.fused.require_exact`.
+    """
+    if "peft" in formats and FAMILIES[model.model_type].fused:
+        peft.fused.require_exact(adapter)
 
 
 def require_format(method: MethodConfig, format: str) -> None:

@@ -80,6 +80,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     distributed.log("\n".join(prepared.lines))
     model = Llama(load_config(config.model.path))
     adapter = runs.make_adapter(config, model)
+    export.require_layers(config.export, model.config, adapter)
     virtual = adapter.num_virtual_tokens
     for part in (prepared.train, prepared.held_out):
         data.require_context(part, config.data, model.config.max_position_embeddings, virtual)

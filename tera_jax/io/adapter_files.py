@@ -21,6 +21,8 @@ from tera_jax.disk import (
 )
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description, peft
+from tera_jax.llama.config import LlamaConfig
+from tera_jax.llama.family.families import FAMILIES
 
 ARRAYS = "adapter.safetensors"
 FROZEN = "frozen.safetensors"
@@ -90,22 +92,33 @@ def save_peft(
     adapter: Adapter,
     variables: Mapping[str, Any],
     base_name: str,
+    config: LlamaConfig | None = None,
 ) -> Path:
     """Write a PEFT adapter directory, and compare the update that is read back.
 
+    Args:
+        directory: absent or empty.
+        adapter: from :func:`tera_jax.adapt`.
+        variables: ``params``, ``frozen`` and ``d``.
+        base_name: what PEFT is to load as the base.
+        config: of the base. A Phi-3 needs it: its files fuse q, k and v, and gate and up.
+
     Raises:
         FileExistsError: when the directory is not empty.
-        ValueError: for a method that PEFT does not have, or an array with NaN or infinity.
+        ValueError: for a method that PEFT does not have, or not on these layers of this base, or an
+            array with NaN or infinity.
     """
     trees.require_finite({"d": variables["d"]}, "the adapter")
+    whole = config is not None and FAMILIES[config.model_type].fused
+    written, as_written = peft.plain(adapter, variables, whole)
 
     def check(path: Path) -> None:
         loaded, found = peft.load(path, variables["params"])
-        if loaded.name == adapter.name:
-            require_equal(found["d"], variables["d"], path)
+        if loaded.name == written.name:
+            require_equal(found["d"], as_written["d"], path)
 
     return write_checked(
-        directory, lambda path: peft.save(path, adapter, variables, base_name), check
+        directory, lambda path: peft.save(path, written, as_written, base_name, whole), check
     )
 
 

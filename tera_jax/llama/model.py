@@ -115,6 +115,7 @@ class Llama(nn.Module):
         mask_BLS: Ids | tuple[Ids, Ids] | None = None,
         lengths_BM: Ids | None = None,
         target_positions_BT: Ids | None = None,
+        slots: int | None = None,
     ) -> tuple[jax.Array, Cache | RowCache | None]:
         """The normed residual stream after the last layer.
 
@@ -135,6 +136,7 @@ class Llama(nn.Module):
                 Some GPUs then skip what a mask would only hide.
             target_positions_BT: int32, those of each row whose states are wanted; None for all.
                 Unrolled layers leave the rest out of the last one, but for its keys and values.
+            slots: of the cache that the keys will be in, where that is another than ``cache``.
 
         Returns:
             ``(hidden_BLD, cache)``, the hidden states in ``dtype``, or ``hidden_BTD`` of the
@@ -164,11 +166,11 @@ class Llama(nn.Module):
             segment_ids_BL = segment_attention.segment_ids(lengths_BM, length)
         if positions_BL is None:
             positions_BL = positions(tokens_BL, segment_ids_BL)
-        size = None if cache is None else cache.size
-        start, slots, mask = None, None, None
+        size = None if cache is None else cache.size if slots is None else slots
+        start, kept, mask = None, None, None
         after: Cache | RowCache | None = None
         if isinstance(cache, RowCache):
-            start, slots = cache.length_B, (cache.key, cache.value)
+            start, kept = cache.length_B, (cache.key, cache.value)
             ones_BL, ones_BS = (
                 jnp.ones((len(tokens_BL), count), jnp.int32) for count in (length, cache.size)
             )
@@ -180,7 +182,7 @@ class Llama(nn.Module):
             segment_ids_BS = lax.dynamic_update_slice_in_dim(
                 cache.segment_ids_BS, segment_ids_BL, cache.length, axis=1
             )
-            start, slots = cache.length, (cache.key, cache.value)
+            start, kept = cache.length, (cache.key, cache.value)
             if mask_BLS is None:
                 slot_1L = start + jnp.arange(length, dtype=jnp.int32)[None, :]
                 mask = self._masks(slot_1L, segment_ids_BL, segment_ids_BS)
@@ -200,7 +202,7 @@ class Llama(nn.Module):
         if config.embedding_multiplier != 1:
             x_BLD = x_BLD * config.embedding_multiplier
         x_BLD = split_rows(x_BLD)
-        carry, where = (x_BLD, slots), (cos, sin, mask, start, lengths_BM)
+        carry, where = (x_BLD, kept), (cos, sin, mask, start, lengths_BM)
         if (
             target_positions_BT is not None
             and cache is None
@@ -210,10 +212,10 @@ class Llama(nn.Module):
         else:
             which_N = which_layers(config)
             layers = one_after_another(config.num_layers, self.unroll)
-            (x, slots), _ = layers(self.layers, carry, which_N, *where, None)
+            (x, kept), _ = layers(self.layers, carry, which_N, *where, None)
             x = x if target_positions_BT is None else at_positions(x, target_positions_BT)
-        if after is not None and slots is not None:
-            after = after._replace(key=slots[0], value=slots[1])
+        if after is not None and kept is not None:
+            after = after._replace(key=kept[0], value=kept[1])
         return self.norm(x)[1], after
 
     def logits(self, hidden: jax.Array) -> jax.Array:

@@ -16,8 +16,9 @@ import numpy as np
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.decode import slot_scores, slots
 from tera_jax.llama.decode.sampling import Settings
+from tera_jax.llama.decode.slot_prefill import Prefill
 from tera_jax.llama.decode.slot_scores import Scores
-from tera_jax.llama.decode.slots import Prefill, SlotState
+from tera_jax.llama.decode.slots import SlotState
 from tera_jax.llama.model import Llama
 from tera_jax.serve import slot_programs
 from tera_jax.serve.engine_config import EngineConfig
@@ -90,12 +91,14 @@ class SlotDevice:
         self._lengths = [length + len(self._virtual) for length in config.lengths()]
         self._stops = len(config.eos_ids) + MAX_STOP_IDS
         most = min(MAX_LOGPROBS, model.config.vocab_size)
-        self._plain = slots.make_programs(model, adapter)
+        self._plain = slots.make_programs(model, adapter, self._size)
         self._admit = jax.jit(
             functools.partial(slot_programs.admit, model, adapter), donate_argnums=1
         )
         self._insert = jax.jit(functools.partial(slot_programs.insert, adapter), donate_argnums=0)
-        self._echo = jax.jit(functools.partial(slot_scores.prefill, model, adapter, most))
+        self._echo = jax.jit(
+            functools.partial(slot_scores.prefill, model, adapter, most, slots=self._size)
+        )
         self._step_scored = jax.jit(
             functools.partial(slot_scores.step, model, adapter, most), donate_argnums=1
         )

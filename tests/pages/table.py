@@ -37,6 +37,13 @@ LIMITS = {
     "-m benchmarks.methods": ("--only=lora", "--tasks=ConvAI2"),
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),
+    "-m benchmarks.soft_caps": (
+        "--model=tiny",
+        "--layers=1",
+        "--rows=2",
+        "--length=16",
+        "--steps=1",
+    ),
     "-m benchmarks.quantized": ("--rows=8", "--batch=8", "--max-prompt=32"),
     "-m benchmarks.quantized --model=SmolLM2-135M-Instruct.gguf --gradients": (
         *("--kinds", "nf4", "fp8:both"),  # tests/benchmarks/test_quantized.py has all kinds

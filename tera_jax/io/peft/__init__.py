@@ -3,7 +3,8 @@
 Read and written: LoRA, DoRA, VeRA, RandLoRA, HiRA, Uni-LoRA, VB-LoRA, FourierFT,
 LN-tuning, prompt tuning and P-tuning on the Llama family.
 PiSSA is read from a PiSSA adapter and written as a LoRA of twice the rank on the unchanged base,
-which is the same update. UniRes is written as a LoRA of its rank. Of P-tuning PEFT saves the
+which is the same update. UniRes is written as a LoRA of its rank. Modules that Phi-3's files fuse
+are read and written for LoRA, DoRA and HiRA (:mod:`.fused`). Of P-tuning PEFT saves the
 finished prompt alone, so that is what is read.
 
 What is read follows from ``adapter_config.json``: :mod:`.settings` has the keys that are
@@ -21,15 +22,16 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.atomic import write_json
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.io.peft import (
+    as_lora,
     base_weights,
     fourierft,
+    fused,
     layers,
     ln_tuning,
     prompts,
     randlora,
     settings,
     unilora,
-    unires,
     vblora,
 )
 from tera_jax.io.peft.files import CONFIG, read_arrays, write_arrays, written_base
@@ -42,7 +44,7 @@ __all__ = ["CONFIG", "METHODS", "load", "require", "save"]
 _WRITERS = {
     **dict.fromkeys(layers.LEAVES, layers.files),
     unilora.NAME: unilora.files,
-    unires.NAME: unires.files,
+    as_lora.UNIRES: layers.files,
     randlora.NAME: randlora.files,
     vblora.NAME: vblora.files,
     fourierft.NAME: fourierft.files,
@@ -52,6 +54,9 @@ _WRITERS = {
 }
 METHODS = tuple(_WRITERS)
 """Of our methods those that are written."""
+
+_AS_LORA = {as_lora.PISSA: as_lora.of_pissa, as_lora.UNIRES: as_lora.of_unires}
+"""Of our methods those that PEFT has as a LoRA alone."""
 
 _READERS = {
     "LORA": layers.load,
@@ -114,8 +119,31 @@ def require(name: str, method: Method) -> None:
             f"PEFT has no method {name!r}; written are {list(METHODS)}. Export the adapter in our "
             "format, or merged weights"
         )
-    if name == unires.NAME:
-        unires.require(method)
+    if name == as_lora.UNIRES:
+        as_lora.require_unires(method)
+
+
+def plain(
+    adapter: Adapter, variables: Mapping[str, Any], whole: bool
+) -> tuple[Adapter, Mapping[str, Any]]:
+    """The same update as PEFT can hold it.
+
+    Args:
+        adapter: of one of :data:`METHODS`.
+        variables: ``params``, ``frozen`` and ``d``.
+        whole: whether the base's files have fused modules, as Phi-3's.
+
+    Raises:
+        ValueError: as :func:`require`, and :func:`.fused.require_exact` where ``whole``.
+    """
+    require(adapter.name, adapter.method)
+    if whole:
+        fused.require_exact(adapter)
+    if adapter.name in _AS_LORA:
+        adapter, variables = _AS_LORA[adapter.name](adapter, variables)
+    if whole and adapter.name in fused.EXACT:
+        return fused.shared(adapter, variables)
+    return adapter, variables
 
 
 def save(
@@ -123,20 +151,19 @@ def save(
     adapter: Adapter,
     variables: Mapping[str, Any],
     base_name: str,
+    whole: bool = False,
 ) -> None:
     """Write a PEFT adapter directory.
 
     Args:
         directory: to write into; it exists.
-        adapter: of one of :data:`METHODS`.
+        adapter: from :func:`plain`, as are the variables.
         variables: ``params``, ``frozen`` and ``d``.
         base_name: what PEFT is to load as the base.
-
-    Raises:
-        ValueError: as :func:`require`.
+        whole: as of :func:`plain`.
     """
-    require(adapter.name, adapter.method)
-    config, arrays = _WRITERS[adapter.name](adapter, variables)
+    fields = {"whole": whole} if adapter.name in layers.LEAVES else {}
+    config, arrays = _WRITERS[adapter.name](adapter, variables, **fields)
     common = {
         "base_model_name_or_path": base_name,
         "task_type": "CAUSAL_LM",

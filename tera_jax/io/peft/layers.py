@@ -12,8 +12,15 @@ import numpy as np
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.targets import get, put
+from tera_jax.io.peft import as_lora, fused
 from tera_jax.io.peft.files import ARRAYS, CONFIG, PREFIX
-from tera_jax.io.peft.modules import make_adapter, module_name, pattern_value, target_layers
+from tera_jax.io.peft.modules import (
+    linear_layers,
+    make_adapter,
+    module_name,
+    pattern_value,
+    target_layers,
+)
 from tera_jax.methods.base import LinearMethod
 from tera_jax.ops.numerics import acc_dtype
 from tera_jax.trees import SHARED
@@ -39,11 +46,12 @@ class _Leaf(NamedTuple):
 
 
 class _Module(NamedTuple):
-    """A module of a torch model: its rank, and the factor of its update."""
+    """A module of a torch model: its rank, the factor of its update, and which outputs are ours."""
 
     name: str
     rank: int
     scale: float
+    columns: fused.Columns | None = None
 
 
 _LORA = (_Leaf("a", "lora_A.weight", True, 1), _Leaf("b", "lora_B.weight", True, 0))
@@ -68,11 +76,19 @@ def load(
     Modules of several ranks and scales become one method of the largest rank and the most frequent
     scale. A and B of a smaller rank are padded with zeros, which no gradient reaches: a column of A
     and its row of B are both zero. B is multiplied by its own scale over the common one. So every
-    ΔW is PEFT's.
+    ΔW is PEFT's. Of a fused module each part has A, and its own columns of B.
     """
-    targets = target_layers(path, config, params)
+    whole = fused.has_fused(arrays) and _is_exact(config)
+    targets = target_layers(path, config, params, fused=whole)
+    every = linear_layers(params) if whole else {}
     modules = [
-        [_module(path, config, arrays, each) for each in each_of] for each_of in targets.values()
+        [
+            _module(path, config, arrays, each)._replace(
+                columns=fused.columns(target, every) if whole else None
+            )
+            for each in each_of
+        ]
+        for target, each_of in targets.items()
     ]
     together = [module for each in modules for module in each]
     rank = max(module.rank for module in together)
@@ -86,7 +102,7 @@ def load(
     else:
         frozen = jax.jit(adapter.init_frozen)(params)
     if name == "pissa":
-        _require_pissa_base(path, adapter, d, frozen)
+        as_lora.require_pissa_base(path, adapter, d, frozen)
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
@@ -130,6 +146,11 @@ def _module(
         alpha = pattern_value(file, config, "alpha_pattern", name, config["lora_alpha"])
         scale = alpha / (math.sqrt(rank) if config["use_rslora"] else rank)
     return _Module(name, rank, scale)
+
+
+def _is_exact(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter of a fused module is one of its parts. PiSSA's start is the whole's."""
+    return config["peft_type"] != "VERA" and config.get("init_lora_weights") != "pissa"
 
 
 def _method(config: Mapping[str, Any], rank: int, scale: float) -> tuple[str, dict[str, Any]]:
@@ -179,6 +200,9 @@ def _stacked(
     for module in modules:
         key = _key(module.name, leaf)
         array = arrays[key].T if leaf.transposed else arrays[key]
+        part = module.columns
+        if part is not None and leaf.ours != "a" and array.shape[-1] == part.total:
+            array = array[..., part.start : part.stop]
         own = tuple(
             module.rank if axis == leaf.rank_axis else size for axis, size in enumerate(one)
         )
@@ -218,39 +242,23 @@ def _projections(
     return {SHARED: {method.frozen_set(adapter.layers[0]): shared}}
 
 
-def _require_pissa_base(path: Path, adapter: Adapter, d: Any, frozen: Any) -> None:
-    """Training moves A B by less than its own size; another base's principal part is further."""
-
-    def inner(x: Any, y: Any) -> jax.Array:  # of A B and A' B', without forming them
-        left = jnp.einsum("...ir,...is->...rs", x["a"], y["a"])
-        right = jnp.einsum("...ro,...so->...rs", x["b"], y["b"])
-        return jnp.sum(left * right, axis=(-2, -1))
-
-    for target in adapter.layers:
-        found, start = (get(tree, (*target.path, "pissa")) for tree in (d, frozen))
-        moved = inner(found, found) - 2 * inner(found, start) + inner(start, start)
-        if jnp.any(moved > inner(start, start)):
-            raise ValueError(
-                f"A and B of {target.name!r} in {path} are not near the principal part of this "
-                "base's kernels: the base was changed already (PiSSA's residual?), or is another"
-            )
-
-
 def files(
-    adapter: Adapter, variables: Mapping[str, Any]
+    adapter: Adapter, variables: Mapping[str, Any], whole: bool = False
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What :func:`.save` writes: the configuration and the arrays by PEFT's names."""
+    """What :func:`.save` writes: the configuration and the arrays by PEFT's names.
+
+    With ``whole`` the modules are fused, and ``variables`` those of :func:`.fused.shared`.
+    """
     name, settings = adapter.name, cast(Any, adapter.method)
+    first = {target: module_name(target.name, 0, fused=whole) for target in adapter.layers}
     config: dict[str, Any] = {
         "r": settings.rank,
-        "target_modules": sorted({target.path[-1] for target in adapter.layers}),
+        "target_modules": sorted({module.split(".")[-1] for module in first.values()}),
     }
-    if name in ("lora", "dora", "pissa"):
-        twice = 2 if name == "pissa" else 1
+    if name in ("lora", "dora"):
         config |= {
             "peft_type": "LORA",
-            "r": twice * settings.rank,
-            "lora_alpha": twice * settings.alpha,
+            "lora_alpha": settings.alpha,
             "lora_dropout": settings.dropout,
             "use_dora": name == "dora",
         }
@@ -263,19 +271,22 @@ def files(
             "d_initial": settings.d_initial,
             "save_projection": True,
         }
-    arrays: dict[str, np.ndarray] = {}
+    parts: dict[str, dict[int, np.ndarray]] = {}
+    every = linear_layers(variables["params"]) if whole else {}
     for target in adapter.layers:
         d = {k: np.asarray(v) for k, v in get(variables["d"], (*target.path, name)).items()}
-        if name == "pissa":  # s (A B - A0 B0) = s [A A0] [B; -B0]
-            start = get(variables["frozen"], (*target.path, name))
-            d["a"] = np.concatenate([d["a"], np.asarray(start["a"])], axis=-1)
-            d["b"] = np.concatenate([d["b"], -np.asarray(start["b"])], axis=-2)
+        columns = fused.columns(target, every) if whole else None
         for leaf in LEAVES[name]:
-            layers = d[leaf.ours] if target.stack else d[leaf.ours][None]
-            for layer, array in enumerate(layers):
-                arrays[_key(module_name(target.name, layer), leaf)] = (
-                    array.T if leaf.transposed else array
-                )
+            stack = d[leaf.ours] if target.stack else d[leaf.ours][None]
+            # All parts of a fused module have one A.
+            place = 0 if columns is None or leaf.ours == "a" else columns.start
+            for layer, array in enumerate(stack):
+                key = _key(module_name(target.name, layer, fused=whole), leaf)
+                parts.setdefault(key, {})[place] = array.T if leaf.transposed else array
+    arrays = {
+        key: np.concatenate([own[place] for place in sorted(own)]) if len(own) > 1 else own[0]
+        for key, own in parts.items()
+    }
     if name == "vera":
         (shared,) = variables["frozen"][SHARED].values()
         arrays |= {theirs: np.asarray(shared[ours]).T for ours, theirs in _PROJECTIONS.items()}

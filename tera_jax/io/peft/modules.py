@@ -35,9 +35,16 @@ _PARTIAL = (
 )
 
 
-def module_name(name: str, layer: int, leaf: str = "kernel") -> str:
-    """That of a torch Llama for a layer of the target of that name."""
-    return names.TABLE[f"{name}/{leaf}"].hf.removesuffix(".weight").format(layer)
+def module_name(name: str, layer: int, leaf: str = "kernel", fused: bool = False) -> str:
+    """That of a torch Llama for a layer of the target of that name; of Phi-3 where ``fused``."""
+    tensor = names.TABLE[f"{name}/{leaf}"].hf
+    tensor = names.fused_name(tensor) if fused else tensor
+    return tensor.removesuffix(".weight").format(layer)
+
+
+def linear_layers(params: Any) -> dict[tuple[str, ...], TargetLayer]:
+    """The linear layers of a base, by path."""
+    return {target.path: target for target in _layers(params, "kernel")}
 
 
 def target_layers(
@@ -45,6 +52,7 @@ def target_layers(
     config: Mapping[str, Any],
     params: Any,
     leaf: Literal["kernel", "scale"] = "kernel",
+    fused: bool = False,
 ) -> dict[TargetLayer, list[str]]:
     """The layers that a configuration adapts, each with the names of its modules in torch.
 
@@ -53,24 +61,27 @@ def target_layers(
         config: from :func:`tera_jax.io.peft.settings.read`.
         params: the base's.
         leaf: the parameter that is adapted: of linear layers or of norms.
+        fused: whether the modules are those of :data:`.names.FUSED`, of which each of ours has
+            a part.
 
     Raises:
         ValueError: when it names none, some layers of a stack alone, the embedding, or a head that
-            the base does not have. When it names linear layers and norms are adapted. For a
-            pattern that is no regular expression.
+            the base does not have. When it names linear layers and norms are adapted, or fused
+            modules and these are not read so. For a pattern that is no regular expression.
     """
     file = path / CONFIG
     found: dict[TargetLayer, list[str]] = {}
-    for whole, parts in names.FUSED.items():
-        if _names_fused(config["target_modules"], whole.split(".")[-1]):
+    for whole, parts in {}.items() if fused else names.FUSED.items():
+        if _names_fused(file, config, whole, parts):
             raise ValueError(
                 f"{file} adapts {whole.split('.')[-1]}, which here is "
-                f"{', '.join(part.split('.')[-1] for part in parts)}, and an adapter of all of "
-                "them together is not read; merge it in PEFT, and load the merged weights"
+                f"{', '.join(part.split('.')[-1] for part in parts)}, and an adapter of "
+                f"{config.get('peft_type')} of all of them together is not read; merge it in "
+                "PEFT, and load the merged weights"
             )
     for target in _layers(params, leaf):
         count = target.stack[0] if target.stack else 1
-        modules = [module_name(target.name, layer, leaf) for layer in range(count)]
+        modules = [module_name(target.name, layer, leaf, fused) for layer in range(count)]
         chosen = [module for module in modules if _chosen(file, config, module)]
         if chosen and len(chosen) < count:
             raise ValueError(
@@ -148,11 +159,13 @@ def _layers(params: Any, leaf: str) -> Iterator[TargetLayer]:
             yield TargetLayer(tuple(path), shape[-axes:], shape[:-axes])
 
 
-def _names_fused(targets: Any, module: str) -> bool:
-    """Whether a list of targets has a module that files of some families fuse."""
-    return isinstance(targets, list | tuple) and any(
-        target.split(".")[-1] == module for target in targets
-    )
+def _names_fused(file: Path, config: Mapping[str, Any], whole: str, parts: Sequence[str]) -> bool:
+    """Whether a configuration can only mean a module that files of some families fuse."""
+    targets = config["target_modules"]
+    if isinstance(targets, list | tuple):
+        return any(f".{whole}".endswith(f".{target}") for target in targets)
+    chosen = [_chosen(file, config, f"model.layers.0.{module}") for module in (whole, *parts)]
+    return chosen[0] and not any(chosen[1:])
 
 
 def _has(params: Any, path: Sequence[str]) -> bool:

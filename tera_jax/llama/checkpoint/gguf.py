@@ -107,7 +107,7 @@ def _special_tokens(file: GgufFile) -> dict[str, Any]:
 
 def _windows(values: Mapping[str, Any], family: Family, within: str) -> dict[str, Any]:
     window, layers = values["attention.sliding_window"] or None, values["block_count"]
-    if family.windows == "none":
+    if not family.has_windows:
         return {}
     found: dict[str, Any] = {"sliding_window": window}
     pattern = values.get("attention.sliding_window_pattern")

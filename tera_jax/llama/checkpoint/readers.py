@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from tera_jax import json_files
 from tera_jax.json_files import Key
-from tera_jax.llama.family.families import MULTIMODAL
+from tera_jax.llama.family.multimodal import MULTIMODAL
 
 _log = logging.getLogger(__name__)
 
@@ -163,12 +163,17 @@ class _Renamed:
         return self._tensors.read(self._names[name], index)
 
 
-def of_text(tensors: Tensors, directory: Path) -> Tensors:
+def of_text(tensors: Tensors, directory: Path, model_type: str) -> Tensors:
     """The tensors of a multimodal model's text decoder; those of another model as they are.
 
     A line of the log says how many are left out.
+
+    Args:
+        tensors: of the checkpoint.
+        directory: of it, for the log.
+        model_type: of the decoder. The tensors that are left out are those of models with it.
     """
-    for row in MULTIMODAL.values():
+    for row in (row for row in MULTIMODAL.values() if row.text == model_type):
         left_out = [name for name in tensors.shapes if name.startswith(row.left_out)]
         names = {
             _own_name(name, row.decoder): name
@@ -176,13 +181,10 @@ def of_text(tensors: Tensors, directory: Path) -> Tensors:
             if not name.startswith(row.left_out)
         }
         if left_out:
+            parts = " and ".join(sorted({_part(name) for name in left_out}))
             _log.warning(
                 "%s: %d tensors of %s are left out: the text decoder alone is read",
-                *(
-                    directory,
-                    len(left_out),
-                    " and ".join(sorted({_part(name) for name in left_out})),
-                ),
+                *(directory, len(left_out), parts),
             )
         if left_out or any(own != name for own, name in names.items()):
             return _Renamed(tensors, names)

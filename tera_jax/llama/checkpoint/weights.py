@@ -99,7 +99,7 @@ def load_pretrained(
         tensors = GgufTensors(file, config)
     else:
         config = load_config(path)
-        tensors = of_text(SafeTensors(path), path)
+        tensors = of_text(SafeTensors(path), path, config.model_type)
     check_counts(tensors, config, path)
     model = Llama(config, dtype=dtype, remat=remat)
     abstract = abstract_params(model)

@@ -49,8 +49,9 @@ def admit(
         The state, int32 (R,) the first tokens, and their logits, float32 (R, V).
     """
     row_R = None if adapter is None else bank.stack(adapter, rows)
-    found = slot_prompts.read(model, adapter, base, row_R, tokens_RL, length_R)
-    room_R = state.cache.size - length_R + 1
+    size = state.cache.size
+    found = slot_prompts.read(model, adapter, base, row_R, tokens_RL, length_R, size)
+    room_R = size - length_R + 1
     settings = settings._replace(limit=jnp.minimum(settings.limit, room_R))
     none_R = jnp.zeros_like(length_R)
     token_R = next_tokens(found.logits_RV, settings, none_R, sampling=True)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.decode import slot_layout, slot_rows
 from tera_jax.llama.decode.cache import Slots, init_cache
+from tera_jax.llama.family.rope_scaling import LongRope
 from tera_jax.llama.model import Llama
 
 
@@ -38,6 +39,7 @@ def read(
     rows: Any,
     tokens_RL: jax.Array,
     length_R: jax.Array,
+    slots: int | None = None,
 ) -> Prompts:
     """The keys and values of prompts, and the scores of their first new tokens.
 
@@ -48,14 +50,22 @@ def read(
         rows: the prepared arrays of the adapters, with an axis for R (:mod:`.slot_rows`).
         tokens_RL: int32, each prompt filled up on the right.
         length_R: int32, the tokens of each, from 1 on.
+        slots: the tokens of a slot that they go to; of LongRoPE the frequencies follow.
+
+    Raises:
+        ValueError: for a model with LongRoPE without ``slots``.
     """
+    if slots is None and isinstance(model.config.rope_scaling, LongRope):
+        raise ValueError("slots is None; of a model with LongRoPE give the tokens of a slot")
     apply = slot_rows.bound(model, adapter, base, rows)
     count, size = tokens_RL.shape
     positions_RL = jnp.broadcast_to(jnp.arange(size, dtype=jnp.int32), (count, size))
     segment_ids_RL = (positions_RL < length_R[:, None]).astype(jnp.int32)
     cache = init_cache(model.config, count, size, model.dtype, model.unroll)
-    hidden_RLD, cache = apply(tokens_RL, positions_RL, segment_ids_RL, cache, method="hidden")
+    hidden_RLD, cache = apply(
+        tokens_RL, positions_RL, segment_ids_RL, cache, method="hidden", slots=slots
+    )
     last_R1D = jnp.take_along_axis(hidden_RLD, (length_R - 1)[:, None, None], axis=1)
-    key, value = (slot_layout.cache(slots, rows=False) for slots in (cache.key, cache.value))
+    key, value = (slot_layout.cache(each, rows=False) for each in (cache.key, cache.value))
     logits = functools.partial(apply, method="logits")
     return Prompts(key, value, slot_layout.everywhere(logits(last_R1D[:, 0])), hidden_RLD, logits)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.llama.decode import slot_layout, slots
-from tera_jax.llama.decode.slots import Prefill, SlotState
+from tera_jax.llama.decode import slot_layout
+from tera_jax.llama.decode.slot_prefill import Prefill, prefill_hidden
+from tera_jax.llama.decode.slots import SlotState, step_logits
 from tera_jax.llama.model import Llama
 
 _CHUNK = 128
@@ -56,12 +57,13 @@ def prefill(
     row: Any,
     tokens_1L: jax.Array,
     length: jax.Array,
+    slots: int | None = None,
 ) -> tuple[Prefill, Scores]:
-    """:func:`tera_jax.llama.decode.slots.prefill`, and the scores of the prompt's tokens.
+    """:func:`tera_jax.llama.decode.slot_prefill.prefill`, and the scores of the prompt's tokens.
 
     Entry n is of token n + 1; those from ``length - 1`` on have no meaning.
     """
-    begun, hidden_1LD, logits = slots.prefill_hidden(model, adapter, base, row, tokens_1L, length)
+    begun, hidden_1LD, logits = prefill_hidden(model, adapter, base, row, tokens_1L, length, slots)
     size = math.gcd(tokens_1L.shape[1], _CHUNK)
     next_L = jnp.roll(tokens_1L[0], -1)
     hidden_N1CD = jnp.swapaxes(hidden_1LD.reshape(1, -1, size, hidden_1LD.shape[-1]), 0, 1)
@@ -83,5 +85,5 @@ def step(
     state: SlotState,
 ) -> tuple[SlotState, jax.Array, Scores]:
     """:func:`tera_jax.llama.decode.slots.step` with sampling, and the scores of the new tokens."""
-    state, token_B, logits_BV = slots.step_logits(model, adapter, base, state, sampling=True)
+    state, token_B, logits_BV = step_logits(model, adapter, base, state, sampling=True)
     return state, token_B, scores(logits_BV, token_B, most)

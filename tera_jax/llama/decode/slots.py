@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.stack import at_axes
-from tera_jax.llama.decode import slot_layout, slot_prompts, slot_rows
-from tera_jax.llama.decode.cache import RowCache, Slots, init_row_cache
+from tera_jax.llama.decode import slot_layout, slot_rows
+from tera_jax.llama.decode.cache import RowCache, init_row_cache
 from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
+from tera_jax.llama.decode.slot_prefill import Prefill, prefill
 from tera_jax.llama.model import Llama
 
 NO_TOKEN = -1
@@ -59,15 +59,6 @@ class SlotState(NamedTuple):
     settings: Settings
 
 
-class Prefill(NamedTuple):
-    """What a prompt leaves: ``key`` and ``value`` of one row, its length and the next logits."""
-
-    key: Slots
-    value: Slots
-    length: jax.Array
-    logits_V: jax.Array
-
-
 class Programs(NamedTuple):
     """The jitted functions, of which :func:`step`, :func:`insert` and :func:`evict` take the state.
 
@@ -81,10 +72,13 @@ class Programs(NamedTuple):
     evict: Callable[..., SlotState]
 
 
-def make_programs(model: Llama, adapter: Adapter | None) -> Programs:
-    """Those of a model and an adapter; the base alone with None."""
+def make_programs(model: Llama, adapter: Adapter | None, slots: int | None = None) -> Programs:
+    """Those of a model and an adapter; the base alone with None.
+
+    ``slots`` is that of :func:`init_slots`, and wanted where RoPE depends on it (LongRoPE).
+    """
     return Programs(
-        prefill=jax.jit(functools.partial(prefill, model, adapter)),
+        prefill=jax.jit(functools.partial(prefill, model, adapter, slots=slots)),
         insert=jax.jit(functools.partial(insert, adapter), donate_argnums=0),
         step=jax.jit(
             functools.partial(step, model, adapter), donate_argnums=1, static_argnames="sampling"
@@ -144,43 +138,6 @@ def placed(adapter: Adapter | None, state: SlotState) -> SlotState:
         by_row(state.active_B),
         by_row(state.settings),
     )
-
-
-def prefill(
-    model: Llama,
-    adapter: Adapter | None,
-    base: Mapping[str, Any],
-    row: Any,
-    tokens_1L: jax.Array,
-    length: jax.Array,
-) -> Prefill:
-    """The keys and values of a prompt, and the scores of its first new token.
-
-    Args:
-        model: the base's.
-        adapter: of the row; None for the base alone.
-        base: ``params`` and ``frozen``.
-        row: the prepared arrays of its adapter, without an axis for the rows.
-        tokens_1L: int32, the prompt, filled up on the right.
-        length: int32, its tokens.
-    """
-    return prefill_hidden(model, adapter, base, row, tokens_1L, length)[0]
-
-
-def prefill_hidden(
-    model: Llama,
-    adapter: Adapter | None,
-    base: Mapping[str, Any],
-    row: Any,
-    tokens_1L: jax.Array,
-    length: jax.Array,
-) -> tuple[Prefill, jax.Array, Callable[[jax.Array], jax.Array]]:
-    """:func:`prefill`, the hidden states ``(1, L, D)``, and what makes logits of hidden states."""
-    if adapter is not None:
-        row = at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
-    found = slot_prompts.read(model, adapter, base, row, tokens_1L, length[None])
-    begun = Prefill(found.key, found.value, length, found.logits_RV[0])
-    return begun, found.hidden_RLD, found.logits
 
 
 def insert(

@@ -23,7 +23,8 @@ class Family:
         features: fields of every model of the family that are not the default.
         read: keys of numbers and switches, each with the fields that it sets.
         windows: which layers have the sliding window, where there is one: ``none``, ``all``, or
-            ``some`` (by ``layer_types``, or all but every ``pattern``-th).
+            ``some`` (by ``layer_types``, or all but every ``pattern``-th). With ``refused`` a file
+            with one is no file of the family; with ``none`` it is unused.
         pattern: see ``windows``.
         theta: of RoPE, where the file does not say.
         partial: a part of each head may turn.
@@ -38,7 +39,7 @@ class Family:
     keys: Mapping[str, Key]
     features: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     read: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    windows: Literal["none", "all", "some"] = "none"
+    windows: Literal["none", "refused", "all", "some"] = "none"
     pattern: int = 0
     theta: float = 10000.0
     partial: bool = False
@@ -47,6 +48,11 @@ class Family:
     fused: bool = False
     activation_key: str = "hidden_act"
     written: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether its layers may have a sliding window."""
+        return self.windows in ("all", "some")
 
 
 def _default(bos: Any, eos: Any, pad: int | None = None) -> dict[str, Key]:
@@ -110,6 +116,7 @@ FAMILIES: dict[str, Family] = {
         "LlamaForCausalLM",
         COMMON | _default(1, 2) | _GROUPED | _BIASES | {"max_position_embeddings": _count(2048)},
         read=_READ_BIASES,
+        windows="refused",
     ),
     "mistral": Family(
         "MistralForCausalLM",
@@ -138,6 +145,7 @@ FAMILIES: dict[str, Family] = {
         | {
             "attn_logit_softcapping": dataclasses.replace(_CAP, default=50.0),
             "final_logit_softcapping": dataclasses.replace(_CAP, default=30.0),
+            "sliding_window_size": COUNT_OR_NONE,  # the model does not read it
         },
         features=_GEMMA_FEATURES | {"norms": "both"},
         read=_GEMMA_READ | _CAPS,
@@ -181,6 +189,10 @@ FAMILIES: dict[str, Family] = {
             "partial_rotary_factor": Key(float, 1.0, above=0, below=1 + 1e-9, remedy=FETCH),
             # The files bring a copy of the code that transformers has. It is not run.
             "auto_map": Key(dict[str, str] | None, None),
+            # What the code of Phi-4-mini reads, and transformers does not.
+            "full_attn_mod": only(Literal[1] | None),
+            "interpolate_factor": only(Literal[1] | None),
+            "lm_head_bias": OFF,
         },
         windows="all",
         partial=True,
@@ -246,47 +258,6 @@ FAMILIES: dict[str, Family] = {
 
 ARCHITECTURES = {kind: family.architecture for kind, family in FAMILIES.items()}
 """The class of transformers, by ``model_type``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Multimodal:
-    """A model of which the text decoder is read.
-
-    Attributes:
-        text: the ``model_type`` of its decoder.
-        left_out: beginnings of the names of tensors that are not the decoder's.
-        decoder: beginnings of the decoder's, and what they are in the decoder alone.
-        keys: beside those of a decoder; ``text_config`` has the decoder's own.
-    """
-
-    text: str
-    left_out: tuple[str, ...]
-    decoder: Mapping[str, str]
-    keys: Mapping[str, Key]
-
-
-_NOT_TEXT = (
-    "boi_token_index boi_token_id eoi_token_index eoi_token_id image_token_index image_token_id "
-    "mm_tokens_per_image vision_config"
-)
-MULTIMODAL: dict[str, Multimodal] = {
-    "gemma3": Multimodal(
-        "gemma3_text",
-        left_out=(
-            "vision_tower.",
-            "multi_modal_projector.",
-            "model.vision_tower.",
-            "model.multi_modal_projector.",
-        ),
-        decoder={
-            "language_model.model.": "model.",
-            "model.language_model.": "model.",
-            "language_model.lm_head.": "lm_head.",
-        },
-        keys={"text_config": Key(dict)} | dict.fromkeys(_NOT_TEXT.split(), Key(Any, None)),
-    ),
-}
-"""By ``model_type``."""
 
 MIXTURES = frozenset(
     (

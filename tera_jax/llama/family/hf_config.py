@@ -5,8 +5,9 @@ from typing import Any
 
 from tera_jax import json_files
 from tera_jax.llama.family import rope_keys
-from tera_jax.llama.family.families import ARCHITECTURES, FAMILIES, MIXTURES, MULTIMODAL, Family
+from tera_jax.llama.family.families import ARCHITECTURES, FAMILIES, MIXTURES, Family
 from tera_jax.llama.family.keys import COMMON, CONVERT, FETCH, WHERE
+from tera_jax.llama.family.multimodal import MULTIMODAL
 from tera_jax.llama.family.rope_keys import Lengths, Rope
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -75,7 +76,7 @@ def fields(raw: Mapping[str, Any]) -> dict[str, Any]:
         "pad_token_id": None if pad == -1 else pad,
         **family.features,
         **read,
-        **_layers(kind, family, full),
+        **_layers(family, full),
         **_rope(family, full, raw, head_dim),
     }
 
@@ -93,21 +94,22 @@ def _text_config(raw: Mapping[str, Any], kind: str) -> dict[str, Any]:
             f"{WHERE} sets text_config.model_type to {json_files.shown(text['model_type'])}, not "
             f"{row.text}; {CONVERT}"
         )
+    json_files.typed(WHERE, text, row.unread, others="ignore", within="text_config.")
     beside = {key: raw[key] for key in _BESIDE if raw.get(key) is not None}
     return beside | text | {"model_type": row.text}
 
 
-def _layers(kind: str, family: Family, full: Mapping[str, Any]) -> dict[str, Any]:
+def _layers(family: Family, full: Mapping[str, Any]) -> dict[str, Any]:
     """Windows, and layers without RoPE."""
     window, layers = full["sliding_window"], full["num_hidden_layers"]
     # Qwen writes a window into files whose use_sliding_window says that it is unused.
-    if kind == "llama" and window is not None:
+    if family.windows == "refused" and window is not None:
         raise ValueError(
-            f"{WHERE}: sliding_window={window} has no meaning in a llama model; "
+            f"{WHERE}: sliding_window={window} has no meaning in a {full['model_type']} model; "
             "remove it, or use model_type='mistral'"
         )
     types = _types(full)
-    found: dict[str, Any] = {"sliding_window": window if family.windows != "none" else None}
+    found: dict[str, Any] = {"sliding_window": window if family.has_windows else None}
     if family.windows == "some" and window is not None:
         pattern = _pattern(family, full)
         made = [_SLIDING if (layer + 1) % pattern else _FULL for layer in range(layers)]

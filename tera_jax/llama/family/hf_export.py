@@ -65,7 +65,7 @@ def _require_of_family(config: Any, family: Family) -> None:
     default = {field.name: field.default for field in dataclasses.fields(config)}
     free = {name for names in family.read.values() for name in names}
     for attribute, names in _BY_LAYER.items():
-        if getattr(family, attribute) not in (False, None, "none", "all"):
+        if getattr(family, attribute) not in (False, None, "none", "refused", "all"):
             free |= {*names}
     expected = {
         name: family.features.get(name, default[name]) for name in _FEATURES if name not in free
@@ -79,7 +79,7 @@ def _require_of_family(config: Any, family: Family) -> None:
                 f"a {config.model_type} checkpoint has {name}={value}, not "
                 f"{getattr(config, name)}; choose another model_type"
             )
-    if config.sliding_window is not None and family.windows == "none":
+    if config.sliding_window is not None and not family.has_windows:
         raise ValueError(
             f"a {config.model_type} checkpoint cannot say sliding_window="
             f"{config.sliding_window}; use model_type='mistral'"
@@ -119,7 +119,7 @@ def _rope(config: Any, family: Family) -> dict[str, Any]:
 def _layers(config: Any, family: Family) -> dict[str, Any]:
     every = range(config.num_layers)
     written: dict[str, Any] = {}
-    if family.windows != "none":
+    if family.has_windows:
         written["sliding_window"] = config.sliding_window
     if family.windows == "some":
         some = config.sliding_window is not None

@@ -17,7 +17,7 @@ def _sentencepiece():
     letters = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "n", "d", "o", "e"]
     vocabulary = {token: id_ for id_, token in enumerate(letters)}
     types = [2, *[6] * 256, *[1] * (len(letters) - 257)]
-    return build(vocabulary, [0.0] * len(letters), types, prefix=True)
+    return build(vocabulary, [0.0] * len(letters), types, prefix="first")
 
 
 @pytest.fixture(scope="module", params=["bytes", "sentencepiece"])

@@ -244,7 +244,8 @@ def test_peft_gets_a_lora_of_the_factors():
     d = {"shared": {"unires": {"theta": jnp.asarray(theta, jnp.float32)}}}
     for layer in adapter.layers:
         put(d, (*layer.path, "unires"), {"gates": jnp.asarray(u, jnp.float32)})
-    config, arrays = peft.unires.files(adapter, {"frozen": adapter.init_frozen({}), "d": d})
+    variables = {"params": {}, "frozen": adapter.init_frozen({}), "d": d}
+    config, arrays = peft.layers.files(*peft.plain(adapter, variables, whole=False))
     assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 3, 3.0)
     assert len(arrays) == 2 * 2 * len(ORDER)
     entries = theta / np.sqrt(counts)

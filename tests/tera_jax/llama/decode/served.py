@@ -98,7 +98,7 @@ def served(kind, waiting, random, evict=0.0, programs=None, look=None):
     ``look`` gets the state after each step.
     """
     model, adapter, base, _, rows = kind
-    programs = programs or slots.make_programs(model, adapter)
+    programs = programs or slots.make_programs(model, adapter, SLOTS)
     state = slots.init_slots(model, adapter, rows[0], BATCH, SLOTS, STOPS)
     waiting, running, done = list(enumerate(waiting)), {}, {}
     while waiting or running:

@@ -71,6 +71,11 @@ def test_greedy_equals_transformers_with_left_padding_and_beyond_the_window(
     theirs = load_torch(family_path(family))
     # LongRoPE takes the size of the cache for the length: all of these are long, as there.
     prompts = [list(range(20, 41)), [17, 40, 8, *range(60, 75)]]
+    config = model.config
+    assert config.sliding_window is None or config.sliding_window < min(map(len, prompts)) // 2
+    if config.mixes_windows:
+        assert {True, False} <= {*config.sliding_layers}
+        assert config.sliding_layers != tuple(sorted(config.sliding_layers))
     ours = np.asarray(
         jax.jit(
             functools.partial(

@@ -1,259 +1,15 @@
-"""The ``config.json`` of published models, as far as it says what the function is."""
+"""The files of published models are read, and the sizes known by name are theirs."""
 
+import dataclasses
+
+import jax
 import pytest
 
 from tera_jax.llama import LlamaConfig
 from tera_jax.llama.family.rope_scaling import LinearScaling, LongRope
-
-_GEMMA = {
-    "architectures": ["x"],
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "head_dim": 256,
-    "initializer_range": 0.02,
-    "pad_token_id": 0,
-    "rms_norm_eps": 1e-6,
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.42.4",
-    "use_cache": True,
-}
-_GEMMA_1 = _GEMMA | {
-    "model_type": "gemma",
-    "hidden_act": "gelu",
-    "max_position_embeddings": 8192,
-    "rope_theta": 10000.0,
-    "vocab_size": 256000,
-}
-_GEMMA_2 = _GEMMA | {
-    "model_type": "gemma2",
-    "attn_logit_softcapping": 50.0,
-    "cache_implementation": "hybrid",
-    "final_logit_softcapping": 30.0,
-    "hidden_act": "gelu_pytorch_tanh",
-    "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 8192,
-    "rope_theta": 10000.0,
-    "sliding_window": 4096,
-    "vocab_size": 256000,
-}
-_VISION = {"hidden_size": 1152, "model_type": "siglip_vision_model", "num_hidden_layers": 27}
-_STRETCHED = {"factor": 8.0, "rope_type": "linear"}
-_GEMMA_3 = {
-    "architectures": ["Gemma3ForConditionalGeneration"],
-    "boi_token_index": 255999,
-    "eoi_token_index": 256000,
-    "eos_token_id": [1, 106],
-    "image_token_index": 262144,
-    "initializer_range": 0.02,
-    "mm_tokens_per_image": 256,
-    "model_type": "gemma3",
-    "torch_dtype": "bfloat16",
-    "transformers_version": "4.50.0.dev0",
-    "vision_config": _VISION,
-}
-_PHI = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config"},
-    "bos_token_id": 1,
-    "embd_pdrop": 0.0,
-    "eos_token_id": 32000,
-    "hidden_act": "silu",
-    "model_type": "phi3",
-    "original_max_position_embeddings": 4096,
-    "pad_token_id": 32000,
-    "resid_pdrop": 0.0,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 10000.0,
-    "tie_word_embeddings": False,
-    "vocab_size": 32064,
-}
-_LONG = {"long_factor": [2.0] * 48, "short_factor": [1.1] * 48, "type": "longrope"}
-_OLMO = {
-    "attention_bias": False,
-    "eos_token_id": 100257,
-    "hidden_act": "silu",
-    "max_position_embeddings": 4096,
-    "model_type": "olmo2",
-    "pad_token_id": 100277,
-    "rms_norm_eps": 1e-6,
-    "rope_scaling": None,
-    "rope_theta": 500000,
-    "tie_word_embeddings": False,
-    "vocab_size": 100352,
-}
-_GRANITE = {
-    "attention_bias": False,
-    "attention_dropout": 0.1,
-    "bos_token_id": 0,
-    "embedding_multiplier": 12.0,
-    "eos_token_id": 0,
-    "hidden_act": "silu",
-    "mlp_bias": False,
-    "model_type": "granite",
-    "pad_token_id": 0,
-    "residual_multiplier": 0.22,
-    "rms_norm_eps": 1e-5,
-    "rope_scaling": None,
-    "vocab_size": 49155,
-}
-_QWEN = {
-    "bos_token_id": 151643,
-    "eos_token_id": 151645,
-    "hidden_act": "silu",
-    "model_type": "qwen2",
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": False,
-    "use_sliding_window": False,
-    "vocab_size": 152064,
-}
-
-
-def _sizes(width, inner, layers, heads, kv_heads):
-    return {
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-    }
-
-
-def _gemma_3(width, inner, layers, **more):
-    text = {
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "model_type": "gemma3_text",
-        "num_hidden_layers": layers,
-        "rope_scaling": _STRETCHED,
-        "sliding_window": 1024,
-        **more,
-    }
-    return _GEMMA_3 | {"text_config": text}
-
-
-_GEMMA_3_1B = _GEMMA | {
-    "model_type": "gemma3_text",
-    "attn_logit_softcapping": None,
-    "cache_implementation": "hybrid",
-    "final_logit_softcapping": None,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "max_position_embeddings": 32768,
-    "query_pre_attn_scalar": 256,
-    "rope_local_base_freq": 10000,
-    "rope_scaling": None,
-    "rope_theta": 1000000,
-    "sliding_window": 512,
-    "sliding_window_pattern": 6,
-    "vocab_size": 262144,
-}
-_MINI = _PHI | _sizes(3072, 8192, 32, 32, 32)
-_2B = _GRANITE | {"attention_multiplier": 0.015625, "logits_scaling": 8.0}
-PUBLISHED = {
-    "gemma-2b": _GEMMA_1 | _sizes(2048, 16384, 18, 8, 1),
-    "gemma-7b": _GEMMA_1 | _sizes(3072, 24576, 28, 16, 16),
-    "gemma-2-2b": _GEMMA_2 | _sizes(2304, 9216, 26, 8, 4) | {"query_pre_attn_scalar": 256},
-    "gemma-2-9b": _GEMMA_2 | _sizes(3584, 14336, 42, 16, 8) | {"query_pre_attn_scalar": 256},
-    "gemma-2-27b": _GEMMA_2
-    | _sizes(4608, 36864, 46, 32, 16)
-    | {"query_pre_attn_scalar": 144, "head_dim": 128},
-    "gemma-3-1b": _GEMMA_3_1B | _sizes(1152, 6912, 26, 4, 1),
-    "gemma-3-4b": _gemma_3(2560, 10240, 34),
-    "gemma-3-27b": _gemma_3(
-        *(5376, 21504, 62),
-        num_attention_heads=32,
-        num_key_value_heads=16,
-        head_dim=128,
-        query_pre_attn_scalar=168,
-    ),
-    "Phi-3-mini-4k": _MINI
-    | {"max_position_embeddings": 4096, "rope_scaling": None, "sliding_window": 2047},
-    "Phi-3-mini-128k": _MINI
-    | {"max_position_embeddings": 131072, "rope_scaling": _LONG, "sliding_window": 262144},
-    "Phi-3.5-mini": _MINI
-    | {"max_position_embeddings": 131072, "rope_scaling": _LONG, "sliding_window": 262144},
-    "phi-4": _PHI
-    | _sizes(5120, 17920, 40, 40, 10)
-    | {
-        "bos_token_id": 100257,
-        "eos_token_id": 100265,
-        "pad_token_id": 100349,
-        "max_position_embeddings": 16384,
-        "original_max_position_embeddings": 16384,
-        "rope_scaling": None,
-        "rope_theta": 250000,
-        "sliding_window": None,
-        "vocab_size": 100352,
-    },
-    "OLMo-2-7B": _OLMO | _sizes(4096, 11008, 32, 32, 32),
-    "OLMo-2-13B": _OLMO | _sizes(5120, 13824, 40, 40, 40),
-    "granite-3.1-2b": _2B
-    | _sizes(2048, 8192, 40, 32, 8)
-    | {"max_position_embeddings": 131072, "rope_theta": 5e6, "tie_word_embeddings": True},
-    "granite-3.1-8b": _GRANITE
-    | _sizes(4096, 12800, 40, 32, 8)
-    | {
-        "attention_multiplier": 0.0078125,
-        "logits_scaling": 16.0,
-        "max_position_embeddings": 131072,
-        "rope_theta": 1e7,
-        "tie_word_embeddings": True,
-    },
-    "SmolLM3-3B": _sizes(2048, 11008, 36, 16, 4)
-    | {
-        "attention_bias": False,
-        "bos_token_id": 128000,
-        "eos_token_id": 128012,
-        "hidden_act": "silu",
-        "layer_types": ["full_attention"] * 36,
-        "max_position_embeddings": 65536,
-        "max_window_layers": 28,
-        "mlp_bias": False,
-        "model_type": "smollm3",
-        "no_rope_layer_interval": 4,
-        "no_rope_layers": [1, 1, 1, 0] * 9,
-        "pad_token_id": 128004,
-        "pretraining_tp": 2,
-        "rms_norm_eps": 1e-6,
-        "rope_scaling": None,
-        "rope_theta": 5e6,
-        "sliding_window": None,
-        "use_sliding_window": False,
-        "vocab_size": 128256,
-    },
-    "Qwen2.5-7B": _QWEN
-    | _sizes(3584, 18944, 28, 28, 4)
-    | {
-        "max_position_embeddings": 32768,
-        "max_window_layers": 28,
-        "rms_norm_eps": 1e-6,
-        "sliding_window": 131072,
-    },
-    "Qwen2.5-72B": _QWEN
-    | _sizes(8192, 29568, 80, 64, 8)
-    | {
-        "max_position_embeddings": 32768,
-        "max_window_layers": 70,
-        "rms_norm_eps": 1e-6,
-        "sliding_window": 131072,
-    },
-    "Mistral-Nemo": _sizes(5120, 14336, 40, 32, 8)
-    | {
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "head_dim": 128,
-        "hidden_act": "silu",
-        "max_position_embeddings": 131072,
-        "model_type": "mistral",
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 1000000.0,
-        "sliding_window": None,
-        "tie_word_embeddings": False,
-        "vocab_size": 131072,
-    },
-}
+from tests.marks import quick_only
+from tests.tera_jax.llama.family.published import PUBLISHED
+from train.params import shapes
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -267,6 +23,39 @@ def test_published_files_are_read_and_an_unknown_key_is_refused(model):
         text = raw["text_config"] | {"new_scale": 2.0}
         with pytest.raises(ValueError, match="unknown key 'new_scale'"):
             LlamaConfig.from_hf(raw | {"text_config": text})
+
+
+# Numbers in the files of weights, of two bytes each, by the index that comes with them. Of Gemma 3
+# the hub counts the vision tower too, which is the same in the sizes that have one; a projector of
+# 1,152 inputs with its norm follows the width.
+COUNTS = {
+    "gemma-2-9b": 18_483_411_968 // 2,
+    "phi-4": 29_319_014_400 // 2,
+    "qwen2.5-72b": 145_412_407_296 // 2,
+    "mistral-nemo-12b": 24_495_564_800 // 2,
+    "gemma-3-12b": 12_187_325_040,
+    "gemma-3-27b": 27_432_406_640,
+}
+_TOWER = 416_866_032
+_NAMES = {"qwen2.5-72b": "Qwen2.5-72B", "mistral-nemo-12b": "Mistral-Nemo"}
+_NAMES |= {"olmo-2-13b": "OLMo-2-13B"}
+
+
+@pytest.mark.parametrize("model", quick_only(["gemma-3-12b"], COUNTS))
+def test_counts_are_those_of_the_files(model):
+    params = shapes.parts(model, "lora", {}).params
+    found = sum(leaf.size for leaf in jax.tree.leaves(params))
+    width = params["norm"]["scale"].size
+    beside = _TOWER + 1152 * width + 1152 if model.startswith("gemma-3") else 0
+    assert found + beside == COUNTS[model]
+
+
+@pytest.mark.parametrize("model", [*COUNTS, "olmo-2-13b"])
+def test_sizes_known_by_name_are_those_of_the_files(model):
+    known = LlamaConfig.from_hf(shapes.MODELS[model])
+    file = LlamaConfig.from_hf(PUBLISHED[_NAMES.get(model, model)])
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    assert dataclasses.replace(known, **ids) == dataclasses.replace(file, **ids)
 
 
 def test_what_the_files_mean():

@@ -4,52 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import tera_jax
 from tera_jax.adapters import interceptor
-from tera_jax.io.peft.modules import target_layers
-from tera_jax.llama import Llama, LlamaConfig, load_pretrained
-from tera_jax.llama.family.rope_scaling import YarnScaling
+from tera_jax.llama import save_pretrained
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import method_class
+from tera_jax.quantize import quantize
 from tera_jax.sharding import make_mesh, rows
 from tests.margins import within
-
-OTHERS = LlamaConfig(
-    *(128, 64, 96, 4, 4, 2, 16, 256, 1e-5),
-    rope_scaling=YarnScaling(4.0, 64, 1.1),
-    attention_bias=True,
-    output_bias=True,
-    mlp_bias=True,
-    qk_norm=True,
-    qk_norm_over="projection",
-    norms="post",
-    sliding_window=6,
-    sliding_layers=(True, False, True, False),
-    nope_layers=(False, True, False, False),
-    local_rope_theta=500.0,
-    rotary_share=0.75,
-    attention_scale=0.4,
-    embedding_multiplier=3.0,
-    residual_multiplier=0.4,
-    logit_divisor=2.0,
-)
-"""A decoder with all features that the other two lack."""
-
-
-@pytest.fixture(params=["gemma2", "phi3-long", "others"])
-def decoder(request, family_path):
-    """Model and params."""
-    if request.param != "others":
-        return load_pretrained(family_path(request.param))
-    model = Llama(OTHERS)
-    params = jax.jit(model.init)(jax.random.key(0), np.ones((1, 4), np.int32))["params"]
-    random = np.random.default_rng(1)
-
-    def moved(leaf):
-        return leaf + jnp.asarray(0.1 * random.standard_normal(leaf.shape), leaf.dtype)
-
-    return model, jax.tree.map(moved, params)
 
 
 def loss(model, params, *args, **kwargs):
@@ -101,7 +65,7 @@ def test_packed_rows_have_the_loss_and_gradient_of_padded_ones(decoder, tokens_B
 
 @pytest.mark.long
 @pytest.mark.parametrize("method", ["lora", "tera", "dora", "ln_tuning"])
-def test_methods_apply_and_merge(decoder, method, tokens_BL):
+def test_methods_apply_and_merge(decoder, method, tokens_BL, load_torch, tmp_path):
     model, params = decoder
     settings = {"num_modes": 2} if method == "tera" else {}
     config = method_class(method)(**settings)
@@ -117,23 +81,20 @@ def test_methods_apply_and_merge(decoder, method, tokens_BL):
     expected = np.asarray(jax.jit(model.apply)({"params": merged}, tokens_BL)[0])
     np.testing.assert_allclose(found, expected, atol=1e-3 * np.ptp(expected))
     assert np.max(np.abs(found - base)) > 1e-2 * np.ptp(base)
+    if model.config.model_type != "llama":  # no file says what the synthetic one is
+        save_pretrained(model, merged, tmp_path / "merged")
+        with torch.no_grad():
+            theirs = load_torch(tmp_path / "merged")(torch.tensor(tokens_BL)).logits.numpy()
+        np.testing.assert_allclose(theirs, expected, atol=1e-4 * np.ptp(expected))
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
-@pytest.mark.parametrize("family", ["gemma2", "phi3-long"])
-def test_a_quantised_base_is_close(family, kind, family_path, tokens_BL):
-    model, params = load_pretrained(family_path(family))
-    _, stored = load_pretrained(family_path(family), quantize=kind, block=32)
+@pytest.mark.parametrize("kind", ["int8", "nf4", "fp8"])
+def test_a_quantised_base_is_close(decoder, kind, tokens_BL):
+    model, params = decoder
+    stored = quantize(params, kind, **({} if kind == "fp8" else {"block": 32}))
     base = np.asarray(jax.jit(model.apply)({"params": params}, tokens_BL)[0])
     run = jax.jit(lambda p: interceptor.apply_base(model, {"params": p}, tokens_BL)[0])
     error = np.linalg.norm(np.asarray(run(stored)) - base) / np.linalg.norm(base)
     assert error > 1e-4
-    within(error, {"int8": 0.1, "nf4": 0.8}[kind])
-
-
-def test_peft_adapters_of_fused_layers_are_refused_by_name(tmp_path):
-    for module in ("qkv_proj", "gate_up_proj"):
-        config = {"target_modules": ["o_proj", module]}
-        with pytest.raises(ValueError, match=f"adapts {module}, which here is .*_proj, .*merge it"):
-            target_layers(tmp_path, config, {})
+    within(error, {"int8": 0.1, "nf4": 0.8, "fp8": 0.3}[kind])
