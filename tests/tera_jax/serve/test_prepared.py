@@ -1,0 +1,55 @@
+"""Adapters are read and put on the device by other threads, once a version."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from tera_jax.serve.adapter_source import Flat
+from tera_jax.serve.prepared import PreparedAdapters
+from tera_jax.serve.requests import UnknownAdapterError
+
+
+class Versions:
+    """A source with one name, whose version a test changes."""
+
+    def __init__(self):
+        self.version = 1
+
+    def load(self, name):
+        if name != "ana":
+            raise UnknownAdapterError(name)
+        return Flat(self.version, np.full(4, self.version, np.float32))
+
+
+@pytest.fixture
+def made():
+    """What is prepared, by which thread."""
+    return []
+
+
+@pytest.fixture
+def adapters(made):
+    def row(numbers):
+        made.append(threading.current_thread())
+        return {"d": 2 * numbers}
+
+    found = PreparedAdapters(Versions(), row, threads=2, most=1 << 20)
+    yield found
+    found.close()
+
+
+def test_another_thread_prepares_each_version_once(adapters, made):
+    first, second = (adapters.start("ana").result() for _ in range(2))
+    assert first.version == 1 and first.row is second.row
+    np.testing.assert_array_equal(first.row["d"], np.full(4, 2.0))
+    assert len(made) == 1 and made[0] is not threading.current_thread()
+    adapters._source.version = 2
+    third = adapters.start("ana").result()
+    assert third.version == 2 and len(made) == 2
+    np.testing.assert_array_equal(third.row["d"], np.full(4, 4.0))
+
+
+def test_what_is_not_there_is_an_error_of_the_result(adapters):
+    with pytest.raises(UnknownAdapterError):
+        adapters.start("ben").result()
