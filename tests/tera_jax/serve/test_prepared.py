@@ -5,21 +5,19 @@ import threading
 import numpy as np
 import pytest
 
-from tera_jax.serve.adapter_source import Flat
+from tera_jax.serve.adapter_source import Flat, Given
 from tera_jax.serve.prepared import PreparedAdapters
 from tera_jax.serve.requests import UnknownAdapterError
 
 
-class Versions:
+class Versions(Given):
     """A source with one name, whose version a test changes."""
 
-    def __init__(self):
-        self.version = 1
+    version = 1
 
     def load(self, name):
-        if name != "ana":
-            raise UnknownAdapterError(name)
-        return Flat(self.version, np.full(4, self.version, np.float32))
+        numbers = self.version * super().load(name).numbers
+        return Flat(self.version, numbers)
 
 
 @pytest.fixture
@@ -29,24 +27,32 @@ def made():
 
 
 @pytest.fixture
-def adapters(made):
+def source():
+    return Versions({"ana": np.ones(4, np.float32)})
+
+
+@pytest.fixture
+def adapters(source, made):
     def row(numbers):
         made.append(threading.current_thread())
         return {"d": 2 * numbers}
 
-    found = PreparedAdapters(Versions(), row, threads=2, most=1 << 20)
+    found = PreparedAdapters(source, row, threads=2, most=1 << 20)
     yield found
     found.close()
 
 
-def test_another_thread_prepares_each_version_once(adapters, made):
+def test_another_thread_prepares_each_version_once(adapters, source, made):
     first, second = (adapters.start("ana").result() for _ in range(2))
-    assert first.version == 1 and first.row is second.row
+    assert first.version == 1
+    assert first.row is second.row
     np.testing.assert_array_equal(first.row["d"], np.full(4, 2.0))
-    assert len(made) == 1 and made[0] is not threading.current_thread()
-    adapters._source.version = 2
+    (thread,) = made
+    assert thread is not threading.current_thread()
+    source.version = 2
     third = adapters.start("ana").result()
-    assert third.version == 2 and len(made) == 2
+    assert third.version == 2
+    assert len(made) == 2
     np.testing.assert_array_equal(third.row["d"], np.full(4, 4.0))
 
 
