@@ -28,6 +28,18 @@ class Flat(NamedTuple):
     numbers: np.ndarray
 
 
+class Prepared(NamedTuple):
+    """An adapter as slots take it.
+
+    Attributes:
+        version: in the store; None where there is no store.
+        row: arrays on the device.
+    """
+
+    version: int | None
+    row: Any
+
+
 @runtime_checkable
 class Source(Protocol):
     """Adapters by name. All functions may be called from any thread."""

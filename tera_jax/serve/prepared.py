@@ -6,26 +6,14 @@ nobody asked for lately then takes about as long as one of requests to the base.
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from tera_jax.serve import loading
-from tera_jax.serve.adapter_source import Source
+from tera_jax.serve.adapter_source import Prepared, Source
 from tera_jax.serve.lru import LRU
-
-
-class Prepared(NamedTuple):
-    """An adapter as slots take it.
-
-    Attributes:
-        version: in the store; None where there is no store.
-        row: arrays on the device.
-    """
-
-    version: int | None
-    row: Any
 
 
 class PreparedAdapters:
