@@ -127,7 +127,7 @@ def together(run: Run, found: Sequence[specification.Specification]) -> list[Any
     seeds = [np.uint32(each.specification.config.loop.seed) for each in ready]
     d = [_as_computed(run, init(run.params, run.frozen, seed)) for seed in seeds]
     d_G = jax.tree.map(lambda *each: jnp.stack(each), *d)
-    rule = optim.adamw(run.config.optim, 0.0)
+    rule = optim.update_rule(run.config.optim, 0.0)
     state = State(jnp.zeros((), jnp.int32), d_G, jax.vmap(rule.init)(d_G))
     step = make_slot_step(run, count, ROWS)
     given_G = [each.specification.config.optim for each in ready]
