@@ -1,0 +1,97 @@
+"""Singular directions of two matrices beside each other."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from tera_jax.analysis.spectrum import finite_matrix
+
+Side = Literal["in", "out"]
+"""Of a kernel (I, O): its left singular vectors are directions of inputs."""
+
+
+def directions(matrix_IO: ArrayLike, count: int, side: Side) -> Float[np.ndarray, "N K"]:
+    """The first singular vectors of a side, as orthonormal columns.
+
+    Args:
+        matrix_IO: a kernel or an update.
+        count: of the vectors.
+        side: inputs or outputs.
+
+    Raises:
+        ValueError: for more vectors than the matrix has.
+    """
+    matrix = finite_matrix(matrix_IO)
+    if not 1 <= count <= min(matrix.shape):
+        raise ValueError(f"count is {count}; a matrix {matrix.shape} has 1 to {min(matrix.shape)}")
+    left_IK, _, right_KO = np.linalg.svd(matrix, full_matrices=False)
+    return np.asarray(left_IK[:, :count] if side == "in" else right_KO[:count].T)
+
+
+def overlap(
+    first_IO: ArrayLike, second_IO: ArrayLike, counts: tuple[int, int], side: Side
+) -> float:
+    """How far the first singular directions of two matrices span the same space, from 0 to 1.
+
+    It is |U1^T U2|^2 / min(i, j) of the LoRA paper (arXiv:2106.09685, section 7.2). Directions
+    drawn at random of N have about max(i, j) / N.
+
+    Args:
+        first_IO: a matrix.
+        second_IO: another one with the same side.
+        counts: i and j, directions of each.
+        side: inputs or outputs.
+
+    Raises:
+        ValueError: for sides of two lengths, or more directions than there are.
+    """
+    first_NI, second_NJ = (
+        directions(matrix, count, side)
+        for matrix, count in zip((first_IO, second_IO), counts, strict=True)
+    )
+    if len(first_NI) != len(second_NJ):
+        raise ValueError(f"sides of {len(first_NI)} and {len(second_NJ)} have no common space")
+    return float(np.sum((first_NI.T @ second_NJ) ** 2) / min(counts))
+
+
+def similarities(kernel_IO: ArrayLike, tuned_IO: ArrayLike, count: int) -> Float[np.ndarray, " K"]:
+    """For each of the first directions of a tuned kernel, how near the nearest of the base's is.
+
+    Args:
+        kernel_IO: the base's.
+        tuned_IO: the base's and its update, summed in float64.
+        count: directions of the tuned one, the largest singular values first.
+
+    Returns:
+        Cosines without their signs, of input directions.
+
+    Raises:
+        ValueError: for two shapes, or more directions than there are.
+    """
+    kernel, tuned = finite_matrix(kernel_IO), finite_matrix(tuned_IO)
+    if kernel.shape != tuned.shape:
+        raise ValueError(f"a kernel {kernel.shape} and a tuned one {tuned.shape}")
+    base_IK = directions(kernel, min(kernel.shape), "in")
+    return np.asarray(np.max(np.abs(base_IK.T @ directions(tuned, count, "in")), axis=0))
+
+
+def intruders(similarities_K: Float[np.ndarray, " K"], epsilons: Sequence[float]) -> list[int]:
+    """How many directions are like none of the base's, for each bound of the likeness.
+
+    Intruder dimensions are those of arXiv:2410.21228. One bound alone says little, so the paper
+    takes several.
+
+    Args:
+        similarities_K: from :func:`similarities`.
+        epsilons: bounds between 0 and 1. A direction below one is an intruder.
+
+    Raises:
+        ValueError: for a bound that is none.
+    """
+    wrong = [epsilon for epsilon in epsilons if not 0 <= epsilon <= 1]
+    if wrong:
+        raise ValueError(f"epsilon is {wrong[0]}; give bounds between 0 and 1")
+    return [int(np.sum(similarities_K < epsilon)) for epsilon in epsilons]
