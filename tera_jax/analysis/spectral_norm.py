@@ -44,9 +44,9 @@ def spectral_norm(tensor: ArrayLike, starts: int = STARTS, seed: int = 0) -> Ran
     if not given.ndim or not given.size or not np.isfinite(given).all():
         raise ValueError(f"an array {given.shape} is no tensor of finite entries")
     random = np.random.default_rng(seed)
-    first = [_first_direction(given, mode) for mode in range(given.ndim)]
-    drawn = [[random.standard_normal(size) for size in given.shape] for _ in range(starts)]
-    return max((_climb(given, each) for each in [first, *drawn]), key=lambda found: found.value)
+    begun: list[list[np.ndarray]] = [[_first_direction(given, mode) for mode in range(given.ndim)]]
+    begun += [[random.standard_normal((size,)) for size in given.shape] for _ in range(starts)]
+    return max((_climb(given, each) for each in begun), key=lambda found: found.value)
 
 
 def _first_direction(tensor: np.ndarray, mode: int) -> np.ndarray:

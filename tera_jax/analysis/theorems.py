@@ -1,7 +1,7 @@
 """The bounds of the TeRA paper (arXiv:2509.03234), in numbers.
 
-The update is L E G F M: the core G unfolded to (R, S), with R and S the products of the input and
-the output ranks; L (J1, R) and M (S, J2) the Kronecker products of the factors; E and F those of d.
+The update is L E G F M. G is the core unfolded to (R, S), the products of the input and of the
+output ranks. L (J1, R) and M (S, J2) are the Kronecker products of the factors, E and F those of d.
 """
 
 import math
@@ -55,12 +55,15 @@ class Bound(NamedTuple):
         tight: the second term with the spectral norms of L and M in place of Frobenius norms, which
             the same proof gives.
         norm: the spectral norm of Z as a tensor, as far as it was found.
+        vectors: d of an update that is no further away than the bound: those of the rank-one tensor
+            that is nearest to Z.
     """
 
     outside: float
     inside: float
     tight: float
     norm: float
+    vectors: tuple[Float[np.ndarray, " _"], ...]
 
     @property
     def total(self) -> float:
@@ -115,14 +118,15 @@ def approximation_bound(
     reached = inverses[0] @ wanted @ inverses[1]
     turned = left.T @ wanted @ inverses[1] if form == "transposed" else reached
     z_RS = turned / core
-    norm = spectral_norm(z_RS.reshape(*network.in_ranks, *network.out_ranks), starts, seed).value
+    z_tensor = z_RS.reshape(*network.in_ranks, *network.out_ranks)
+    norm, (first, *others) = spectral_norm(z_tensor, starts, seed)
     rest = np.max(np.abs(core)) ** 2 * max(float(np.sum(z_RS**2)) - norm**2, 0.0)
     inside, tight = (
         rest * float(np.linalg.norm(left, order) ** 2 * np.linalg.norm(right, order) ** 2)
         for order in (None, 2)
     )
     outside = float(np.sum((wanted - left @ reached @ right) ** 2))
-    return Bound(outside, inside, tight, norm)
+    return Bound(outside, inside, tight, norm, (norm * first, *others))
 
 
 def _require_fit(

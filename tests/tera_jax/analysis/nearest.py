@@ -31,12 +31,17 @@ def made(network, vectors):
     return network.left_JR @ scaled @ network.right_SO
 
 
-def least(wanted, network, random, starts=6, sweeps=80):
-    """The least squared Frobenius norm of the difference that was found."""
+def distance(wanted, network, vectors):
+    """The squared Frobenius norm of the difference."""
+    return float(np.sum((wanted - made(network, vectors)) ** 2))
+
+
+def least(wanted, network, random, near, starts=4, sweeps=60):
+    """The least :func:`distance` that was found, from the d in ``near`` and from others."""
     ranks = network.in_ranks + network.out_ranks
+    begun = [[random.standard_normal(rank) for rank in ranks] for _ in range(starts)]
     best = math.inf
-    for _ in range(starts):
-        vectors = [random.standard_normal(rank) for rank in ranks]
+    for vectors in ([*near], *begun):
         for _ in range(sweeps):
             for mode, rank in enumerate(ranks):
                 columns = []
@@ -46,7 +51,7 @@ def least(wanted, network, random, starts=6, sweeps=80):
                     columns.append(made(network, unit).ravel())
                 solved = np.linalg.lstsq(np.array(columns).T, wanted.ravel(), rcond=None)
                 vectors[mode] = solved[0]
-        best = min(best, float(np.sum((wanted - made(network, vectors)) ** 2)))
+        best = min(best, distance(wanted, network, vectors))
     return best
 
 
