@@ -29,7 +29,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.quickstart
 
 quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it, export it
-	$(BIN)/python -m train.main --config=configs/quickstart.py
+	$(BIN)/python -m train.main --config=configs/quickstart.py $(FLAGS)
 
 notebooks: $(VENV)/.quickstart  ## run the notebooks and write their outputs into them
 	$(BIN)/python -m notebooks.runner

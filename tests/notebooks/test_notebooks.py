@@ -170,12 +170,12 @@ def test_a_notebook_with_a_fault_is_not_written(small, tmp_path, monkeypatch, ca
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_notebook_runs(name, tmp_path):
-    """With 4 steps; beside a link to the examples, so that no run of the user's is touched."""
+    """With 2 steps; beside a link to the examples, so that no run of the user's is touched."""
     folder = tmp_path / "notebooks"
     folder.mkdir()
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     notebook = runner.read(path(name))
-    runner.shorten(notebook, 4)
+    runner.shorten(notebook, 2)
     # Real weights need code that is optimised; the third compiles many programs of few steps.
     flags = {} if name == "03_any_linen_model" else {"XLA_FLAGS": ""}
     runner.run(notebook, folder, {**os.environ, **flags})
