@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tera_jax.application import default_config, published_config
     from tera_jax.finetuning import finetune
     from tera_jax.io.adapter_files import load_adapter, save_adapter
+    from tera_jax.io.adapter_set import load_adapters
     from tera_jax.llama.text import generate, stream
     from tera_jax.network.tensorization import Tensorization, fold, unfold
 else:
@@ -45,6 +46,7 @@ else:
             "fold": "tera_jax.network.tensorization",
             "generate": "tera_jax.llama.text",
             "load_adapter": "tera_jax.io.adapter_files",
+            "load_adapters": "tera_jax.io.adapter_set",
             "published_config": "tera_jax.application",
             "save_adapter": "tera_jax.io.adapter_files",
             "stream": "tera_jax.llama.text",
@@ -63,6 +65,7 @@ __all__ = [
     "fold",
     "generate",
     "load_adapter",
+    "load_adapters",
     "published_config",
     "save_adapter",
     "stream",
