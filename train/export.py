@@ -59,7 +59,22 @@ def export(run: Run, d: Any, format: str, output: Path, **adapter_options: Any) 
         return adapter_files.save_peft(
             output, run.adapter, variables, run.config.model.path, run.model.config
         )
-    merged = runs.merged(run, d)
+    return export_merged(run, runs.merged(run, d), format, output)
+
+
+def export_merged(run: Run, merged: Any, format: str, output: Path) -> Path:
+    """Write plain weights of the run's base, and compare what is read back.
+
+    Args:
+        run: of whose model they are.
+        merged: the ``params``.
+        format: of :data:`train.config.EXPORTS` one of merged weights.
+        output: absent or empty.
+
+    Raises:
+        FileExistsError: when ``output`` is not empty.
+        ValueError: when what is read back is not what was written.
+    """
     if format == "orbax":
         return orbax.save_orbax(output, merged, run.model.config.to_hf())
     dtype = jnp.dtype(run.config.model.dtype)

@@ -29,7 +29,7 @@ from tera_jax.adapters.stack import over_stack
 from tera_jax.adapters.targets import get, put
 from tera_jax.fingerprint import base_fingerprint
 from tera_jax.methods.base import LinearMethod, NormMethod, NotMergeableError, TargetLayer
-from tera_jax.ops.numerics import acc_dtype, add_update
+from tera_jax.ops.numerics import acc_dtype
 
 Path = tuple[str, ...]
 
@@ -63,7 +63,9 @@ def merged(terms: Sequence[Term]) -> dict[str, Any]:
     """
     require_terms(terms)
     weights = [jnp.asarray(term.weight) for term in terms]
-    adapters, variables = zip(*((term.adapter, dict(term.variables)) for term in terms), strict=True)
+    adapters, variables = zip(
+        *((term.adapter, dict(term.variables)) for term in terms), strict=True
+    )
     if len(terms) == 1 and terms[0].weight == 1:
         return cast(dict[str, Any], _merged_one(adapters[0], variables[0]))
     return cast(dict[str, Any], _merged(adapters, weights, variables))
@@ -92,8 +94,8 @@ def require_terms(terms: Sequence[Term]) -> None:
         found = base_fingerprint(params)
         if found != expected:
             raise ValueError(
-                f"adapter {number} is of a base with fingerprint {found}, and the first of one with "
-                f"{expected}; add adapters of one base only"
+                f"adapter {number} is of a base with fingerprint {found}, but the first of one "
+                f"with {expected}; add adapters of one base only"
             )
 
 
@@ -136,13 +138,14 @@ def delta(
         index: which of the layer's stack, an integer for each of its axes. Another index is no new
             trace.
     """
-    total = jnp.zeros(layer.kernel_shape, jnp.float32)
     place = jnp.asarray(index, jnp.int32)
-    for weight, adapter, variables in terms:
-        if any(each.path == layer.path for each in adapter.layers):
-            part = _part(adapter, layer.path, dict(variables), place)
-            total = total + jnp.asarray(weight, part.dtype) * part
-    return total
+    parts = [
+        (weight, _part(adapter, layer.path, dict(variables), place))
+        for weight, adapter, variables in terms
+        if any(each.path == layer.path for each in adapter.layers)
+    ]
+    weighted = [jnp.asarray(weight, part.dtype) * part for weight, part in parts]
+    return functools.reduce(jnp.add, weighted)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -178,16 +181,14 @@ _Change = Callable[[tuple[Any, ...]], Array]
 _LEAVES = ("kernel", "bias", "scale")
 
 
-def _summed(
-    base: Array, stack: tuple[int, ...], changes: Sequence[tuple[Array, _Change]]
-) -> Array:
+def _summed(base: Array, stack: tuple[int, ...], changes: Sequence[tuple[Array, _Change]]) -> Array:
     """A parameter plus its changes, one layer of the stack at a time."""
 
     def one(leaf: Array, *index: Array) -> Array:
         acc = acc_dtype(leaf.dtype)
         parts = [weight.astype(acc) * change(index).astype(acc) for weight, change in changes]
         total = functools.reduce(jnp.add, parts)
-        return add_update(leaf, total.reshape(leaf.shape))
+        return (leaf.astype(acc) + total.reshape(leaf.shape)).astype(leaf.dtype)
 
     grid = jnp.indices(stack, jnp.int32) if stack else ()
     return over_stack(one, TargetLayer((), (), stack))(base, *grid)

@@ -1,4 +1,4 @@
-"""A LoRA of a stated rank in the place of adapters of any method: ΔW by its largest singular values.
+"""Adapters of any method as a LoRA of a stated rank: the largest singular values of each ΔW.
 
 The truncated singular value decomposition is the best approximation of a rank in the Frobenius
 norm. Its relative error is the root of the share of the squared singular values that it leaves out.

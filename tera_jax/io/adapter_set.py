@@ -18,7 +18,7 @@ their own, which has a trace of its own. For another adapter in each row of a ba
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -29,7 +29,6 @@ from jaxtyping import Array, Int
 from tera_jax.adapters.bank import Bank, make_bank, stack
 from tera_jax.adapters.base import Adapter, Variables
 from tera_jax.adapters.stack import at_axes
-from tera_jax.fingerprint import fingerprint
 from tera_jax.io.adapter_files import load_adapter
 
 
@@ -120,30 +119,39 @@ def load_adapters(
     """
     if not directories:
         raise ValueError("there are no adapters; give the directory of at least one by its name")
-    found: dict[str, tuple[Adapter, Any]] = {}
-    prints: dict[str, str] = {}
+    loaded: dict[str, Any] = {}
+    first: tuple[str, Adapter, Any] | None = None
     for name, directory in directories.items():
         adapter, variables = load_adapter(directory, params, allow_other_base)
-        given = zip(*map(jax.tree.leaves, (variables["params"], params)), strict=True)
-        if any(a is not b for a, b in given):
+        if not _same(variables["params"], params, lambda a, b: a is b):
             raise ValueError(
                 f"{name!r} brings weights of the base (modules_to_save), so that it shares no base "
                 "with others; load it alone"
             )
-        found[name], prints[name] = (adapter, variables), fingerprint(variables["frozen"])
-    (first, (adapter, variables)), *others = found.items()
-    for name, (other, _) in others:
-        if other != adapter or prints[name] != prints[first]:
+        first = first or (name, adapter, variables["frozen"])
+        difference = _difference(adapter, first[1])
+        if difference is None and not _same(variables["frozen"], first[2], jnp.array_equal):
+            difference = "of other frozen arrays than"
+        if difference is not None:
             raise ValueError(
-                f"{name!r} is {_difference(other, adapter)} {first!r}; adapters of one set share "
-                "these: load it into a set of its own, which has its own trace"
+                f"{name!r} is {difference} {first[0]!r}; adapters of one set share method, "
+                "configuration, layers and frozen arrays: load it into a set of its own, which has "
+                "its own trace"
             )
-    d = stack(adapter, [own["d"] for _, own in found.values()])
-    return AdapterSet(variables["frozen"], d, tuple(found), adapter)
+        loaded[name] = variables["d"]
+    assert first is not None
+    return AdapterSet(first[2], stack(first[1], [*loaded.values()]), tuple(loaded), first[1])
 
 
-def _difference(other: Adapter, adapter: Adapter) -> str:
-    """What tells two adapters apart, for an error."""
+def _same(a: Any, b: Any, equal: Callable[[Any, Any], Any]) -> bool:
+    """Whether the leaves of two trees are equal."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(map(equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def _difference(other: Adapter, adapter: Adapter) -> str | None:
+    """What tells two adapters apart but for their arrays, for an error; None where nothing does."""
     if other.name != adapter.name:
         return f"of method {other.name!r}, not {adapter.name!r} as"
     if other.method != adapter.method:
@@ -153,4 +161,4 @@ def _difference(other: Adapter, adapter: Adapter) -> str:
             if value != getattr(adapter.method, name)
         ]
         return f"of {', '.join(fields)} as"
-    return f"of other {'layers' if other.layers != adapter.layers else 'frozen arrays'} than"
+    return None if other.layers == adapter.layers else "of other layers than"

@@ -68,6 +68,7 @@ def build(
     workdir: Path | None = None,
     tokenizer: Any = None,
     identities: Mapping[str, str] | None = None,
+    base: tuple[Llama, Any] | None = None,
 ) -> Run:
     """Load the base, and draw the frozen arrays or read those that :func:`keep_frozen` wrote.
 
@@ -76,6 +77,7 @@ def build(
         workdir: its directory, which may hold frozen arrays.
         tokenizer: of the base; loaded when None.
         identities: of the records, for checkpoints; see :class:`train.training.checkpoint.Meta`.
+        base: the model and its ``params``, if another run of the same base has them already.
 
     Raises:
         ValueError: when the model, the method or the mesh do not fit each other.
@@ -84,7 +86,7 @@ def build(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     if tokenizer is None:
         tokenizer = load_tokenizer(config.model.path)
-    model, params = load_pretrained(
+    model, params = base or load_pretrained(
         config.model.path,
         dtype=jnp.dtype(config.model.dtype),
         mesh=mesh,
