@@ -16,6 +16,7 @@ from tera_jax.methods import tera
 SIGNATURES = {
     tera_jax.adapt: "model, *args, method='tera', config=None, targets=None, **kwargs",
     tera_jax.load_adapter: "directory, params, allow_other_base=False",
+    tera_jax.load_adapters: "directories, params, allow_other_base=False",
     tera_jax.save_adapter: (
         "directory, adapter, variables, base_name, with_frozen=False, "
         "dtype=<class 'jax.numpy.float32'>, check_frozen=True"
@@ -71,7 +72,7 @@ def test_a_public_function_is_called_as_documented(function):
 
 def test_the_names_are_listed():
     names = {"Adapter", "Tensorization", "adapt", "finetune", "fold", "generate", "load_adapter"}
-    names |= {"default_config", "published_config"}
+    names |= {"default_config", "load_adapters", "published_config"}
     names |= {"save_adapter", "stream", "unfold", "__version__"}
     assert names == set(tera_jax.__all__)
     assert {"LlamaConfig", "load_pretrained", "load_tokenizer"} <= set(tera_jax.llama.__all__)
