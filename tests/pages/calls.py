@@ -16,6 +16,7 @@ PROGRAMS = (
     "pip",
     "pre-commit",
     "srun",
+    "tera-combine",
     "tera-evaluate",
     "tera-export",
     "tera-generate",

@@ -28,6 +28,7 @@ LIMITS = {
         *("--methods", "lora"),  # the schemes of TeRA's and others are for kernels of 576
         *("--set", "loop.batch_size=2", "evaluate.batch_size=32"),
     ),
+    "--as=lora": ("--rank=8",),
     "-m benchmarks.data": ("--records=400",),
     "-m benchmarks.fp8_gradient": ("--rows=8", "--batch=8", "--max-prompt=32"),
     "-m benchmarks.fp8_sums": ("--tokens=8", "--inputs=64", "--outputs=48"),
@@ -96,6 +97,7 @@ NOT_RUN = {
     "WANDB_MODE": "tests/train/training/test_loggers.py writes offline",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "--paper": "tests/train/params/test_count.py runs it",
+    "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
     "--anchors lora tunix": "tunix asks for many packages, and is not installed with the tests",

@@ -108,6 +108,7 @@ def prepare(page: str, place: Path) -> None:
 
     write_bert(place / "all-MiniLM-L6-v2")
     adapter(place / "adapter", place / "path" / "to" / "model")
+    shutil.copytree(place / "adapter", place / "other-adapter")
     for arguments in RUNS[page]:
         given = [*arguments, "--config.model.path=path/to/model"]
         run("train.main", [*given, *limits("train.main", given)])
