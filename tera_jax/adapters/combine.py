@@ -221,7 +221,8 @@ def _changed(adapter: Adapter, variables: Variables) -> dict[Path, _Change]:
 
 
 def _changed_kernels(adapter: LinearAdapter, variables: Variables) -> dict[Path, _Change]:
-    method, found = cast(LinearMethod, adapter.method), {}
+    method = cast(LinearMethod, adapter.method)
+    found: dict[Path, _Change] = {}
     for layer in adapter.layers:
 
         def kernel(index: tuple[Any, ...], layer: TargetLayer = layer) -> Array:

@@ -137,7 +137,9 @@ def decompose(terms: Sequence[Term], rank: int) -> Decomposition:
     """
     require_terms(terms)
     layers = kernel_layers(terms)
-    a, b, values = ({} for _ in range(3))  # type: tuple[dict[str, np.ndarray], ...]
+    a: dict[str, np.ndarray] = {}
+    b: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
     for layer in layers:
         inputs, outputs = layer.kernel_shape
         dtype = acc_dtype(get(terms[0].variables["params"], (*layer.path, "kernel")).dtype)

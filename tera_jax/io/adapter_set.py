@@ -145,9 +145,8 @@ def load_adapters(
 
 def _same(a: Any, b: Any, equal: Callable[[Any, Any], Any]) -> bool:
     """Whether the leaves of two trees are equal."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
-        return False
-    return all(map(equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+    x, y = jax.tree.leaves(a), jax.tree.leaves(b)
+    return len(x) == len(y) and all(map(equal, x, y))
 
 
 def _difference(other: Adapter, adapter: Adapter) -> str | None:
