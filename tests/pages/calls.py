@@ -12,6 +12,7 @@ PROGRAMS = (
     ".venv/bin/python",
     "bash",
     "curl",
+    "lm_eval",
     "make",
     "pip",
     "pre-commit",

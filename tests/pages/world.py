@@ -108,7 +108,6 @@ def prepare(page: str, place: Path) -> None:
 
     write_bert(place / "all-MiniLM-L6-v2")
     adapter(place / "adapter", place / "path" / "to" / "model")
-    shutil.copytree(place / "adapter", place / "other-adapter")
     for arguments in RUNS[page]:
         given = [*arguments, "--config.model.path=path/to/model"]
         run("train.main", [*given, *limits("train.main", given)])
@@ -149,9 +148,10 @@ def _problem(number: int) -> Mapping[str, str]:
 
 
 def adapter(path: Path, model: Path) -> None:
-    """An exported adapter of the model, with the d that a run starts from."""
+    """An exported adapter of the model, with the d that a run starts from; and another beside it."""
     llama, params = load_pretrained(model)
     made = tera_jax.adapt(llama, jnp.ones((1, 2), jnp.int32), method="tera")
     frozen = jax.jit(made.init_frozen)(params)
     d = jax.jit(made.init_d)(params, frozen)
     tera_jax.save_adapter(path, made, {"params": params, "frozen": frozen, "d": d}, "path/to/model")
+    shutil.copytree(path, path.with_name(f"other-{path.name}"))
