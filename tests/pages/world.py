@@ -148,7 +148,7 @@ def _problem(number: int) -> Mapping[str, str]:
 
 
 def adapter(path: Path, model: Path) -> None:
-    """An exported adapter of the model, with the d that a run starts from; and another beside it."""
+    """Two exported adapters of the model, with the d that a run starts from."""
     llama, params = load_pretrained(model)
     made = tera_jax.adapt(llama, jnp.ones((1, 2), jnp.int32), method="tera")
     frozen = jax.jit(made.init_frozen)(params)
