@@ -7,7 +7,8 @@
 an Orbax checkpoint. ``gguf`` writes merged weights of a Llama, Qwen2 or Qwen3 as a GGUF file for
 llama.cpp, with tokenizer and chat template. ``adapter`` writes the adapter alone, and ``peft`` the
 adapter as PEFT reads it, for the methods that PEFT has. Each is read back and compared before it
-appears under ``--output``, which must be absent or empty.
+appears under ``--output``, which must be absent or empty. A model card, ``README.md``, says what
+the run knows of itself.
 """
 
 import json
@@ -36,7 +37,7 @@ from tera_jax.llama.checkpoint.resolve import locate
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.family.families import FAMILIES
 
-from . import command
+from . import command, model_card
 from .config import EXPORTS, Config, MethodConfig, parse
 from .training import distributed, kept
 from .training import run as runs
@@ -167,8 +168,10 @@ def require_format(method: MethodConfig, format: str) -> None:
         )
 
 
-def export_once(run: Run, d: Any, format: str, workdir: Path) -> Path:
+def export_once(run: Run, d: Any, format: str, workdir: Path, step: int | None = None) -> Path:
     """Export into a run's directory, unless this d is there in this format, with all its files.
+
+    Beside the export is its card, with the figures of ``step``.
 
     ``exports.json`` says which d was exported, and the sizes of the files. What else is in the way
     is moved to ``<workdir>/earlier``.
@@ -188,6 +191,7 @@ def export_once(run: Run, d: Any, format: str, workdir: Path) -> Path:
         place = atomic.set_aside(output, workdir / "earlier")
         distributed.log(f"{output} is exported again; what was there is in {place}")
     export(run, d, format, output)
+    model_card.write(output, format, run, d, workdir, step)
     atomic.write_json(file, {**exports, format: {**what, "files": _sizes(output)}})
     return output
 
@@ -236,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     step, d = runs.restore_best(run, args.workdir)
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, args.gguf_type, **options)
+    model_card.write(path, args.format, run, d, args.workdir, step)
     print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
 
 

@@ -11,7 +11,7 @@ import jax
 
 from tera_jax.llama.prompts import Prompt, is_one
 
-from . import export, tasks
+from . import export, model_card, tasks
 from .curve import Curve
 from .evaluation import answers
 from .evaluation.measure import load_tests, measure
@@ -171,7 +171,9 @@ class Finetuned:
         export.require_format(run.config.method, format)
         export.require_base([format], run.config, run.model.config, run.tokenizer, gguf_type)
         with self._mesh():
-            return export.export(run, self.d, format, Path(path), gguf_type)
+            written = export.export(run, self.d, format, Path(path), gguf_type)
+        model_card.write(written, format, run, self.d, self.workdir, self.step)
+        return written
 
     def merge(self) -> Any:
         """``params`` that alone do what the tuned model does.

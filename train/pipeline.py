@@ -110,7 +110,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
         places = (workdir / "before" / task, workdir / "evaluation" / task)
         distributed.on_main_process(functools.partial(_compare, *places))
     for kind in config.export:
-        path = export.export_once(run, d, kind, workdir)
+        path = export.export_once(run, d, kind, workdir, step)
         print(f"{kind:<12}{path} ({export.size(path)})")
     distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
     return Trained(run, step, d, before, after)
