@@ -37,7 +37,7 @@ from tera_jax.llama.checkpoint.resolve import locate
 from tera_jax.llama.config import LlamaConfig
 from tera_jax.llama.family.families import FAMILIES
 
-from . import command, model_card
+from . import command, hub, model_card
 from .config import EXPORTS, Config, MethodConfig, parse
 from .training import distributed, kept
 from .training import run as runs
@@ -227,12 +227,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices=tuple(DTYPES),
         help="of the matrices in a GGUF file; by default bf16 for a base in bfloat16, else f16",
     )
+    parser.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="send the export to the hub, with the token in HF_TOKEN; a new repository is private",
+    )
+    parser.add_argument("--public", action="store_true", help="let all read what --push creates")
     parser.add_argument("--mesh", help="as data=2,fsdp=4; by default the run's")
     args = parser.parse_args(argv)
 
+    if args.public and args.push is None:
+        raise ValueError("--public says who may read what --push creates; give --push=owner/name")
     disk.require_empty(args.output)
     config = parse(saved_config(args.workdir, args.mesh))
     require_format(config.method, args.format)
+    repository = None if args.push is None else hub.require_login(args.push, args.public)
     tokenizer = load_tokenizer(config.model.path)
     model = load_config(config.model.path)
     require_base([args.format], config, model, tokenizer, args.gguf_type)
@@ -241,7 +250,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = {"with_frozen": args.with_frozen, "dtype": jnp.dtype(args.adapter_dtype)}
     path = export(run, d, args.format, args.output, args.gguf_type, **options)
     model_card.write(path, args.format, run, d, args.workdir, step)
-    print(json.dumps({"step": step, "format": args.format, "path": str(path), "size": size(path)}))
+    report = {"step": step, "format": args.format, "path": str(path), "size": size(path)}
+    if repository is not None:
+        report["url"] = hub.push(repository, path)
+    print(json.dumps(report))
 
 
 def cli() -> None:

@@ -62,10 +62,15 @@ def write(
         The file, or None where another one is there.
     """
     file = directory / FILE
-    if file.exists() and _MARK not in file.read_text(encoding="utf-8", errors="replace"):
+    if file.exists() and not is_ours(file.read_text(encoding="utf-8", errors="replace")):
         return None
     atomic.write_text(file, text(format, run, d, workdir, step))
     return file
+
+
+def is_ours(card: str) -> bool:
+    """Whether a card was written here, and may be written again."""
+    return _MARK in card
 
 
 def text(format: str, run: Run, d: Any, workdir: Path | None, step: int | None) -> str:
@@ -150,8 +155,8 @@ def _figures(
     before, after = (kept.read(place / "held-out" / "loss.json") or {} for place in places)
     rows = []
     if after.get("d") == fingerprint(d):
-        losses = before.get("held_out_loss"), after.get("held_out_loss")
-        rows.append(("held-out loss, nats a token", *map(_shown, losses)))
+        old_loss, new_loss = (_shown(each.get("held_out_loss")) for each in (before, after))
+        rows.append(("held-out loss, nats a token", old_loss, new_loss))
     elif step is not None:
         logged = kept.lines(workdir / "metrics.jsonl") if _has_log(workdir) else []
         loss = [row["held_out_loss"] for row in logged if _is_loss(row, step)]
