@@ -21,6 +21,7 @@ def logits(path):
     return np.asarray(jax.jit(model.apply)({"params": params}, TOKENS)[0])
 
 
+@pytest.mark.long
 def test_a_run_exports_its_merged_weights_once(finished, tmp_path):
     run, workdir = finished
     _, d = runs.restore_best(run, workdir)

@@ -84,6 +84,7 @@ def test_front_matter_names_the_library_and_a_base_of_the_hub(format, best):
     assert card.library_name == libraries.get(format, "tera-jax")
 
 
+@pytest.mark.long
 def test_exports_have_cards_and_other_files_stay(best, tmp_path):
     run, step, d, _ = best
     path = export.export_once(run, d, "adapter", tmp_path, step)

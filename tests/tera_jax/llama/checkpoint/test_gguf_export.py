@@ -119,6 +119,7 @@ def same_logits(family, small, tmp_path, load_torch, apply, assert_same, dtypes)
         yield found, loaded, theirs, tokens_BL
 
 
+@pytest.mark.long
 def test_transformers_reads_the_same_logits(small, tmp_path, load_torch, apply, assert_same):
     assert list(same_logits("llama", small, tmp_path, load_torch, apply, assert_same, ["f16"]))
 
