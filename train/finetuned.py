@@ -11,7 +11,7 @@ import jax
 
 from tera_jax.llama.prompts import Prompt, is_one
 
-from . import export, tasks
+from . import export, model_card, tasks
 from .curve import Curve
 from .evaluation import answers
 from .evaluation.measure import load_tests, measure
@@ -144,22 +144,36 @@ class Finetuned:
             found = measure(run, step, d, place, [], tests, earlier=self.workdir / "earlier")
         return found[task].metrics
 
-    def save(self, path: str | os.PathLike[str], format: str = "adapter") -> Path:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        format: str = "adapter",
+        *,
+        gguf_type: str | None = None,
+    ) -> Path:
         """Write the tuned model and compare what is read back.
 
         Args:
             path: a directory that is absent or empty.
-            format: ``adapter``, ``peft`` (the adapter alone), ``hf`` or ``orbax`` (merged weights).
+            format: ``adapter``, ``peft`` (the adapter alone), ``hf``, ``orbax`` or ``gguf`` (merged
+                weights).
+            gguf_type: ``f16``, ``bf16`` or ``q8_0``; by default bf16 for a base in bfloat16, and
+                f16 for another.
 
         Raises:
             FileExistsError: when the directory is not empty.
-            ValueError: for a format that there is not, or that the method does not have.
+            ValueError: for a format that there is not, or that the method or the base does not
+                have.
         """
         if format not in export.EXPORTS:
             raise ValueError(f"format {format!r}; choose one of {', '.join(export.EXPORTS)}")
-        export.require_format(self.run.config.method, format)
+        run = self.run
+        export.require_format(run.config.method, format)
+        export.require_base([format], run.config, run.model.config, run.tokenizer, gguf_type)
         with self._mesh():
-            return export.export(self.run, self.d, format, Path(path))
+            written = export.export(run, self.d, format, Path(path), gguf_type)
+        model_card.write(written, format, run, self.d, self.workdir, self.step)
+        return written
 
     def merge(self) -> Any:
         """``params`` that alone do what the tuned model does.

@@ -75,10 +75,11 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)
+    model = Llama(load_config(config.model.path))
+    export.require_base(config.export, config, model.config, tokenizer)
     prepared = data.prepare(config.data, tokenizer, sources, workdir)
     del sources
     distributed.log("\n".join(prepared.lines))
-    model = Llama(load_config(config.model.path))
     adapter = runs.make_adapter(config, model)
     export.require_layers(config.export, model.config, adapter)
     virtual = adapter.num_virtual_tokens
@@ -109,7 +110,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
         places = (workdir / "before" / task, workdir / "evaluation" / task)
         distributed.on_main_process(functools.partial(_compare, *places))
     for kind in config.export:
-        path = export.export_once(run, d, kind, workdir)
+        path = export.export_once(run, d, kind, workdir, step)
         print(f"{kind:<12}{path} ({export.size(path)})")
     distributed.log(f"{'checkpoints':<12}{workdir / 'checkpoints'}")
     return Trained(run, step, d, before, after)

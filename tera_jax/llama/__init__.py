@@ -6,6 +6,7 @@ from tera_jax import lazy
 
 if TYPE_CHECKING:
     from tera_jax.llama.checkpoint.generation_config import load_generation_config
+    from tera_jax.llama.checkpoint.gguf_export.file import save_gguf
     from tera_jax.llama.checkpoint.tokenizer import load_tokenizer
     from tera_jax.llama.checkpoint.weights import load_config, load_pretrained, save_pretrained
     from tera_jax.llama.config import LlamaConfig
@@ -27,6 +28,7 @@ else:
             "load_generation_config": "tera_jax.llama.checkpoint.generation_config",
             "load_pretrained": "tera_jax.llama.checkpoint.weights",
             "load_tokenizer": "tera_jax.llama.checkpoint.tokenizer",
+            "save_gguf": "tera_jax.llama.checkpoint.gguf_export.file",
             "save_pretrained": "tera_jax.llama.checkpoint.weights",
         },
         modules=(
@@ -58,5 +60,6 @@ __all__ = [
     "load_generation_config",
     "load_pretrained",
     "load_tokenizer",
+    "save_gguf",
     "save_pretrained",
 ]

@@ -169,6 +169,7 @@ def test_what_is_not_finished_is_not_taken_for_an_export(trained, tmp_path, how)
         ("tera", "peft", "'peft' of method 'tera', which PEFT has not: written are lora,"),
         ("toplora", "hf", "'hf' of method 'toplora', which no merged weights can hold"),
         ("toplora", "orbax", "'orbax' of method 'toplora'"),
+        ("toplora", "gguf", "'gguf' of method 'toplora', which no merged weights can hold"),
         ("prompt", "hf", "'hf' of method 'prompt'"),
     ],
 )

@@ -26,7 +26,7 @@ from .sections import (
     OptimConfig,
 )
 
-EXPORTS = ("adapter", "peft", "hf", "orbax")
+EXPORTS = ("adapter", "peft", "hf", "orbax", "gguf")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,22 +141,14 @@ def save_pretrained(
     directory = Path(directory)
     disk.require_empty(directory)
     config = model.config.to_hf()
-    leaves = trees.named(params)
-    expected = _shapes(abstract_params(model))
-    for path in expected.keys() | leaves.keys():
-        shape = leaves[path].shape if path in leaves else None
-        if shape != expected.get(path):
-            raise ValueError(
-                f"params/{path} has shape {shape}, but the model's config makes it "
-                f"{expected.get(path)}; give the params of this model"
-            )
+    leaves = named_params(model, params)
     trees.require_finite(params, "the weights")
     config["dtype"] = str(next(iter(leaves.values())).dtype)
     directory.mkdir(parents=True, exist_ok=True)
 
     # The files are planned before they are written, because their names say how many there are.
     shards: list[dict[str, int]] = [{}]
-    layout = names.layout(expected, FAMILIES[model.config.model_type].fused)
+    layout = names.layout(_shapes(params), FAMILIES[model.config.model_type].fused)
     for name, parts in layout.parts.items():
         size = math.prod(layout.shapes[name]) * leaves[parts[0].path].dtype.itemsize
         if shards[-1] and sum(shards[-1].values()) + size > max_shard_bytes:
@@ -178,6 +170,23 @@ def save_pretrained(
     if tokenizer is not None:
         tokenizer.save_pretrained(directory)
     atomic.write_json(directory / "config.json", config)
+
+
+def named_params(model: Llama, params: dict[str, Any]) -> dict[str, Any]:
+    """The leaves of ``params`` by their paths.
+
+    Raises:
+        ValueError: when they are not those of ``model``.
+    """
+    leaves, expected = trees.named(params), _shapes(abstract_params(model))
+    for path in expected.keys() | leaves.keys():
+        shape = leaves[path].shape if path in leaves else None
+        if shape != expected.get(path):
+            raise ValueError(
+                f"params/{path} has shape {shape}, but the model's config makes it "
+                f"{expected.get(path)}; give the params of this model"
+            )
+    return leaves
 
 
 def abstract_params(model: Llama) -> dict[str, Any]:
