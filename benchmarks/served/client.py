@@ -5,6 +5,7 @@
 Imports no JAX. Several of these send what one process could not.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -15,8 +16,11 @@ from benchmarks.served.clients import Job
 
 def main() -> None:
     """Send what comes until the input ends."""
-    url, base_name = sys.argv[1:]
-    ask = clients.of_server(url, base_name)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url", help="of the server")
+    parser.add_argument("base_name", help="the name of its base")
+    args = parser.parse_args()
+    ask = clients.of_server(args.url, args.base_name)
     for line in sys.stdin:
         given = json.loads(line)
         jobs = [Job(tuple(prompt), adapter, answer) for prompt, adapter, answer in given["jobs"]]

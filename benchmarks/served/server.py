@@ -1,6 +1,6 @@
 """The server of :mod:`benchmarks.serving`: the real one, of a base with random weights.
 
-    python -m benchmarks.served.server --model=tiny --store=runs/tiny --max-length=256 ...
+    python -m benchmarks.served.server --model=tiny --store=runs/tiny --prompt=64 --answer=64
 
 It writes two lines of JSON: which base its store is for, and then its address. Prompts are token
 ids; the tokens of an answer are words of a made-up tokenizer.

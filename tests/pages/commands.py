@@ -147,9 +147,18 @@ def _check_curl(arguments: Sequence[str]) -> None:
     json.loads(arguments[arguments.index("-d") + 1])
 
 
+def _check_lm_eval(arguments: Sequence[str]) -> None:
+    """The harness's own parser reads them."""
+    from lm_eval._cli.harness import HarnessCLI
+
+    with mock.patch.object(sys, "argv", ["lm_eval", *arguments]):
+        HarnessCLI().parse_args()
+
+
 _OTHERS = {
     "bash": _check_bash,
     "curl": _check_curl,
+    "lm_eval": _check_lm_eval,
     "make": _check_make,
     "pip": _check_pip,
     "srun": lambda arguments: None,  # without a module there is nothing of ours

@@ -94,7 +94,6 @@ NOT_RUN = {
     "--config=configs/quickstart.py": "the real weights; `make quickstart` trains them",
     "-m train.harness": "data sets of the hub; tests/train/test_harness.py has its own",
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
-    "WANDB_MODE": "tests/train/training/test_loggers.py writes offline",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "--paper": "tests/train/params/test_count.py runs it",
     "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",

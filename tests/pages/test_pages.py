@@ -108,6 +108,7 @@ def test_every_reason_and_every_limit_is_of_a_command():
         ("make quickstart", "quickstart", "quickstarts"),
         ("pip install '.[evaluate]'", "evaluate", "evaluation"),
         ("srun -n 2 python -m train.main --config=sft --config.mesh=data=2 ...", "=data", "=dta"),
+        ("lm_eval --model=local-completions --tasks=arc_easy", "tasks", "task_names"),
         ("bash -c 'time python -c \"import jax\"'", "jax", "jax as"),
     ],
 )
