@@ -1,4 +1,4 @@
-"""What the command serves beside a store on one device: PEFT's adapter, nf4, a mesh."""
+"""What the command serves beside a store on one device: PEFT's adapter, fp8, a mesh."""
 
 import functools
 
@@ -12,6 +12,7 @@ import transformers
 
 from benchmarks.soak_world import make
 from tera_jax import load_adapter
+from tera_jax.adapters.interceptor import apply_base
 from tera_jax.llama import GenerationConfig, load_pretrained, load_tokenizer
 from tera_jax.llama.decode.generate import generate, left_pad
 from tera_jax.serve import transfer
@@ -43,15 +44,15 @@ def offline(place, directory=None, quantize="none"):
     path = place / "tiny"
     tokenizer = load_tokenizer(path)
     model, params = load_pretrained(path, jnp.float32, quantize=quantize)
-    variables, apply = {"params": params}, model.apply
+    variables, apply = {"params": params}, functools.partial(apply_base, model)
     if directory is not None:
         adapter, variables = load_adapter(directory, params)
         apply = functools.partial(adapter.apply, model)
     given = tokenizer(PROMPT)["input_ids"]
     decoding = GenerationConfig(max_new_tokens=NEW)
-    rows = left_pad([given], 0, len(given))
+    rows = map(jnp.asarray, left_pad([given], 0, len(given)))
     found = generate(model, variables, *rows, decoding, eos_id=(), pad_id=0, apply=apply)
-    return tokenizer.decode(np.asarray(found)[0].tolist())
+    return tokenizer.decode(np.asarray(found)[0].tolist(), skip_special_tokens=True)
 
 
 def texts(place, names, *flags):
@@ -80,8 +81,8 @@ def test_an_adapter_of_peft(place):
 
 
 def test_a_quantised_base_with_an_adapter_of_peft(place):
-    found = texts(place, ("mine", "base"), f"--adapter={place / 'mine'}", "--quantize=nf4")
-    assert found == [offline(place, place / "mine", "nf4"), offline(place, quantize="nf4")]
+    found = texts(place, ("mine", "base"), f"--adapter={place / 'mine'}", "--quantize=fp8")
+    assert found == [offline(place, place / "mine", "fp8"), offline(place, quantize="fp8")]
     assert found != [offline(place, place / "mine"), offline(place)]
 
 
