@@ -1,12 +1,13 @@
 """Where slots lie on a mesh: rows over ``data`` and ``fsdp``, heads of the cache over ``tensor``.
 
 This holds under ``jax.set_mesh`` with the axes of :func:`tera_jax.sharding.make_mesh`. Elsewhere
-every function gives back what it got.
+every function but :func:`write` gives back what it got.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
@@ -75,3 +76,21 @@ def _sizes() -> dict[str, int]:
     """Of the mesh's axes; none where it is not one of ours."""
     mesh = jax.sharding.get_abstract_mesh()
     return dict(mesh.shape) if {*sharding.AXES} <= {*mesh.axis_names} else {}
+
+
+def write(slots_BSKH: jax.Array, slot_R: jax.Array, new_RLKH: jax.Array) -> jax.Array:
+    """Keys or values of R prompts into R slots, of one layer or, with an axis in front, a stack."""
+    axis, size = slots_BSKH.ndim - 4, new_RLKH.shape[-3]
+    new_RLKH = new_RLKH.astype(slots_BSKH.dtype)
+    if not on_mesh():
+        at = (*[slice(None)] * axis, slot_R, slice(size))
+        return slots_BSKH.at[at].set(new_RLKH, mode="promise_in_bounds", unique_indices=True)
+
+    def one(place: Any, slots_BSKH: jax.Array) -> jax.Array:
+        """One update after the other: a scatter would bring the cache to every device."""
+        new_1LKH = lax.dynamic_slice_in_dim(new_RLKH, place, 1, axis)
+        zero = jnp.zeros_like(slot_R[0])
+        start = (*[zero] * axis, slot_R[place], zero, zero, zero)
+        return lax.dynamic_update_slice(slots_BSKH, new_1LKH, start)
+
+    return lax.fori_loop(0, len(slot_R), one, slots_BSKH)

@@ -4,11 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.stack import at_axes
-from tera_jax.llama.decode import slot_prompts
+from tera_jax.llama.decode import slot_prompts, slot_rows
 from tera_jax.llama.decode.cache import Slots
 from tera_jax.llama.model import Llama
 
@@ -58,8 +56,7 @@ def prefill_hidden(
     slots: int | None = None,
 ) -> tuple[Prefill, jax.Array, Callable[[jax.Array], jax.Array]]:
     """:func:`prefill`, the hidden states ``(1, L, D)``, and what makes logits of hidden states."""
-    if adapter is not None:
-        row = at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
-    found = slot_prompts.read(model, adapter, base, row, tokens_1L, length[None], slots)
+    rows_1 = None if adapter is None else slot_rows.single(adapter, row)
+    found = slot_prompts.read(model, adapter, base, rows_1, tokens_1L, length[None], slots)
     begun = Prefill(found.key, found.value, length, found.logits_RV[0])
     return begun, found.hidden_RLD, found.logits

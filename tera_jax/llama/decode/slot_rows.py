@@ -42,30 +42,35 @@ def empty(model: Llama, adapter: Adapter, row: Any, batch: int) -> dict[str, Any
     return {**rows, stacking.LAYERS: layers}
 
 
+def single(adapter: Adapter, row: Any) -> Any:
+    """The arrays of one adapter with an axis for the rows, of which there is one."""
+    return at_axes(adapter.layers, lambda axis, leaf: jnp.expand_dims(leaf, axis), row)
+
+
 def stacked(rows: Mapping[str, Any]) -> dict[str, Any]:
     """With the layers in a stack, for use under ``jax.jit``."""
     return stacking.stacked(rows) if stacking.LAYERS in rows else dict(rows)
 
 
-def put(adapter: Adapter, rows: Mapping[str, Any], slot: jax.Array, row: Any) -> dict[str, Any]:
-    """The arrays of one adapter at a slot, int32."""
+def put(adapter: Adapter, rows: Mapping[str, Any], slot_R: jax.Array, row_R: Any) -> dict[str, Any]:
+    """The arrays of adapters at as many slots, int32."""
     layers = rows.get(stacking.LAYERS)
     if not isinstance(layers, list):
 
         def put_at(axis: int, leaf: jax.Array, value: jax.Array) -> jax.Array:
-            return leaf.at[(*[slice(None)] * axis, slot)].set(value)
+            return leaf.at[(*[slice(None)] * axis, slot_R)].set(value)
 
-        return at_axes(adapter.layers, put_at, rows, row)
+        return at_axes(adapter.layers, put_at, rows, row_R)
 
     def put_first(leaf: jax.Array, value: jax.Array) -> jax.Array:
-        return leaf.at[slot].set(value)
+        return leaf.at[slot_R].set(value)
 
     split = [
-        jax.tree.map(lambda own, stack, n=n: put_first(own, stack[n]), own, row[stacking.LAYERS])
+        jax.tree.map(lambda own, stack, n=n: put_first(own, stack[n]), own, row_R[stacking.LAYERS])
         for n, own in enumerate(layers)
     ]
     others = {k: v for k, v in rows.items() if k != stacking.LAYERS}
-    rest = {k: v for k, v in row.items() if k != stacking.LAYERS}
+    rest = {k: v for k, v in row_R.items() if k != stacking.LAYERS}
     return {**jax.tree.map(put_first, others, rest), stacking.LAYERS: split}
 
 

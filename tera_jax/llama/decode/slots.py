@@ -25,11 +25,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.decode import slot_layout, slot_rows
-from tera_jax.llama.decode.cache import RowCache, init_row_cache
+from tera_jax.llama.decode.cache import RowCache, Slots, init_row_cache
 from tera_jax.llama.decode.sampling import Settings, init_settings, next_tokens
 from tera_jax.llama.decode.slot_prefill import Prefill, prefill
 from tera_jax.llama.model import Llama
@@ -161,35 +160,66 @@ def insert(
     Returns:
         The state, and the token.
     """
-    room = state.cache.size - begun.length + 1
-    settings = settings._replace(limit=jnp.minimum(settings.limit, room))
-    one = jax.tree.map(lambda leaf: leaf[None], settings)
-    first = jnp.zeros(1, jnp.int32)
-    token = next_tokens(begun.logits_V[None], one, first, sampling=True)[0]
-    more = (settings.limit > 1) & ~jnp.any(settings.stop == token)
+    row = None if adapter is None else slot_rows.single(adapter, row)
+    one = jax.tree.map(lambda leaf: leaf[None], (slot, begun.length, begun.logits_V, settings))
+    slot_1, length_1, logits_1V, settings_1 = one
+    given = row, begun.key, begun.value, length_1, logits_1V, settings_1
+    state, token_1 = fill(adapter, state, slot_1, *given)
+    return state, token_1[0]
 
-    def write(slots_BSKH: jax.Array, new_1LKH: jax.Array) -> jax.Array:
-        """Slots of one layer or, with another axis in front, of a stack."""
-        start = (*[jnp.zeros_like(slot)] * (new_1LKH.ndim - 4), slot, *[jnp.zeros_like(slot)] * 3)
-        return lax.dynamic_update_slice(slots_BSKH, new_1LKH.astype(slots_BSKH.dtype), start)
 
-    def put(rows_B: jax.Array, value: Any) -> jax.Array:
-        return rows_B.at[slot].set(value)
+def fill(
+    adapter: Adapter | None,
+    state: SlotState,
+    slot_R: jax.Array,
+    rows_R: Any,
+    key: Slots,
+    value: Slots,
+    length_R: jax.Array,
+    logits_RV: jax.Array,
+    settings: Settings,
+) -> tuple[SlotState, jax.Array]:
+    """R requests whose prompts were read into slots, with their first new tokens.
+
+    Args:
+        adapter: of the rows; None for the base alone.
+        state: of all slots.
+        slot_R: int32, empty slots, no two of them the same.
+        rows_R: the prepared arrays of the adapters, with an axis for R.
+        key: of the prompts, ``(layers, R, L, K, H)``, or as many arrays ``(R, L, K, H)``.
+        value: like ``key``.
+        length_R: int32, the tokens of the prompts.
+        logits_RV: float32, of the first new tokens.
+        settings: with an axis R. A limit becomes at most that of a slot's room.
+
+    Returns:
+        The state, and int32 (R,) the tokens.
+    """
+    room_R = state.cache.size - length_R + 1
+    settings = settings._replace(limit=jnp.minimum(settings.limit, room_R))
+    token_R = next_tokens(logits_RV, settings, jnp.zeros_like(length_R), sampling=True)
+    more_R = (settings.limit > 1) & ~jnp.any(settings.stop == token_R[:, None], axis=1)
+
+    def put(rows_B: jax.Array, value_R: Any) -> jax.Array:
+        return rows_B.at[slot_R].set(value_R)
+
+    def write(slots_BSKH: jax.Array, new_RLKH: jax.Array) -> jax.Array:
+        return slot_layout.write(slots_BSKH, slot_R, new_RLKH)
 
     cache = RowCache(
-        jax.tree.map(write, state.cache.key, begun.key),
-        jax.tree.map(write, state.cache.value, begun.value),
-        put(state.cache.length_B, jnp.where(more, begun.length, 0)),
+        jax.tree.map(write, state.cache.key, key),
+        jax.tree.map(write, state.cache.value, value),
+        put(state.cache.length_B, jnp.where(more_R, length_R, 0)),
     )
     state = SlotState(
         cache,
-        None if adapter is None else slot_rows.put(adapter, state.rows, slot, row),
-        put(state.token_B, token),
+        None if adapter is None else slot_rows.put(adapter, state.rows, slot_R, rows_R),
+        put(state.token_B, token_R),
         put(state.count_B, 1),
-        put(state.active_B, more),
+        put(state.active_B, more_R),
         jax.tree.map(put, state.settings, settings),
     )
-    return placed(adapter, state), token
+    return placed(adapter, state), token_R
 
 
 def step(

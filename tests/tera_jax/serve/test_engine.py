@@ -224,6 +224,9 @@ def test_prompts_that_wait_are_read_together(engine, monkeypatch):
         Client(engine, prompt, f"n{number}" if number % 4 else None, **fields, **kinds[number % 3])
         for number, prompt in enumerate(given)
     ]
+    for answer in [*engine._waiting._answers]:
+        if answer.load is not None:  # what is not loaded yet would be begun later
+            answer.load.result(60)
     hold.set()
     for client in clients:
         client.wait()
