@@ -17,14 +17,15 @@ of the base, of the exact sum, and of the LoRA.
 
 import argparse
 import dataclasses
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from tera_jax import atomic, disk, sharding
+from tera_jax import atomic, disk, sharding, trees
 from tera_jax.adapters import combine
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.combine import Term
@@ -190,8 +191,7 @@ def term(each: Source, base: Run) -> Term:
         _, d = runs.restore_best(run, each.path)
         return Term(each.weight, run.adapter, run.variables(d))
     adapter, variables = adapter_files.load_adapter(each.path, base.params)
-    given = zip(*map(jax.tree.leaves, (variables["params"], base.params)), strict=True)
-    if any(a is not b for a, b in given):
+    if not trees.same_arrays(variables["params"], base.params):
         raise ValueError(
             f"{each.path} brings weights of the base (modules_to_save), which cannot be added; "
             "merge it in PEFT"
@@ -209,17 +209,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = load_tokenizer(config.model.path)
     examples = None if args.nll is None else _examples(config, tokenizer)
     base = runs.build(config, tokenizer=tokenizer)
+    report: dict[str, Any]
+    tuned: dict[str, Callable[[], Any]]
     with jax.set_mesh(base.mesh):
         terms = [term(each, base) for each in sources]
-        found = _write(base, terms, args)
+        if args.kind == "lora":
+            report, layers, lora = _write_lora(base, terms, args)
+            tuned = {"sum": functools.partial(combine.merged, terms), "lora": lora}
+        else:
+            report, merged = {"as": args.kind}, combine.merged(terms)
+            export_merged(base, merged, args.kind, args.output)
+            tuned = {"sum": lambda: merged}
         if examples is not None:
-            found["nll"] = _measure(Nll(base, examples), base, terms, found.pop("lora", None))
-        found.pop("lora", None)
+            nll = Nll(base, examples)
+            report["nll"] = {"base": nll(base.params)}
+            report["nll"] |= {name: nll(params()) for name, params in tuned.items()}
     if args.kind == "lora":
         weights = {str(each.path): each.weight for each in sources}
-        atomic.write_json(args.output / REPORT, {"adapters": weights, **found})
-        found.pop("layers")
-    print(json.dumps({**found, "path": str(args.output), "size": size(args.output)}))
+        whole = {"adapters": weights, **report, "layers": layers}
+        atomic.write_json(args.output / REPORT, whole)
+    print(json.dumps({**report, "path": str(args.output), "size": size(args.output)}))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -242,11 +251,10 @@ def _examples(config: Config, tokenizer: Any) -> Sequence[data.Example]:
     return data.tokenize(given.records, tokenizer, config.data, place=given.place)
 
 
-def _write(base: Run, terms: Sequence[Term], args: argparse.Namespace) -> dict[str, Any]:
-    """Write the output; what is to be said of it."""
-    if args.kind != "lora":
-        export_merged(base, combine.merged(terms), args.kind, args.output)
-        return {"as": args.kind}
+def _write_lora(
+    base: Run, terms: Sequence[Term], args: argparse.Namespace
+) -> tuple[dict[str, Any], list[dict[str, Any]], Callable[[], Any]]:
+    """Write the LoRA: what is to be said of it, of its layers, and what makes merged weights."""
     require_rank(terms, args.rank)
     found = decompose(terms, args.rank)
     adapter, d = found.lora()
@@ -257,7 +265,7 @@ def _write(base: Run, terms: Sequence[Term], args: argparse.Namespace) -> dict[s
     print("\n".join(table(found)))
     layers, total = [each._asdict() for each in found.errors()], found.total()
     report = {"as": "lora", "rank": args.rank, "error": total.error, "share": total.share}
-    return {**report, "layers": layers, "lora": (adapter, variables)}
+    return report, layers, functools.partial(jax.jit(adapter.merge), variables)
 
 
 def table(found: Decomposition) -> list[str]:
@@ -266,19 +274,6 @@ def table(found: Decomposition) -> list[str]:
     for each in (*found.errors(), found.total()):
         rows.append((each.layer, f"{each.norm:.4g}", f"{each.error:.4g}", f"{each.share:.2%}"))
     return aligned(rows)
-
-
-def _measure(
-    nll: Nll, base: Run, terms: Sequence[Term], lora: tuple[Adapter, Any] | None
-) -> dict[str, float]:
-    found = {
-        "base": nll(base.params),
-        "sum": nll(combine.merged(terms)),
-    }
-    if lora is not None:
-        adapter, variables = lora
-        found["lora"] = nll(jax.jit(adapter.merge)(variables))
-    return found
 
 
 def cli() -> None:

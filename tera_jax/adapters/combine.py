@@ -88,7 +88,7 @@ def require_terms(terms: Sequence[Term]) -> None:
     first, *others = (term.variables["params"] for term in terms)
     expected = None
     for number, params in enumerate(others, 2):
-        if _is_same(first, params):
+        if trees.same_arrays(first, params):
             continue
         expected = expected or base_fingerprint(first)
         found = base_fingerprint(params)
@@ -268,9 +268,3 @@ def _at(tree: Any, index: tuple[Any, ...]) -> Any:
 
 def _wide(leaf: Array) -> Array:
     return leaf.astype(acc_dtype(leaf.dtype))
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    """Whether two trees hold the same arrays, of which nothing has to be read."""
-    leaves = [jax.tree.leaves(tree) for tree in (a, b)]
-    return len(leaves[0]) == len(leaves[1]) and all(map(lambda x, y: x is y, *leaves))

@@ -18,7 +18,7 @@ their own, which has a trace of its own. For another adapter in each row of a ba
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from tera_jax import trees
 from tera_jax.adapters.bank import Bank, make_bank, stack
 from tera_jax.adapters.base import Adapter, Variables
 from tera_jax.adapters.stack import at_axes
@@ -123,14 +124,14 @@ def load_adapters(
     first: tuple[str, Adapter, Any] | None = None
     for name, directory in directories.items():
         adapter, variables = load_adapter(directory, params, allow_other_base)
-        if not _same(variables["params"], params, lambda a, b: a is b):
+        if not trees.same_arrays(variables["params"], params):
             raise ValueError(
                 f"{name!r} brings weights of the base (modules_to_save), so that it shares no base "
                 "with others; load it alone"
             )
         first = first or (name, adapter, variables["frozen"])
         difference = _difference(adapter, first[1])
-        if difference is None and not _same(variables["frozen"], first[2], jnp.array_equal):
+        if difference is None and not _equal(variables["frozen"], first[2]):
             difference = "of other frozen arrays than"
         if difference is not None:
             raise ValueError(
@@ -143,10 +144,10 @@ def load_adapters(
     return AdapterSet(first[2], stack(first[1], [*loaded.values()]), tuple(loaded), first[1])
 
 
-def _same(a: Any, b: Any, equal: Callable[[Any, Any], Any]) -> bool:
+def _equal(a: Any, b: Any) -> bool:
     """Whether the leaves of two trees are equal."""
     x, y = jax.tree.leaves(a), jax.tree.leaves(b)
-    return len(x) == len(y) and all(map(equal, x, y))
+    return len(x) == len(y) and all(map(jnp.array_equal, x, y))
 
 
 def _difference(other: Adapter, adapter: Adapter) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from tera_jax import trees
 from tera_jax.adapters.base import Adapter
 from tera_jax.disk import load_arrays
 from tera_jax.fingerprint import base_fingerprint, fingerprint
@@ -87,8 +88,7 @@ def _of_peft(path: str, run: Run) -> tuple[Any, str]:
     """The d of an adapter of PEFT, and the fingerprint of what is frozen with it."""
     found, variables = peft.load(path, run.params)
     _require_same(path, found, run.adapter)
-    given = zip(*map(jax.tree.leaves, (variables["params"], run.params)), strict=True)
-    if any(a is not b for a, b in given):
+    if not trees.same_arrays(variables["params"], run.params):
         raise ValueError(
             f"config.model.adapter={path} brings weights of the base (modules_to_save), which are "
             "not trained here; merge it in PEFT, and train on the result"
