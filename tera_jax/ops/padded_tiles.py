@@ -82,11 +82,6 @@ def load(ref: Any, index: Any, x: int, y: int) -> Any:
     return load_rows(ref, index, slice(0, padded_side(x)), x, y)
 
 
-def load_any(ref: Any, index: Any, x: int, y: int) -> Any:
-    """:func:`load` without zeros: what stands in the padding is anything."""
-    return load_rows(ref, index, slice(0, padded_side(x)), x, y, zeros=False)
-
-
 def store(ref: Any, index: Any, tile: Any, x: int, y: int) -> None:
     """Write the first (x, y) of a padded tile to ``ref[index]``, inside a kernel."""
     store_rows(ref, index, slice(0, padded_side(x)), tile, x, y)

@@ -37,9 +37,9 @@ class StreamedRecords:
         """The fields of each record."""
         return self._first.fields
 
-    def select(self, places: Sequence[int] | Int[np.ndarray, "records"]) -> "StreamedRecords":
-        """Those at these places of :attr:`order`, in their order."""
-        return StreamedRecords(self._open, self._first, self.order[np.asarray(places)])
+    def select(self, positions: Sequence[int] | Int[np.ndarray, "records"]) -> "StreamedRecords":
+        """Those at these positions of :attr:`order`, in their order."""
+        return StreamedRecords(self._open, self._first, self.order[np.asarray(positions)])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records as they stand in the files, whatever their order here.

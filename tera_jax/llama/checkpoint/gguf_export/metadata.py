@@ -20,7 +20,8 @@ from tera_jax.llama.family.rope_scaling import (
 FAMILIES = ("llama", "qwen2", "qwen3")
 """Families whose weights are written; the others are only read."""
 _IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_ELSE = "export 'hf', and convert that with llama.cpp's own converter"
+REMEDY = "export 'hf', and convert that with llama.cpp's own converter"
+"""For what is not written here."""
 
 
 def require_config(config: LlamaConfig) -> None:
@@ -34,7 +35,7 @@ def require_config(config: LlamaConfig) -> None:
     if kind not in FAMILIES:
         raise ValueError(
             f"a GGUF file of a {kind} model is not written: the families are "
-            f"{', '.join(FAMILIES)}; {_ELSE}"
+            f"{', '.join(FAMILIES)}; {REMEDY}"
         )
     config.to_hf()  # refuses what no file of the family has, such as a window
     scaling = config.rope_scaling
@@ -45,7 +46,7 @@ def require_config(config: LlamaConfig) -> None:
         usual = 0.1 * np.log(scaling.factor) + 1.0
         told = scaling.truncate and bool(np.isclose(scaling.attention_factor, usual, rtol=1e-6))
     if not told:
-        raise ValueError(f"a GGUF file of a {kind} model cannot say {scaling}; {_ELSE}")
+        raise ValueError(f"a GGUF file of a {kind} model cannot say {scaling}; {REMEDY}")
 
 
 def add_config(writer: gguf.GGUFWriter, config: LlamaConfig) -> None:
@@ -98,7 +99,7 @@ def require_same(found: LlamaConfig, config: LlamaConfig) -> None:
         ours, theirs = getattr(config, field.name), getattr(found, field.name)
         if field.name not in (*_IDS, "rope_scaling") and not _equal(ours, theirs):
             raise ValueError(
-                f"{field.name}={ours} is {theirs} when the GGUF file is read back; {_ELSE}"
+                f"{field.name}={ours} is {theirs} when the GGUF file is read back; {REMEDY}"
             )
     ours, theirs = (
         frequencies(config.head_dim, config.rope_theta, each.rope_scaling, np.float64)
@@ -108,7 +109,7 @@ def require_same(found: LlamaConfig, config: LlamaConfig) -> None:
     if not np.allclose(ours, theirs, rtol=2e-4, atol=0):
         raise ValueError(
             f"rope_scaling={config.rope_scaling} is {found.rope_scaling} when the GGUF file is "
-            f"read back; {_ELSE}"
+            f"read back; {REMEDY}"
         )
 
 

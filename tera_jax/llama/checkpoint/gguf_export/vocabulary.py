@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import gguf
 
 from tera_jax.llama.checkpoint import special_tokens
+from tera_jax.llama.checkpoint.gguf_export.metadata import REMEDY
 from tera_jax.llama.checkpoint.pre_tokenizers import CUTS
 from tera_jax.llama.config import LlamaConfig
 
-_ELSE = "export 'hf', and convert that with llama.cpp's own converter"
 _STOPS = ("eos_token_id", "eot_token_id", "eom_token_id")
 """Keys under which llama.cpp has the tokens that end an answer."""
 _NOT_READ = ("single_word", "lstrip", "rstrip")
@@ -58,7 +58,7 @@ def of_tokenizer(tokenizer: Any, config: LlamaConfig) -> Vocabulary:
     if backend is None:
         raise ValueError(
             f"a GGUF file cannot hold the tokenizer {type(tokenizer).__name__}, which is not one "
-            f"of the package tokenizers; {_ELSE}"
+            f"of the package tokenizers; {REMEDY}"
         )
     parts = json.loads(backend.to_str())
     _require_byte_level(parts)
@@ -68,7 +68,7 @@ def of_tokenizer(tokenizer: Any, config: LlamaConfig) -> Vocabulary:
         found = [name for name in _NOT_READ if getattr(token, name)]
         if found:
             raise ValueError(
-                f"a GGUF file cannot say that the token {token.content!r} has {found[0]}; {_ELSE}"
+                f"a GGUF file cannot say that the token {token.content!r} has {found[0]}; {REMEDY}"
             )
     tokens, types = _rows(backend.get_vocab(), added, config.vocab_size)
     template = _template(tokenizer)
@@ -77,7 +77,7 @@ def of_tokenizer(tokenizer: Any, config: LlamaConfig) -> Vocabulary:
     for name, around in (("bos", before), ("eos", after)):
         if around not in ([], [ids.get(f"{name}_token_id")]):
             raise ValueError(
-                f"the tokenizer puts {around} around a text, but a GGUF file {name} alone; {_ELSE}"
+                f"the tokenizer puts {around} around a text, but a GGUF file {name} alone; {REMEDY}"
             )
     pairs = [
         pair.split(" ") if isinstance(pair, str) else pair for pair in parts["model"]["merges"]
@@ -113,7 +113,7 @@ def _require_byte_level(parts: dict[str, Any]) -> None:
         raise ValueError(
             f"a GGUF file holds byte-level BPE alone, but the tokenizer has the model "
             f"{model.get('type')} with {strange or 'nothing'} set and the decoder "
-            f"{decoder.get('type')}; {_ELSE}"
+            f"{decoder.get('type')}; {REMEDY}"
         )
 
 
@@ -133,7 +133,7 @@ def _pre_name(parts: dict[str, Any]) -> str:
     shown = json.dumps(parts["pre_tokenizer"], ensure_ascii=False)[:300]
     raise ValueError(
         f"the pre-tokenizer {shown} with normalizer {norms or None} and ignore_merges={whole} is "
-        f"none of those that GGUF files name here ({', '.join(CUTS)}); {_ELSE}"
+        f"none of those that GGUF files name here ({', '.join(CUTS)}); {REMEDY}"
     )
 
 
@@ -206,7 +206,7 @@ def _ids(
     if len(stops) > len(keys):
         raise ValueError(
             f"a GGUF file names {len(keys)} tokens that end an answer, but the model has "
-            f"{[*stops]}; {_ELSE}"
+            f"{[*stops]}; {REMEDY}"
         )
     bos, pad = tokenizer.bos_token_id, tokenizer.pad_token_id
     if bos is None and "bos_token" not in (template or ""):
