@@ -13,6 +13,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false"
 )
+# Threads of torch wait for each other by spinning, and take the cores of the other worker.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Workers, and the processes that tests start, compile many programs alike.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{tempfile.gettempdir()}/jax-{os.getpid()}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")

@@ -100,6 +100,8 @@ NOT_RUN = {
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
     "--anchors lora tunix": "tunix asks for many packages, and is not installed with the tests",
+    "--sweep=methods": "a minute; tests/benchmarks/test_sweeps.py measures the methods",
+    "--sweep=tokens": "two minutes of the smallest model; the other sweeps run",
     "-m benchmarks.soak": "minutes; tests/benchmarks/test_soak.py has some seconds of it",
     "-m tera_jax.serve": "a server; tests/tera_jax/serve/http starts it",
     "python examples/serving/router.py": "a server; tests/tera_jax/serve/http starts it",
