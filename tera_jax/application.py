@@ -65,5 +65,5 @@ def published_config(method: str = "tera") -> Any:
 
 def command() -> None:
     """A console script: ``tera-export`` runs the module ``export`` of the application."""
-    name = Path(sys.argv[0]).stem.removeprefix("tera-")
+    name = Path(sys.argv[0]).stem.removeprefix("tera-").replace("-", "_")
     application({"train": "main", "params": "params.count"}.get(name, name)).cli()

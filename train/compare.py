@@ -37,12 +37,12 @@ _SEVERAL = ("--data", "--train", "--validation", "--test", "--methods", "--rates
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a study, or report on one."""
-    args = _parser().parse_args(_spaced(sys.argv[1:] if argv is None else argv))
+    args = _parser().parse_args(spaced(sys.argv[1:] if argv is None else argv))
     if args.report:
         print(report.markdown(report.write(args.output, args.baseline)))
         return
     study = schema.make(schema.build(tree(args)))
-    devices = _devices(args.workers)
+    devices = devices_of(args.workers)
     given = shlex.join(sys.argv[1:] if argv is None else argv)
     with lock.held(args.output, "--output"):
         try:
@@ -58,8 +58,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f"failed: {'; '.join(outcome.failed)}")
 
 
-def _spaced(argv: Sequence[str]) -> list[str]:
-    """``--data=a b`` as ``--data a b``: after an equals sign argparse takes one value alone."""
+def spaced(argv: Sequence[str]) -> list[str]:
+    """A command line with ``--data a b`` in place of ``--data=a b``.
+
+    After an equals sign argparse takes one value alone.
+    """
     parts = (text.split("=", 1) if text.partition("=")[0] in _SEVERAL else [text] for text in argv)
     return [*itertools.chain(*parts)]
 
@@ -72,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="a study's file, or its name, such as smollm2")
     add("--model", help="the base: a HF directory, a GGUF file, or a hub name")
     several = functools.partial(add, nargs="+", action="extend")
+    several("--methods", metavar="METHOD", help="such as lora:rank=4,targets=v_proj+o_proj")
+    add("--baseline", metavar="METHOD", help="of the significance; by default the first lora")
+    add("--rates", nargs="+", help="auto, climb, or learning rates to try")
+    add_run_flags(parser)
+    return parser
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of records and runs, which :func:`tree` reads."""
+    add = parser.add_argument
+    several = functools.partial(add, nargs="+", action="extend")
     several("--data", metavar="[NAME=]PATH", help="records of a task, or of several")
     several("--train", metavar="[NAME=]PATH", help="to train on: a path, or a slice as [:800]")
     several("--validation", metavar="[NAME=]PATH", help="likewise; by default of a shuffled split")
@@ -81,9 +95,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--test-rows", type=int, metavar="N", help="likewise")
     add("--split-seed", type=int, metavar="SEED", help="of that split")
-    several("--methods", metavar="METHOD", help="such as lora:rank=4,targets=v_proj+o_proj")
-    add("--baseline", metavar="METHOD", help="of the significance; by default the first lora")
-    add("--rates", nargs="+", help="auto, climb, or learning rates to try")
     add("--seeds", type=int, metavar="N", help="runs at the chosen rate; 3 by default")
     add("--steps", type=int, metavar="N", help="of a run; 300 by default")
     add("--search-steps", type=int, metavar="N", help="of a short run of the search; half of them")
@@ -97,7 +108,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--workers", type=int, metavar="N", help="processes; by default one for each GPU")
     add("--retry", action="store_true", help="run again what failed before")
-    return parser
 
 
 def tree(args: argparse.Namespace) -> dict[str, Any]:
@@ -181,7 +191,7 @@ def _stem(path: str) -> str:
     return re.sub(r"[^\w.-]", "-", name.partition(".")[0]) or "data"
 
 
-def _devices(given: int | None) -> list[str]:
+def devices_of(given: int | None) -> list[str]:
     """The devices of the processes: GPUs, or none where there is but one process."""
     found = workers.gpus()
     if given is None:

@@ -48,7 +48,7 @@ def count(
     """Trainable parameters of a method on a model.
 
     Args:
-        model: a name of :data:`train.params.shapes.MODELS`, or a directory with a ``config.json``.
+        model: as :func:`train.params.shapes.sizes` takes it.
         method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
         targets: patterns of layers; those of the method when None.
@@ -151,7 +151,7 @@ def setting(text: str) -> tuple[str, Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a count, or the paper's."""
     parser = command.parser(main, "train.params")
-    parser.add_argument("--model", default="llama-2-7b", help="a name, or a directory")
+    parser.add_argument("--model", default="llama-2-7b", help="a name, a directory or a GGUF file")
     parser.add_argument("--method", default="tera", help=", ".join(sorted(TABLE)))
     parser.add_argument(
         "--set", type=setting, nargs="*", default=[], help="fields of the method, as rank=32"

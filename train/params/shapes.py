@@ -12,7 +12,7 @@ from tera_jax import json_files
 from tera_jax.adapters.base import Adapter
 from tera_jax.adapters.factory import select
 from tera_jax.adapters.targets import ModelLayers, model_layers
-from tera_jax.llama import Llama, LlamaConfig
+from tera_jax.llama import Llama, LlamaConfig, load_config
 from tera_jax.methods import method_class
 
 from ..config.typed import build
@@ -221,7 +221,7 @@ def parts(
     """The collections of a method on a model, of which nothing is computed.
 
     Args:
-        model: a name of :data:`MODELS`, or a directory with a ``config.json``.
+        model: as :func:`sizes` takes it.
         method: a row of ``tera_jax.methods.TABLE``.
         settings: of its configuration.
         targets: patterns of layers; those of the method when None.
@@ -236,16 +236,34 @@ def parts(
     return Parts(config, adapter, params, frozen, adapter.abstract_d(params))
 
 
+def sizes(model: str) -> tuple[LlamaConfig, ModelLayers]:
+    """The configuration of a model and its layers, without weights.
+
+    Args:
+        model: a name of :data:`MODELS`, a directory with a ``config.json``, or a GGUF file.
+
+    Raises:
+        ValueError: for an unknown model.
+    """
+    config, _, layers = _base(model)
+    return config, layers
+
+
 @functools.cache
 def _base(model: str) -> tuple[LlamaConfig, Any, ModelLayers]:
+    path = Path(model)
     if model in MODELS:
-        tree = MODELS[model]
-    elif (Path(model) / "config.json").is_file():
-        tree = json_files.read(Path(model) / "config.json", integer_bits=128)
+        config = LlamaConfig.from_hf(MODELS[model])
+    elif (path / "config.json").is_file():
+        tree = json_files.read(path / "config.json", integer_bits=128)
+        config = LlamaConfig.from_hf(tree)
+    elif path.is_file():
+        config = load_config(path)
     else:
         raise ValueError(
-            f"model {model!r}; choose one of {sorted(MODELS)}, or a directory with a config.json"
+            f"model {model!r}; choose one of {sorted(MODELS)}, a directory with a config.json, or "
+            "a GGUF file"
         )
-    llama = Llama(LlamaConfig.from_hf(tree), dtype=jnp.bfloat16)
+    llama = Llama(config, dtype=jnp.bfloat16)
     params = jax.eval_shape(llama.init, jax.random.key(0), _TOKENS)["params"]
     return llama.config, params, model_layers(llama, _TOKENS)

@@ -23,6 +23,20 @@ class Outcome(NamedTuple):
     failed: tuple[str, ...]
 
 
+class Opened(NamedTuple):
+    """A directory whose results are those of a study.
+
+    Attributes:
+        data: the parts of each task, by name.
+        results: that are there.
+        check: refuses a base by its fingerprint.
+    """
+
+    data: dict[str, Parts]
+    results: Results
+    check: Callable[[str], None]
+
+
 def run(
     study: Study,
     output: Path,
@@ -44,6 +58,24 @@ def run(
         FileNotFoundError: for a model or records that are not there.
         ValueError: for whatever does not fit, before the base is loaded where that is possible.
     """
+    opened = enter(study, output, command, retry)
+    return perform(study, opened.data, opened.results, opened.check, devices)
+
+
+def enter(study: Study, output: Path, command: str, retry: bool = False) -> Opened:
+    """Read the records of a study, and write into its directory what its results belong to.
+
+    Args:
+        study: to be run.
+        output: the directory, which this process holds.
+        command: as the report states it.
+        retry: forget what failed before.
+
+    Raises:
+        FileExistsError: as :func:`run`.
+        FileNotFoundError: likewise.
+        ValueError: likewise.
+    """
     results = Results(output / RESULTS, study.config.steps)
     if (results.runs or results.failures) and identity.read(output) is None:
         raise FileExistsError(
@@ -60,7 +92,7 @@ def run(
     def check(fingerprint: str) -> None:
         identity.write(output, identity.merged(output, {**content, "base": fingerprint}))
 
-    return perform(study, data, results, check, devices)
+    return Opened(data, results, check)
 
 
 def read(study: Study) -> dict[str, Parts]:

@@ -101,7 +101,7 @@ def _texts(task):
 
 
 def test_values_may_follow_an_equals_sign():
-    spaced = compare._spaced(["--data=x=a.json", "y=b.json", "--seeds=2", "--rates=1e-3", "1"])
+    spaced = compare.spaced(["--data=x=a.json", "y=b.json", "--seeds=2", "--rates=1e-3", "1"])
     assert spaced == ["--data", "x=a.json", "y=b.json", "--seeds=2", "--rates", "1e-3", "1"]
     args = compare._parser().parse_args(["--output=o", *spaced])
     assert (args.data, args.rates, args.seeds) == (["x=a.json", "y=b.json"], ["1e-3", "1"], 2)
@@ -110,14 +110,14 @@ def test_values_may_follow_an_equals_sign():
 def test_a_process_is_started_for_each_gpu(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert compare._devices(None) == ["3", "5"]
-    assert compare._devices(1) == ["3"]
+    assert compare.devices_of(None) == ["3", "5"]
+    assert compare.devices_of(1) == ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert compare._devices(None) == []
+    assert compare.devices_of(None) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert compare._devices(None) == []
-    assert compare._devices(2) == ["", ""]
+    assert compare.devices_of(None) == []
+    assert compare.devices_of(2) == ["", ""]
 
 
 def test_recipes_may_be_files(tmp_path):
