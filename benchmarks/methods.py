@@ -29,7 +29,7 @@ from benchmarks.variants import CHOICES, METHODS
 from configs.studies import smollm2
 from tera_jax.quantize import KINDS
 from train import command
-from train.studies import loop, pareto, schema, workers
+from train.studies import gpus, loop, pareto, schema
 from train.studies.variants import BASE, Variant
 
 STEPS: int = smollm2.get_config().steps
@@ -109,7 +109,7 @@ def main() -> None:
     results.repair()
     if args.retry:
         results.forget_failures()
-    outcome = loop.perform(asked, loop.read(asked), results, lambda _: None, workers.gpus())
+    outcome = loop.perform(asked, loop.read(asked), results, lambda _: None, gpus.found())
     if outcome.failed:
         raise SystemExit(f"failed: {'; '.join(outcome.failed)}")
 

@@ -1,6 +1,7 @@
 """What all command lines share: the parser, and how an error of the user is told."""
 
 import argparse
+import ast
 import os
 import sys
 from collections.abc import Callable
@@ -42,6 +43,21 @@ def parser(main: Callable[..., Any], name: str | None = None) -> argparse.Argume
     )
     result.add_argument("--debug", action="store_true", help="show the traceback of every error")
     return result
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """A key and a value of a command line, the value as Python reads it or else a text.
+
+    Raises:
+        argparse.ArgumentTypeError: for a text without an equals sign.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form field=value")
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
 
 
 def run(main: Callable[[], Any]) -> None:

@@ -23,12 +23,13 @@ import jax
 
 from tera_jax import atomic
 
-from . import command, compare
+from . import command
 from .config import flag
 from .params import shapes
-from .planning import budget, candidates, probes, rules, table, winner
+from .planning import budget, candidates, rules, table, winner
 from .planning.candidates import METHOD
-from .studies import schema
+from .planning.probe import Probe, order
+from .studies import command_line, schema
 from .studies.schema import Study
 from .training import lock
 
@@ -42,10 +43,10 @@ _COMPARED += ("seeds", "steps", "search_steps", "workers")
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a plan, and write it."""
     argv = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(compare.spaced(argv))
+    args = _parser().parse_args(command_line.spaced(argv))
     limit = budget.parse(args.budget, args.budget_bytes)
     _require(args)
-    devices = compare.devices_of(args.workers) if args.data else []
+    devices = command_line.devices(args.workers) if args.data else []
     if len(devices) > 1:
         jax.config.update("jax_platforms", "cpu")  # the GPUs belong to the processes of the runs
     config, found = shapes.sizes(args.model)
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with lock.held(args.output, "--output") if args.output else nullcontext():
         told = f"{command.named('plan_scheme')} {shlex.join(argv)}"
         if study is not None:
+            from .planning import probes  # which imports what trains, for seconds
+
             measured = probes.run(study, args.output, told, devices, args.retry)
             rows = _by_loss(rows, measured)
         print(f"{len(ranked):,} schemes within {limit}; the first {len(rows)}, unlike ones:")
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", default="H100", help="for the cost model, such as A100, H200 or cpu")
     add("--exact", action="store_true", help="ranks of kernels at full size; minutes for 7B")
     add("--rates", nargs="+", help="learning rates that each run tries; by default the recipe's")
-    compare.add_run_flags(parser)
+    command_line.add(parser)
     return parser
 
 
@@ -128,7 +131,7 @@ def _targets(given: Sequence[str] | None) -> list[tuple[str, ...]] | None:
 def _study(args: argparse.Namespace, methods: Sequence[str]) -> Study:
     """The study whose methods are the schemes."""
     args.methods, args.config, args.baseline = list(methods), None, None
-    tree = compare.tree(args)
+    tree = command_line.tree(args)
     recipe = flag.recipe(args.recipe or "sft", METHOD)
     tree.setdefault("rates", [recipe.optim.learning_rate])
     if isinstance(tree["rates"], str):
@@ -138,10 +141,10 @@ def _study(args: argparse.Namespace, methods: Sequence[str]) -> Study:
     return schema.make(schema.build(tree))
 
 
-def _by_loss(rows: Sequence[table.Row], measured: dict[str, probes.Probe]) -> list[table.Row]:
+def _by_loss(rows: Sequence[table.Row], measured: dict[str, Probe]) -> list[table.Row]:
     names = {row.place: row.candidate.variant.canonical for row in rows}
     found = [row._replace(probe=measured.get(names[row.place])) for row in rows]
-    return sorted(found, key=lambda row: probes.order(measured, names[row.place]))
+    return sorted(found, key=lambda row: order(measured, names[row.place]))
 
 
 def _note(args: argparse.Namespace, study: Study | None) -> str:

@@ -11,8 +11,6 @@ compiles the training step for it too, on as many fake CPU devices, and prints i
 ``--paper`` prints every percentage of the TeRA paper's Tables 2, 3, 4, 6, 7 and 10 beside ours.
 """
 
-import argparse
-import ast
 import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -133,28 +131,17 @@ def table(counted: Count) -> str:
     return "\n".join(f"{name:<{width}}{fact}" for name, fact in facts.items())
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """A key and a value of a command line, the value as Python reads it or else a text.
-
-    Raises:
-        argparse.ArgumentTypeError: for a text without an equals sign.
-    """
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form field=value")
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a count, or the paper's."""
     parser = command.parser(main, "train.params")
     parser.add_argument("--model", default="llama-2-7b", help="a name, a directory or a GGUF file")
     parser.add_argument("--method", default="tera", help=", ".join(sorted(TABLE)))
     parser.add_argument(
-        "--set", type=setting, nargs="*", default=[], help="fields of the method, as rank=32"
+        "--set",
+        type=command.setting,
+        nargs="*",
+        default=[],
+        help="fields of the method, as rank=32",
     )
     parser.add_argument("--targets", nargs="*", help="patterns; by default the method's own")
     parser.add_argument("--mesh", help="bytes of each device, as data=4,fsdp=8")

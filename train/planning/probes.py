@@ -11,32 +11,17 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..studies import identity, loop, schema
 from ..studies.results import Results, finished
 from ..studies.schema import Study
-from ..studies.summaries import Spread, chosen, spread
+from ..studies.summaries import chosen, spread
 from ..studies.variants import Variant
+from .probe import Probe
 
 _FIRST = 4
 """The first rung has the steps of a run divided by this."""
-
-
-class Probe(NamedTuple):
-    """What the longest runs of a scheme gave.
-
-    Attributes:
-        loss: of the validation part, in nats a token, over the seeds; the mean of the tasks.
-        steps: of a run.
-        seeds: how many.
-        rates: the best learning rate on each task.
-    """
-
-    loss: Spread
-    steps: int
-    seeds: int
-    rates: dict[str, float]
 
 
 def rungs(study: Study) -> list[int]:
@@ -131,12 +116,6 @@ def measured(study: Study, variant: str, results: Results) -> Probe | None:
     if not whole:
         return None
     return Probe(spread(whole), study.config.steps, len(whole), rates)
-
-
-def order(probes: Mapping[str, Probe], name: str) -> tuple[float, float]:
-    """By which variants are sorted: those of longer runs first, then by loss; the others last."""
-    probe = probes.get(name)
-    return (math.inf, 0.0) if probe is None else (-probe.steps, probe.loss.mean)
 
 
 def _keep(output: Path, before: Mapping[str, Any] | None) -> None:

@@ -15,7 +15,7 @@ from ..text_table import aligned
 from . import spectra
 from .budget import file_bytes
 from .candidates import METHOD, Candidate
-from .probes import Probe
+from .probe import Probe
 
 RULE, MEASURED = "rule", "measured"
 

@@ -7,36 +7,22 @@ after the other and sends each run back; this process alone writes.
 import multiprocessing
 import os
 import queue
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from .. import command
 from . import trainer
+from .gpus import VISIBLE
 from .job import Job, perform, reason
 from .parts import Parts
 from .results import Failure, Result, Results
 from .schema import Study
 from .variants import PLAIN
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
-
 Check = Callable[[str], None]
 """Takes the fingerprint of a base, and refuses one that is not the study's."""
-
-
-def gpus() -> list[str]:
-    """The NVIDIA GPUs of this host, as their numbers; JAX is not asked, for it would take them."""
-    if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
-        return []
-    visible = os.environ.get(_VISIBLE)
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
-    found = (re.fullmatch(r"nvidia(\d+)", path.name) for path in Path("/dev").glob("nvidia*"))
-    return sorted((match[1] for match in found if match), key=int)
 
 
 def here(
@@ -161,7 +147,7 @@ def _process(device: str, study: Study, parts: Mapping[str, Parts]) -> Iterator[
 
 def _main(connection: Any, device: str, study: Study, parts: Mapping[str, Parts]) -> None:
     """The process of a device."""
-    os.environ[_VISIBLE] = device  # read when JAX is first asked for its devices
+    os.environ[VISIBLE] = device  # read when JAX is first asked for its devices
     try:
         base = trainer.load(study.run(PLAIN, study.config.tasks[0]).model)
     except Exception as error:

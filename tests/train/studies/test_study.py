@@ -12,7 +12,7 @@ from scipy import stats
 
 from tests.margins import within
 from train import compare, data
-from train.studies import loop, schema, trainer
+from train.studies import command_line, loop, schema, trainer
 from train.studies.results import Results
 from train.training import lock
 from train.training import run as runs
@@ -230,7 +230,7 @@ def test_two_processes_find_what_one_finds(flags, finished, tmp_path):
 def test_a_run_is_that_of_the_trainer(flags, tmp_path):
     """Losses are those of the steps of ``train.main``, each rate compiled into its program."""
     args = compare._parser().parse_args([*flags, "--methods", LORA, f"--output={tmp_path}"])
-    made = schema.make(schema.build(compare.tree(args)))
+    made = schema.make(schema.build(command_line.tree(args)))
     task, variant = made.config.tasks[0], made.variants[0]
     (found,) = loop.read(made).values()
     config = made.run(variant, task)

@@ -8,7 +8,7 @@ import pytest
 from tests import parts as made_parts
 from train import compare
 from train.config import DataConfig, flag
-from train.studies import parts, schema
+from train.studies import command_line, parts, schema
 from train.studies.parts import Parts
 
 
@@ -37,7 +37,7 @@ def test_tasks_of_flags_and_of_a_file_have_their_parts(tmp_path):
     args = compare._parser().parse_args(
         ["--output=o", "--config=smollm2", "--model=m", "--data", "GSM8K=g.json", "ConvAI2=c.txt"]
     )
-    made = schema.make(schema.build(compare.tree(args)))
+    made = schema.make(schema.build(command_line.tree(args)))
     gsm8k, convai2 = made.config.tasks
     assert gsm8k.located(gsm8k.validation) == "g.json[6473:6973]"
     assert convai2.located(convai2.train) == "c.txt[:800]"
@@ -48,7 +48,7 @@ def test_tasks_of_flags_and_of_a_file_have_their_parts(tmp_path):
     args = compare._parser().parse_args(
         ["--output=o", "--model=m", "--methods", "lora", "--data", str(file), "x=y/mine.csv[:9]"]
     )
-    assert [(task["name"], task["path"]) for task in compare.tree(args)["tasks"]] == [
+    assert [(task["name"], task["path"]) for task in command_line.tree(args)["tasks"]] == [
         ("a-b", str(file)),
         ("x", "y/mine.csv[:9]"),
     ]
@@ -101,7 +101,7 @@ def _texts(task):
 
 
 def test_values_may_follow_an_equals_sign():
-    spaced = compare.spaced(["--data=x=a.json", "y=b.json", "--seeds=2", "--rates=1e-3", "1"])
+    spaced = command_line.spaced(["--data=x=a.json", "y=b.json", "--seeds=2", "--rates=1e-3", "1"])
     assert spaced == ["--data", "x=a.json", "y=b.json", "--seeds=2", "--rates", "1e-3", "1"]
     args = compare._parser().parse_args(["--output=o", *spaced])
     assert (args.data, args.rates, args.seeds) == (["x=a.json", "y=b.json"], ["1e-3", "1"], 2)
@@ -110,14 +110,14 @@ def test_values_may_follow_an_equals_sign():
 def test_a_process_is_started_for_each_gpu(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert compare.devices_of(None) == ["3", "5"]
-    assert compare.devices_of(1) == ["3"]
+    assert command_line.devices(None) == ["3", "5"]
+    assert command_line.devices(1) == ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert compare.devices_of(None) == []
+    assert command_line.devices(None) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    assert compare.devices_of(None) == []
-    assert compare.devices_of(2) == ["", ""]
+    assert command_line.devices(None) == []
+    assert command_line.devices(2) == ["", ""]
 
 
 def test_recipes_may_be_files(tmp_path):
