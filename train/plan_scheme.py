@@ -35,8 +35,10 @@ from .training import lock
 
 PLAN, WINNER = "plan.csv", "winner.py"
 """In the directory of ``--output``."""
-_COMPARED = ("train", "validation", "test", "validation_rows", "test_rows", "split_seed", "rates")
-_COMPARED += ("seeds", "steps", "search_steps", "workers")
+_COMPARED = (
+    *("train", "validation", "test", "validation_rows", "test_rows", "split_seed", "rates"),
+    *("seeds", "steps", "search_steps", "workers"),
+)
 """Flags of runs, which need data."""
 
 
@@ -86,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="DIR", help="of plan.csv and winner.py, and of the runs")
     add("--method", default=METHOD, help="tera, the one whose schemes are planned")
     add("--targets", nargs="+", metavar="TARGETS", help="placements, such as v_proj+o_proj")
-    inits = {"choices": candidates.INITS, "default": candidates.INITS}
-    add("--init", nargs="+", help="kinds of factors", **inits)
+    inits = candidates.INITS
+    add("--init", nargs="+", choices=inits, default=inits, help="kinds of factors")
     add("--rows", type=int, default=12, metavar="N", help="schemes that are shown, or trained")
     add("--tokens", type=int, default=1024, help="of a batch, for the cost model")
     add("--device", default="H100", help="for the cost model, such as A100, H200 or cpu")

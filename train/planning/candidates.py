@@ -8,8 +8,8 @@ one of :data:`PLACEMENTS`. The d that starts at zero is the longest, the first o
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal, TypeVar, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
 from tera_jax.adapters.targets import ALL_LINEAR, ModelLayers, choose
 from tera_jax.llama.config import LlamaConfig
@@ -38,7 +38,6 @@ _HEAD_MODES = (2, 3, 4)
 """Modes of a side along heads, the mode of heads among them."""
 _ZERO: tuple[int | str, ...] = ("longest", 1, -1)
 
-_Item = TypeVar("_Item")
 Fields = tuple[tuple[str, object], ...]
 
 
@@ -137,16 +136,18 @@ def layouts(
                 raise
             continue
         own = [*_split(placement, layers), *_by_heads(placement, layers, config.head_dim)]
-        result += _distinct(own, lambda each: each.schemes)
+        result += _distinct(own)
     return result
 
 
 def candidates(given: Iterable[Layout], inits: Sequence[Init] = INITS) -> Iterator[Candidate]:
     """Each layout with each d at zero and each kind of factors; those that are equal once."""
     for layout in given:
-        choices = _distinct(
-            _ZERO, lambda zero, layout=layout: tuple(zeroed(each, zero) for each in layout.schemes)
-        )
+        indices = {
+            tuple(zeroed(scheme, zero) for scheme in layout.schemes): zero
+            for zero in reversed(_ZERO)
+        }
+        choices = sorted(indices.values(), key=_ZERO.index)
         for zero in choices:
             for init in inits:
                 yield Candidate(layout, zero, init)
@@ -176,8 +177,9 @@ def _by_heads(
         yield Layout(placement, fields, f"heads: {label}", layers, schemes)
 
 
-def _distinct(items: Iterable[_Item], key: Callable[[_Item], object]) -> list[_Item]:
-    found: dict[object, _Item] = {}
-    for item in items:
-        found.setdefault(key(item), item)
+def _distinct(given: Iterable[Layout]) -> list[Layout]:
+    """Those with other schemes than all before them."""
+    found: dict[tuple[Tensorization, ...], Layout] = {}
+    for layout in given:
+        found.setdefault(layout.schemes, layout)
     return [*found.values()]

@@ -12,12 +12,11 @@ docs/planning.md has what these rules are worth.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from .candidates import INITS, PLACEMENTS, Candidate
 
 _GAUSSIAN = ("normal", "uniform")
-_Item = TypeVar("_Item")
 
 
 def key(candidate: Candidate) -> tuple[Any, ...]:

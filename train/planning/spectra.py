@@ -6,6 +6,7 @@ factors change no singular value, so that for them and for identities the core a
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,10 +88,7 @@ def update(
     index = zeroed(scheme, zero)
     vectors[index] = _SPREAD * random.standard_normal(scheme.ranks[index])
     core_RS = _core(scheme.core_shape, seed)
-    in_R, out_S = (
-        functools.reduce(np.kron, part)
-        for part in (vectors[: scheme.split], vectors[scheme.split :])
-    )
+    in_R, out_S = _product(vectors[: scheme.split]), _product(vectors[scheme.split :])
     found_RS = in_R[:, None] * core_RS * out_S
     if init in ("orthogonal", "identity"):
         return found_RS
@@ -99,6 +97,13 @@ def update(
         factor = random.standard_normal((size, size))
         tensor = np.moveaxis(np.tensordot(tensor, factor, (axis, 0)), -1, axis)
     return tensor.reshape(scheme.shape)
+
+
+def _product(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    found = np.ones(1)
+    for vector in vectors:
+        found = np.kron(found, vector)
+    return found
 
 
 @functools.lru_cache(maxsize=4)
