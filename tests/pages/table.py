@@ -28,6 +28,9 @@ LIMITS = {
         *("--methods", "lora"),  # the schemes of TeRA's and others are for kernels of 576
         *("--set", "loop.batch_size=2", "evaluate.batch_size=32"),
     ),
+    "-m train.plan_scheme --model=path/to/model --budget=40000 --data": (
+        *("--rows=2", "--steps=2", "--seeds=1", "--set", "data.packed_length=128"),
+    ),
     "--as=lora": ("--rank=8",),
     "-m benchmarks.data": ("--records=400",),
     "-m benchmarks.fp8_gradient": ("--rows=8", "--batch=8", "--max-prompt=32"),

@@ -98,6 +98,8 @@ def check(place: Path, directory: Path, environment: Mapping[str, str] = os.envi
         *study,
     )
     assert "| `lora:rank=2` | q_proj+v_proj | 448 |" in compared
+    planned = run("tera-plan-scheme", "--model=smollm2-135m", "--budget=40000", "--rows=1")
+    assert "schemes within 40,000 trainable parameters" in planned
     run("tera-export", "--workdir=run", "--format=hf", "--output=merged")
     line = {"name": "one", "data": records, "steps": 2}
     (user / "adapters.jsonl").write_text(json.dumps(line) + "\n")

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .variants import BASE
 
 CSV = "pareto.csv"
 _COLUMNS = ("task", "variant", "trained", "test", "deviation", "seeds", "on_front")
+_LONGEST = 60
+"""Characters of a name in the picture, in which the name of a long scheme has no room."""
 _FORMATS = ("png", "svg")
 
 
@@ -89,7 +92,7 @@ def _panel(panel: Any, task: str, group: Sequence[Summary]) -> None:
         panel.errorbar(each.trained, each.test.mean, deviation, fmt="o", color="C0", capsize=3)
         right = place % 2 == 0  # names of neighbours stand on both sides
         panel.annotate(
-            each.variant,
+            textwrap.shorten(each.variant.replace(",", ", "), _LONGEST, placeholder=" ..."),
             (each.trained, each.test.mean),
             xytext=(5 if right else -5, 0),
             textcoords="offset points",
