@@ -72,7 +72,7 @@ class Correlation(NamedTuple):
 
     schemes: str
     task: str
-    count: int
+    number: int
     rule: float
     trained: float
     zeroed: float
@@ -186,7 +186,7 @@ def main() -> None:
         print(json.dumps(tree, indent=2))
         return
     head = ["schemes", "task", "count", "rule", "trained", "length of the zeroed d"]
-    body = [[*row[:2], str(row.count), *(f"{each:.2f}" for each in row[3:])] for row in rows]
+    body = [[*row[:2], str(row.number), *(f"{each:.2f}" for each in row[3:])] for row in rows]
     print("\n".join(aligned([head, *body])))
     verdict = "reach" if predicts(rows) else "do not reach"
     print(f"on {UNSEEN} the rules {verdict} the target: {TARGET}, and above both others")

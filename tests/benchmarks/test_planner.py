@@ -19,7 +19,7 @@ def test_a_perfect_order_has_correlation_one_and_a_constant_none():
         for i, (trained, loss) in enumerate([(5, 0.1), (9, 0.2), (6, 0.3), (7, 0.4), (8, 0.5)])
     ]
     whole, planned = planner.correlations(schemes)
-    assert (whole.rule, whole.zeroed, whole.count, planned.count) == (1, 0, 5, 3)
+    assert (whole.rule, whole.zeroed, whole.number, planned.number) == (1, 0, 5, 3)
     counts, losses = [-5, -9, -6, -7, -8], [0.1, 0.2, 0.3, 0.4, 0.5]
     assert whole.trained == pytest.approx(stats.spearmanr(counts, losses).statistic)
     assert not planner.predicts([whole, planned])  # none is of the unseen task
@@ -36,6 +36,6 @@ def test_the_page_has_the_figures_of_the_committed_runs():
         kind = "all variants of TeRA" if row.schemes == "all" else "those that could be proposed"
         figures = " | ".join(f"{each:.2f}" for each in row[3:])
         if (row.schemes, row.task) != ("all", planner.UNSEEN):
-            assert f"| {kind} | {row.task} | {row.count} | {figures} |" in page
+            assert f"| {kind} | {row.task} | {row.number} | {figures} |" in page
     assert not planner.predicts(rows)
     assert "**They do not predict.**" in page

@@ -1,8 +1,8 @@
 """How one side of a kernel can be split into modes: the rules that bound the enumeration.
 
-A side is left whole, split evenly into 2, 3, 4 or 7 modes or into its primes, or split into one
-long mode and a short one of at most 2, 4, 8, 16, 32 or 64. Orders are those of a pair of sides, so
-that pairs of them have the orders 2, 3, 4, 7 and 2^n of the paper's study and those between.
+A side is left whole, or split evenly into 2, 3, 4 or 7 modes, or into its primes. Or it has one
+long mode and a short one of at most 2, 4, 8, 16, 32 or 64. Two sides of such rules have the orders
+2, 3, 4, 7 and 2^n of the paper's study, and those between.
 """
 
 import functools

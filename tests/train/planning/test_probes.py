@@ -2,12 +2,13 @@
 
 import csv
 import dataclasses
+import runpy
 from unittest import mock
 
 import pytest
 
-from tests.pages.commands import run
 from train import compare, plan_scheme
+from train.config import parse
 from train.planning import probes
 from train.planning.probe import order
 from train.studies import command_line, loop, schema, trainer, workers
@@ -125,8 +126,10 @@ def flags(tiny_llama, records_path, tmp_path):
 
 
 @pytest.mark.long
-def test_runs_are_shared_with_compare_and_the_winner_trains(flags, tmp_path, monkeypatch, capsys):
-    plan = [*flags, "--budget=300", "--rows=2"]
+def test_runs_are_shared_with_compare_and_the_winner_is_written(
+    flags, tmp_path, monkeypatch, capsys
+):
+    plan = [*flags, "--budget=300", "--rows=2", "--targets", "v_proj", "q_proj"]
     plan_scheme.main(plan)
     out = tmp_path / "out"
     with (out / "plan.csv").open() as file:
@@ -150,7 +153,8 @@ def test_runs_are_shared_with_compare_and_the_winner_trains(flags, tmp_path, mon
     assert loop.run(same, out, "") == ((),)
     assert (out / loop.RESULTS).read_bytes() == before
     assert f"{rows[0]['method']} skipped: its 3 runs are there" in capsys.readouterr().out
-    monkeypatch.undo()
-    workdir = tmp_path / "run"
-    run("train.main", [f"--config={out / 'winner.py'}", f"--workdir={workdir}"])
-    assert f"{int(rows[0]['trained']):,}" in capsys.readouterr().out
+    tree = runpy.run_path(str(out / "winner.py"))["get_config"]()
+    config = parse(tree)  # as train.main does; tests/pages trains with such a file
+    assert config.method.targets == tuple(rows[0]["targets"].split("+"))
+    assert (config.loop.steps, config.optim.learning_rate) == (2, 3e-2)
+    assert config.data.path in flags[1]
