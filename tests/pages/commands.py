@@ -18,6 +18,7 @@ from absl import flags
 from benchmarks.cases import FROZEN, named
 from tera_jax.methods import TABLE
 from tests.pages.calls import Call
+from tests.pages.table import WRITTEN
 from train import main
 from train.config import flag, parse
 
@@ -110,7 +111,8 @@ def _check_cases(found: argparse.Namespace) -> None:
 def _check_config(arguments: Sequence[str]) -> None:
     """The flags of ``train.main``, and the values that the configuration gets by them."""
     values = flags.FlagValues()
-    given = [word for word in arguments if DOTS not in word]
+    words = [each for word in arguments for each in WRITTEN.get(word, (word,))]
+    given = [word for word in words if DOTS not in word]
     if not any(word.startswith("--config=") for word in given):
         given = ["--config=sft", *given]
     given = ["train.main", *given]

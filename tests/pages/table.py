@@ -87,6 +87,9 @@ STANDS_FOR = {
 }
 """Parts of words of commands; all other names are files of tests/pages/world.py."""
 
+WRITTEN = {"--config=plan/winner.py": ("--config=sft", "--config.model.path=m")}
+"""Configurations that a command of the page writes, and what stands for them unless it has run."""
+
 NOT_RUN = {
     "pip install": "it installs",
     "make ": "it installs, builds or starts these tests",
