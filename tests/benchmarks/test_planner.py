@@ -19,12 +19,13 @@ def test_a_perfect_order_has_correlation_one_and_a_constant_none():
         for i, (trained, loss) in enumerate([(5, 0.1), (9, 0.2), (6, 0.3), (7, 0.4), (8, 0.5)])
     ]
     whole, planned = planner.correlations(schemes)
-    assert (whole.rule, whole.zeroed, whole.number, planned.number) == (1, 0, 5, 3)
+    assert (whole.zeroed, whole.number, planned.number) == (0, 5, 3)
+    assert whole.rule == pytest.approx(1)
     counts, losses = [-5, -9, -6, -7, -8], [0.1, 0.2, 0.3, 0.4, 0.5]
     assert whole.trained == pytest.approx(stats.spearmanr(counts, losses).statistic)
     assert not planner.predicts([whole, planned])  # none is of the unseen task
     assert planner.predicts([planned._replace(task=planner.UNSEEN)])
-    assert not planner.predicts([planned._replace(task=planner.UNSEEN, trained=1.0)])
+    assert not planner.predicts([planned._replace(task=planner.UNSEEN, trained=2.0)])
 
 
 def test_the_page_has_the_figures_of_the_committed_runs():

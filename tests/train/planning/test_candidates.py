@@ -81,7 +81,7 @@ def test_bytes_are_those_of_the_exported_file(tmp_path):
     layouts = candidates.layouts(config, found)
     by_heads = next(each for each in layouts if "heads" in each.label)
     sizes = set()
-    for number, layout in enumerate([layouts[0], by_heads, layouts[-1]]):
+    for number, layout in enumerate([by_heads, layouts[-1]]):
         given, targets = settings(layout)
         _, adapter, *abstract = shapes.parts(str(tmp_path), "tera", given, targets)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
@@ -90,7 +90,7 @@ def test_bytes_are_those_of_the_exported_file(tmp_path):
         save_adapter(path, adapter, variables, "small", check_frozen=False)
         assert (path / "adapter.safetensors").stat().st_size == budget.file_bytes(layout)
         sizes.add(budget.file_bytes(layout))
-    assert len(sizes) == 3
+    assert len(sizes) == 2
 
 
 def test_the_order_is_that_of_the_rules(smollm):
