@@ -229,16 +229,16 @@ def _changed_kernels(adapter: LinearAdapter, variables: Variables) -> dict[Path,
             def make(frozen: Any, d: Any, kernel: Any, _: TargetLayer) -> Array:
                 return method.delta(frozen, d, quantize.dequantize(kernel), layer)
 
-            single, one = _single(layer, variables, index)
-            return cast(Array, adapter.over_layers(make, one, single))
+            own, one = single(layer, variables, index)
+            return cast(Array, adapter.over_layers(make, one, own))
 
         def bias(index: tuple[Any, ...], layer: TargetLayer = layer) -> Array:
             def make(frozen: Any, d: Any, bias_O: Array, _: TargetLayer) -> Array:
                 wide_O = _wide(bias_O)
                 return method.merge_bias(frozen, d, wide_O, layer) - wide_O
 
-            single, one = _single(layer, variables, index)
-            return cast(Array, adapter.over_layers(make, one, single, "bias"))
+            own, one = single(layer, variables, index)
+            return cast(Array, adapter.over_layers(make, one, own, "bias"))
 
         found[(*layer.path, "kernel")] = kernel
         if method.changes_bias and "bias" in get(variables["params"], layer.path):
@@ -246,10 +246,16 @@ def _changed_kernels(adapter: LinearAdapter, variables: Variables) -> dict[Path,
     return found
 
 
-def _single(
-    layer: TargetLayer, variables: Variables, index: tuple[Any, ...]
+def single(
+    layer: TargetLayer, variables: Variables, index: tuple[Any, ...] = ()
 ) -> tuple[TargetLayer, dict[str, Any]]:
-    """One layer of a stack as a layer without one, and the variables that it reads."""
+    """One layer of a stack as a layer without one, and what it reads of the variables.
+
+    Args:
+        layer: of an adapter.
+        variables: the three collections, or some of them.
+        index: an integer for each axis of the stack; without one the stack stays whole.
+    """
     one: dict[str, Any] = {}
     for name, tree in variables.items():
         own: dict[str, Any] = {trees.SHARED: tree[trees.SHARED]} if trees.SHARED in tree else {}
@@ -259,7 +265,7 @@ def _single(
         if node:
             put(own, layer.path, _at(node, index))
         one[name] = own
-    return dataclasses.replace(layer, stack=()), one
+    return (dataclasses.replace(layer, stack=()) if index else layer), one
 
 
 def _at(tree: Any, index: tuple[Any, ...]) -> Any:

@@ -52,9 +52,19 @@ def overlap(
         directions(matrix, count, side)
         for matrix, count in zip((first_IO, second_IO), counts, strict=True)
     )
+    return common_part(first_NI, second_NJ)
+
+
+def common_part(first_NI: Float[np.ndarray, "N I"], second_NJ: Float[np.ndarray, "N2 J"]) -> float:
+    """:func:`overlap` of orthonormal columns from :func:`directions`.
+
+    Raises:
+        ValueError: for sides of two lengths.
+    """
     if len(first_NI) != len(second_NJ):
         raise ValueError(f"sides of {len(first_NI)} and {len(second_NJ)} have no common space")
-    return float(np.sum((first_NI.T @ second_NJ) ** 2) / min(counts))
+    count = min(first_NI.shape[1], second_NJ.shape[1])
+    return float(np.sum((first_NI.T @ second_NJ) ** 2) / count)
 
 
 def similarities(kernel_IO: ArrayLike, tuned_IO: ArrayLike, count: int) -> Float[np.ndarray, " K"]:
@@ -75,7 +85,14 @@ def similarities(kernel_IO: ArrayLike, tuned_IO: ArrayLike, count: int) -> Float
     if kernel.shape != tuned.shape:
         raise ValueError(f"a kernel {kernel.shape} and a tuned one {tuned.shape}")
     base_IK = directions(kernel, min(kernel.shape), "in")
-    return np.asarray(np.max(np.abs(base_IK.T @ directions(tuned, count, "in")), axis=0))
+    return nearest(base_IK, directions(tuned, count, "in"))
+
+
+def nearest(
+    base_IK: Float[np.ndarray, "I K"], tuned_IJ: Float[np.ndarray, "I J"]
+) -> Float[np.ndarray, " J"]:
+    """:func:`similarities` of directions that are known, all of the base's among them."""
+    return np.asarray(np.max(np.abs(base_IK.T @ tuned_IJ), axis=0))
 
 
 def intruders(similarities_K: Float[np.ndarray, " K"], epsilons: Sequence[float]) -> list[int]:
