@@ -1,0 +1,1 @@
+"""What runs have learned: ranks, spectra and directions of their updates."""
