@@ -17,6 +17,7 @@ PROGRAMS = (
     "pip",
     "pre-commit",
     "srun",
+    "tera-analyze",
     "tera-combine",
     "tera-evaluate",
     "tera-export",

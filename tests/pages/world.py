@@ -43,6 +43,7 @@ _MATH = (
 _DIALOGUES, _PROBLEMS = 910, 6990
 """So many that each part of the study of configs/studies/smollm2.py has some."""
 RUNS = {
+    "docs/analysis.md": (_SFT,),
     "docs/evaluation.md": ((*_COMMONSENSE, "--workdir=runs/commonsense"), _MATH, _CONVAI2, _SFT),
     "docs/reliability.md": ((*_COMMONSENSE, "--workdir=runs/first"),),
     "docs/using.md": (_SFT,),

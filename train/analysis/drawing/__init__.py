@@ -1,0 +1,1 @@
+"""Pictures of rows that were read back from their tables."""

@@ -1,0 +1,122 @@
+"""What all pictures share: colours, marks, sizes, legends, and how they are saved.
+
+The colours are those of Okabe and Ito, which colour-blind readers tell apart, without the yellow.
+Every series also has a mark of its own.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tera_jax import atomic
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
+LINES = ("-", "--", "-.", ":")
+GREY = "#777777"
+FORMATS = ("png", "svg")
+_SETTINGS: Any = {
+    "svg.hashsalt": "tera-jax",  # the same bytes each time
+    "font.family": "DejaVu Sans",  # which comes with matplotlib
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+}
+_REPEATED = re.compile(r"(?<![\dx])(\d+)(?:x\1){2,}(?![\dx])")
+_LETTER, _HANDLE, _LINE = 0.068, 0.5, 0.19
+"""Inches of a letter of a legend, of the mark before a text, and of a line."""
+
+
+def require() -> None:
+    """Raise ``ImportError`` that says what to install, without matplotlib."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"figures need pip install 'tera-jax[analysis]' ({error})") from error
+
+
+@contextlib.contextmanager
+def settings() -> Iterator[None]:
+    """Within, figures are made and saved in the common style."""
+    import matplotlib
+
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def look(number: int) -> dict[str, Any]:
+    """Colour, mark and line of a series, by its number from 0."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "marker": MARKS[number % len(MARKS)],
+        "linestyle": LINES[number // len(COLOURS) % len(LINES)],
+    }
+
+
+def brief(name: str) -> str:
+    """A label or a scheme in fewer letters: modes that repeat as a power, such as ``2^6``."""
+    powers = _REPEATED.sub(lambda found: f"{found[1]}^{found[0].count('x') + 1}", name)
+    return powers.replace("tensorizations=", "")
+
+
+def beside(names: Sequence[str]) -> float:
+    """Inches that names take at the left of a panel."""
+    return _LETTER * max(map(len, names))
+
+
+def grid(
+    rows: int,
+    columns: int,
+    names: Sequence[str] = (),
+    width: float = 3.6,
+    height: float = 2.5,
+    left: float = 0.0,
+) -> tuple[Any, Any]:
+    """A figure and its panels, (rows, columns), with room for a legend of these names below.
+
+    Args:
+        rows: of panels.
+        columns: of panels.
+        names: in the legend.
+        width: inches of a panel.
+        height: likewise.
+        left: inches of names at the left of the first column.
+    """
+    from matplotlib.figure import Figure
+
+    whole = max(5.4, width * columns + 0.4 + left)
+    below = _LINE * -(-len(names) // _columns(names, whole)) if names else 0.0
+    figure = Figure(figsize=(whole, height * rows + 0.3 + below), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Below all panels, in as many columns as the brief texts leave room for."""
+    count = _columns(names, float(figure.get_figwidth()))
+    figure.legend(handles, [*map(brief, names)], loc="outside lower center", ncols=count)
+
+
+def _columns(names: Sequence[str], width: float) -> int:
+    longest = max((len(brief(name)) for name in names), default=1)
+    return max(1, min(len(names), int(width / (_LETTER * longest + _HANDLE))))
+
+
+def save(figure: Any, directory: Path, name: str) -> list[Path]:
+    """Write a figure in every one of :data:`FORMATS`, the same bytes each time."""
+    files = [directory / f"{name}.{kind}" for kind in FORMATS]
+    for kind, file in zip(FORMATS, files, strict=True):
+        metadata = {"Date": None} if kind == "svg" else {}
+        with atomic.replacing(file) as part:
+            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
+    return files
