@@ -82,7 +82,7 @@ def elsewhere(runs: Sequence[Analysed]) -> list[Row] | str:
     ]
     return rows or (
         "needs runs with the NLL of a file before and after the training: "
-        f"{command.named('evaluate')} --workdir=RUN --file=OTHER --metrics loss --compare"
+        f"{command.named('evaluate')} --workdir=RUN --file=OTHER --metrics exact loss --compare"
     )
 
 

@@ -111,7 +111,7 @@ def test_forgetting_is_the_rise_of_another_loss(runs):
     found = runs[0]._replace(elsewhere={"own": (2.0, 2.25)})
     (row,) = loss_rows.elsewhere([found, *runs[1:]])
     assert (row["label"], row["evaluation"], row["change"]) == ("lora:rank=4", "own", 0.25)
-    assert "--metrics loss --compare" in loss_rows.elsewhere(runs)
+    assert "--metrics exact loss --compare" in loss_rows.elsewhere(runs)
 
 
 def test_tables_are_read_as_they_were_written(runs, tmp_path):
