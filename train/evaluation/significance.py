@@ -1,9 +1,10 @@
 """A test of significance between the methods of evaluated runs."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy import stats
 
 from .summaries import Summary, metrics_of
@@ -26,17 +27,63 @@ class Comparison(NamedTuple):
     better: float | None
 
 
-def compare(summaries: Sequence[Summary], baseline: str | None = None) -> list[Comparison]:
+def signed_rank(differences: Sequence[float]) -> tuple[float, float]:
+    """The p values of Wilcoxon's signed-rank test, of any number of pairs.
+
+    They are exact for few pairs without ties, and by the normal approximation otherwise.
+
+    Args:
+        differences: of pairs, of which one at least is not zero.
+
+    Returns:
+        two-sided, and one-sided that they are above zero.
+    """
+    return _scipy(differences, "auto")
+
+
+def normal_signed_rank(differences: Sequence[float]) -> tuple[float, float]:
+    """As :func:`signed_rank`, always by the normal approximation, without a correction."""
+    return _scipy(differences, "asymptotic")
+
+
+def exact_signed_rank(differences: Sequence[float]) -> tuple[float, float]:
+    """As :func:`signed_rank`, exact with ties too: every way of signs is as likely.
+
+    Differences of zero are left out, and equal ones share the mean of their ranks.
+    """
+    nonzero = np.array([each for each in differences if each])
+    ranks = np.rint(2 * stats.rankdata(abs(nonzero))).astype(int)  # twice: a mean of ranks is whole
+    chances = np.zeros(ranks.sum() + 1)
+    chances[0] = 1
+    for rank in ranks:
+        chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
+        chances[:rank] /= 2
+    positive = ranks[nonzero > 0].sum()
+    better, worse = chances[positive:].sum(), chances[: positive + 1].sum()
+    return min(1.0, 2 * float(min(better, worse))), float(better)
+
+
+def _scipy(differences: Sequence[float], method: str) -> tuple[float, float]:
+    two_sided = float(stats.wilcoxon(differences, method=method).pvalue)
+    better = float(stats.wilcoxon(differences, alternative="greater", method=method).pvalue)
+    return two_sided, better
+
+
+def compare(
+    summaries: Sequence[Summary],
+    baseline: str | None = None,
+    test: Callable[[Sequence[float]], tuple[float, float]] = signed_rank,
+) -> list[Comparison]:
     """Wilcoxon's signed-rank test between methods, as in the paper's Appendix H.
 
     A pair are the scores of two methods on the same model, seed, task and metric of the tables;
-    averages are not paired. The p values are scipy's: exact for few pairs without ties, by the
-    normal approximation otherwise. A method with several trained counts on one task stands for as
+    averages are not paired. A method with several trained counts on one task stands for as
     many methods, which are named by the count.
 
     Args:
         summaries: of runs.
         baseline: compare every other method with this one only, which comes second.
+        test: that gives the p values of differences.
 
     Raises:
         ValueError: when there is no such baseline.
@@ -48,7 +95,7 @@ def compare(summaries: Sequence[Summary], baseline: str | None = None) -> list[C
         couples = [(name, baseline) for name in scores if name != baseline]
     else:
         raise ValueError(f"baseline {baseline!r}; choose one of {sorted(scores)}")
-    return [_comparison(first, second, scores) for first, second in couples]
+    return [_comparison(first, second, scores, test) for first, second in couples]
 
 
 def _scores(summaries: Sequence[Summary]) -> dict[str, dict[tuple[Any, ...], float]]:
@@ -67,7 +114,10 @@ def _scores(summaries: Sequence[Summary]) -> dict[str, dict[tuple[Any, ...], flo
 
 
 def _comparison(
-    first: str, second: str, scores: dict[str, dict[tuple[Any, ...], float]]
+    first: str,
+    second: str,
+    scores: dict[str, dict[tuple[Any, ...], float]],
+    test: Callable[[Sequence[float]], tuple[float, float]],
 ) -> Comparison:
     ours, theirs = scores[first], scores[second]
     # Rounded, so that ties remain ties: 0.3 - 0.2 and 0.2 - 0.1 differ in the last bit.
@@ -75,18 +125,4 @@ def _comparison(
     pairs = len(differences)
     if pairs < FEWEST_PAIRS or not any(differences):
         return Comparison(first, second, pairs, None, None)
-    return Comparison(first, second, pairs, *signed_rank(differences))
-
-
-def signed_rank(differences: Sequence[float]) -> tuple[float, float]:
-    """The p values of Wilcoxon's signed-rank test, of any number of pairs.
-
-    Args:
-        differences: of pairs, of which one at least is not zero.
-
-    Returns:
-        two-sided, and one-sided that they are above zero.
-    """
-    two_sided = float(stats.wilcoxon(differences).pvalue)
-    better = float(stats.wilcoxon(differences, alternative="greater").pvalue)
-    return two_sided, better
+    return Comparison(first, second, pairs, *test(differences))

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from .significance import FEWEST_PAIRS, compare
+from . import printed
+from .significance import FEWEST_PAIRS, Comparison, compare, exact_signed_rank
 from .summaries import LAYOUTS, Layout, Summary, metrics_of
 
 
@@ -82,8 +83,13 @@ def _cell(scores: Sequence[float]) -> Cell | None:
     return Cell(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores))
 
 
-def markdown(summaries: Sequence[Summary], baseline: str | None = None) -> str:
+def markdown(summaries: Sequence[Summary], baseline: str | None = None, exact: bool = False) -> str:
     """The tables and the comparisons of the methods.
+
+    Args:
+        summaries: of runs.
+        baseline: as in :func:`train.evaluation.significance.compare`.
+        exact: whether p values of the exact test stand beside the others.
 
     Raises:
         ValueError: when there is no such baseline.
@@ -98,15 +104,54 @@ def markdown(summaries: Sequence[Summary], baseline: str | None = None) -> str:
     comparisons = compare(summaries, baseline)
     if comparisons:
         lines = [["First", "Second", "Pairs", "p (two-sided)", "p (first is better)"]]
-        for one in comparisons:
-            none = "too few pairs" if one.pairs < FEWEST_PAIRS else "equal"
-            p_values = [none if p is None else f"{p:.3g}" for p in (one.two_sided, one.better)]
-            lines.append([one.first, one.second, str(one.pairs), *p_values])
+        lines += [[each.first, each.second, str(each.pairs), *_p(each)] for each in comparisons]
+        if exact:
+            lines[0] += _EXACT_HEAD
+            tested = compare(summaries, baseline, exact_signed_rank)
+            for line, each in zip(lines[1:], tested, strict=True):
+                line += _p(each)
         parts.append(f"## Wilcoxon signed-rank test\n\n{_grid(lines)}")
     others = sorted({one.task for one in summaries if not metrics_of(one.task)})
     if others:
         parts.append(f"Evaluated, but in no table: {', '.join(others)}.")
     return "\n\n".join(parts)
+
+
+_EXACT_HEAD = ["exact (two-sided)", "exact (first is better)"]
+
+
+def _p(one: Comparison) -> list[str]:
+    none = "too few pairs" if one.pairs < FEWEST_PAIRS else "equal"
+    return [none if p is None else f"{p:.3g}" for p in (one.two_sided, one.better)]
+
+
+def paper(exact: bool = False) -> str:
+    """Appendix H of the paper from the scores that its tables print.
+
+    Args:
+        exact: whether p values of the exact test stand beside those of the approximation.
+    """
+    head = ["First", "Second", "Pairs", "p (two-sided)", "p (first is better)"]
+    lines = [[*head, *_EXACT_HEAD[: 2 * exact], "the paper's", "the paper's digits"]]
+    for one in printed.tests():
+        exactly = (one.exact_two_sided, one.exact_better)[: 2 * exact]
+        p_values = [f"{p:.3g}" for p in (one.two_sided, one.better, *exactly)]
+        lines.append(["TeRA", one.method, str(one.pairs), *p_values, one.paper, one.verdict])
+    bold = [["Model", "Column", "TeRA", "higher", "by"]]
+    bold += [
+        [model, column, f"{ours:.2f}", f"{best:.2f}", name]
+        for model, column, ours, name, best in printed.wrong_bold()
+    ]
+    name, gain = printed.gain("Llama-2-7B", "SVAMP")
+    return "\n\n".join(
+        [
+            "## Appendix H from Tables 2 to 4: Wilcoxon signed-rank test, normal approximation",
+            _grid(lines),
+            "## Where TeRA is in bold print, and another adapter's score is higher",
+            _grid(bold),
+            f"Table 4, SVAMP, Llama-2-7B: TeRA is {gain:.1f} above {name}; the text says 1.7.",
+        ]
+    )
 
 
 def _text(cell: Cell | None) -> str:
