@@ -4,6 +4,7 @@ r"""Every method on one small model and two real tasks, each at its own best lea
         --convai2=valid_self_original_no_cands.txt --output=methods.jsonl
     python -m benchmarks.methods --table --output=methods.jsonl
     python -m benchmarks.methods --figure=figures --output=methods.jsonl
+    python -m benchmarks.methods --schemes --list --output=methods.jsonl
 
 ``--gsm8k`` is a directory with train.json, records of ``instruction`` and ``output``;
 ``--convai2`` a file in ParlAI's text format, split by dialogue. The study is that of
@@ -16,6 +17,9 @@ that of the order of the data, of d, and of the frozen network.
 ``--figure`` draws trainable parameters against the test loss, as ``pareto.png`` and ``pareto.svg``:
 for each method the variant that is best on the validation part, if it has all seeds.
 
+``--schemes`` runs the paper's ablations (``configs/studies/schemes.py``) in place of the methods;
+``--list`` says which of their runs are there.
+
 Each finished run is a line of ``--output``, and is not run again: an interrupted study goes on.
 With several GPUs a process is started for each.
 """
@@ -24,9 +28,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.study import OnBase, best_of_methods, on_base, table
-from benchmarks.variants import CHOICES, METHODS
-from configs.studies import smollm2
+from benchmarks.study import OnBase, best_of_methods, on_base, progress, table
+from benchmarks.variants import CHOICES, METHODS, SCHEMES, variants
+from configs.studies import schemes, smollm2
 from tera_jax.quantize import KINDS
 from train import command
 from train.studies import gpus, loop, pareto, schema
@@ -75,6 +79,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON lines, one a run")
     parser.add_argument("--quantize", default="none", choices=("none", *KINDS), help="of the base")
     parser.add_argument("--choices", action="store_true", help="TeRA's open choices as well")
+    parser.add_argument("--schemes", action="store_true", help="the paper's ablations instead")
+    parser.add_argument("--list", action="store_true", help="say which of them are there, and end")
     parser.add_argument("--only", nargs="+", help="names of variants, such as lora")
     parser.add_argument("--tasks", nargs="+", help="GSM8K, ConvAI2 or both, the default")
     parser.add_argument("--seeds", type=int, default=3, help="runs at the best rate")
@@ -84,7 +90,8 @@ def main() -> None:
     args = parser.parse_args()
     results = OnBase(args.output, STEPS, args.quantize)
     if args.table:
-        order = [BASE, *(variant.name for variant in (*METHODS, *CHOICES))]
+        every = (*METHODS, *CHOICES, *SCHEMES)
+        order = dict.fromkeys([BASE, *(variant.name for variant in every)])
         rows = [on_base(variant, kind) for kind in ("none", *KINDS) for variant in order]
         print(table(results.runs, rows))
         return
@@ -94,7 +101,13 @@ def main() -> None:
         args.figure.mkdir(parents=True, exist_ok=True)
         print(*pareto.draw(found, args.figure), sep="\n")
         return
+    if args.list:
+        groups = {name: variants(specs) for name, specs in schemes.GROUPS.items()}
+        paths = dict.fromkeys(("GSM8K", "ConvAI2"), "-")
+        print(progress(groups, study("-", paths, SCHEMES, args.quantize, args.seeds), results))
+        return
     known = (*METHODS, *CHOICES) if args.choices else METHODS
+    known = SCHEMES if args.schemes else known
     names = [variant.name for variant in known]
     only = set(args.only or names)
     if only - {*names}:
@@ -104,8 +117,8 @@ def main() -> None:
     for flag, value in {"model": args.model, **paths}.items():
         if not value:
             parser.error(f"--{flag.lower()} is missing")
-    variants = [variant for variant in known if variant.name in only]
-    asked = study(args.model, paths, variants, args.quantize, args.seeds)
+    chosen = [variant for variant in known if variant.name in only]
+    asked = study(args.model, paths, chosen, args.quantize, args.seeds)
     results.repair()
     if args.retry:
         results.forget_failures()

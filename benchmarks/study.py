@@ -1,11 +1,16 @@
 """The table and the points of the study of methods; names of variants on a quantised base."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from train.params.count import count
+from train.studies import loop
+from train.studies.job import Job
 from train.studies.results import Failure, Result, Results
+from train.studies.schema import Study
 from train.studies.summaries import Summary, chosen, summarize
+from train.studies.variants import Variant
 
 
 def on_base(variant: str, quantize: str) -> str:
@@ -71,6 +76,35 @@ def table(results: Sequence[Result], variants: Sequence[str]) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def progress(groups: Mapping[str, Sequence[Variant]], study: Study, results: Results) -> str:
+    """Markdown: for each variant its trainable parameters, and what there is of its runs.
+
+    Args:
+        groups: variants of the study by what they change.
+        study: on SmolLM2-135M.
+        results: of any variants and tasks.
+    """
+    tasks = [task.name for task in study.config.tasks]
+    lines = [f"| changed | variant | trained | {' | '.join(tasks)} |"]
+    lines.append("| --- | --- | ---: |" + " --- |" * len(tasks))
+    for group, variants in groups.items():
+        for variant in variants:
+            settings = variant.settings()
+            targets = settings.pop("targets", None)
+            trained = count("smollm2-135m", variant.method, settings, targets).trained
+            states = [_state(Job(variant.name, task), study, results) for task in tasks]
+            name = variant.name.replace("|", r"\|")
+            lines.append(f"| {group} | `{name}` | {trained:,} | {' | '.join(states)} |")
+    return "\n".join(lines)
+
+
+def _state(job: Job, study: Study, results: Results) -> str:
+    if loop.skipped(job, study, results):
+        return "failed" if results.failure(*job) else "measured"
+    done = len(results.of(*job))
+    return f"{done} runs, unfinished" if done else "to run"
 
 
 def best_of_methods(

@@ -1,9 +1,9 @@
-"""What is compared on SmolLM2-135M: the methods of the study's file, and TeRA's open choices."""
+"""What is compared on SmolLM2-135M: the methods and the schemes of studies' files, open choices."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from configs.studies import smollm2
+from configs.studies import schemes, smollm2
 from train.studies.variants import Variant, shown
 
 _OUT = "tensorizations=576|24x24+576|12x16"
@@ -90,3 +90,6 @@ short ones, and one of two modes a side.
 The change that FourierFT starts from has the root mean square 150 sqrt(n / 2) / (in out): 0.0079
 and 0.0238 on query and value, where this model's kernels have 0.20.
 """
+
+SCHEMES = variants(schemes.METHODS)
+"""The paper's ablations; what :data:`CHOICES` has too stands under the same name."""
