@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.study import OnBase, best_of_methods, on_base, progress, table
-from benchmarks.variants import CHOICES, METHODS, SCHEMES, variants
-from configs.studies import schemes, smollm2
+from benchmarks.variants import CHOICES, METHODS, SCHEMES, groups
+from configs.studies import smollm2
 from tera_jax.quantize import KINDS
 from train import command
 from train.studies import gpus, loop, pareto, schema
@@ -101,23 +101,23 @@ def main() -> None:
         args.figure.mkdir(parents=True, exist_ok=True)
         print(*pareto.draw(found, args.figure), sep="\n")
         return
-    if args.list:
-        groups = {name: variants(specs) for name, specs in schemes.GROUPS.items()}
-        paths = dict.fromkeys(("GSM8K", "ConvAI2"), "-")
-        print(progress(groups, study("-", paths, SCHEMES, args.quantize, args.seeds), results))
-        return
     known = (*METHODS, *CHOICES) if args.choices else METHODS
     known = SCHEMES if args.schemes else known
     names = [variant.name for variant in known]
     only = set(args.only or names)
     if only - {*names}:
         parser.error(f"{sorted(only - {*names})} are none of {sorted(names)}")
+    chosen = [variant for variant in known if variant.name in only]
+    if args.list:
+        paths = dict.fromkeys(("GSM8K", "ConvAI2"), "-")
+        listed = study("-", paths, chosen, args.quantize, args.seeds)
+        print(progress(groups(), listed, results))
+        return
     given = {"GSM8K": args.gsm8k and f"{args.gsm8k}/train.json", "ConvAI2": args.convai2}
     paths = {name: path for name, path in given.items() if name in (args.tasks or given)}
     for flag, value in {"model": args.model, **paths}.items():
         if not value:
             parser.error(f"--{flag.lower()} is missing")
-    chosen = [variant for variant in known if variant.name in only]
     asked = study(args.model, paths, chosen, args.quantize, args.seeds)
     results.repair()
     if args.retry:

@@ -10,7 +10,6 @@ from train.studies.job import Job
 from train.studies.results import Failure, Result, Results
 from train.studies.schema import Study
 from train.studies.summaries import Summary, chosen, summarize
-from train.studies.variants import Variant
 
 
 def on_base(variant: str, quantize: str) -> str:
@@ -78,25 +77,24 @@ def table(results: Sequence[Result], variants: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def progress(groups: Mapping[str, Sequence[Variant]], study: Study, results: Results) -> str:
+def progress(groups: Mapping[str, str], study: Study, results: Results) -> str:
     """Markdown: for each variant its trainable parameters, and what there is of its runs.
 
     Args:
-        groups: variants of the study by what they change.
+        groups: what a variant changes, by its name.
         study: on SmolLM2-135M.
         results: of any variants and tasks.
     """
     tasks = [task.name for task in study.config.tasks]
     lines = [f"| changed | variant | trained | {' | '.join(tasks)} |"]
     lines.append("| --- | --- | ---: |" + " --- |" * len(tasks))
-    for group, variants in groups.items():
-        for variant in variants:
-            settings = variant.settings()
-            targets = settings.pop("targets", None)
-            trained = count("smollm2-135m", variant.method, settings, targets).trained
-            states = [_state(Job(variant.name, task), study, results) for task in tasks]
-            name = variant.name.replace("|", r"\|")
-            lines.append(f"| {group} | `{name}` | {trained:,} | {' | '.join(states)} |")
+    for variant in study.variants:
+        settings = variant.settings()
+        targets = settings.pop("targets", None)
+        trained = count("smollm2-135m", variant.method, settings, targets).trained
+        states = [_state(Job(variant.name, task), study, results) for task in tasks]
+        name, group = variant.name.replace("|", r"\|"), groups.get(variant.name, "")
+        lines.append(f"| {group} | `{name}` | {trained:,} | {' | '.join(states)} |")
     return "\n".join(lines)
 
 

@@ -93,3 +93,12 @@ and 0.0238 on query and value, where this model's kernels have 0.20.
 
 SCHEMES = variants(schemes.METHODS)
 """The paper's ablations; what :data:`CHOICES` has too stands under the same name."""
+
+
+def groups() -> dict[str, str]:
+    """What each of :data:`SCHEMES` changes, by its name."""
+    return {
+        variant.name: group
+        for group, specs in schemes.GROUPS.items()
+        for variant in variants(specs)
+    }

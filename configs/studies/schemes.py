@@ -12,8 +12,8 @@ a study of its own directory. Tasks and training are those of ``smollm2.py``.
 
 The default is orthogonal factors, ``576|24x24`` and ``576|12x16`` on query and value, one frozen
 network for each shape. The longest d starts at zero. The sides of the kernels are 576 = 2^6 9 and
-192 = 2^6 3, so that no scheme has modes of two alone: where the paper has 2^n, here stand six modes
-of 2 and one of 9 or 3. An order of the table counts all modes of a query kernel.
+192 = 2^6 3, and no powers of two. Where the paper has 2^n, here stand six modes of 2 and one of 9
+or 3.
 """
 
 import ml_collections

@@ -10,14 +10,16 @@ import pytest
 
 from benchmarks import methods
 from benchmarks.study import OnBase, progress
-from benchmarks.variants import CHOICES, METHODS, SCHEMES, variants
+from benchmarks.variants import CHOICES, METHODS, SCHEMES, groups, variants
 from configs.studies import schemes
 from tera_jax.network.tensorization import Tensorization
+from train.evaluation import tables
 from train.params.count import count
 from train.studies import loop, schema
 from train.studies.job import Job
 from train.studies.variants import Variant
 
+PAGE = Path(methods.__file__).parents[1] / "docs" / "studies.md"
 COMMITTED = Path(methods.__file__).parent / "results" / "methods.jsonl"
 PATHS = {"GSM8K": "g.json", "ConvAI2": "c.txt"}
 LAYERS = 30
@@ -105,16 +107,16 @@ def test_what_is_measured_is_taken_and_the_rest_is_to_run():
 def test_the_list_says_what_there_is(tmp_path):
     some = variants((schemes.METHODS[0], schemes.METHODS[1]))
     study = methods.study("m", PATHS, some)
-    lines = progress({"a": some}, study, OnBase(COMMITTED, methods.STEPS, "none")).splitlines()
+    lines = progress(groups(), study, OnBase(COMMITTED, methods.STEPS, "none")).splitlines()
     assert lines[2:] == [
-        "| a | `tera init=orthogonal` | 36,840 | measured | measured |",
-        r"| a | `tera tensorizations=576\|576+576\|192 init=orthogonal` | 57,600 "
-        "| to run | to run |",
+        "| default | `tera init=orthogonal` | 36,840 | measured | measured |",
+        r"| order, outputs split | `tera tensorizations=576\|576+576\|192 init=orthogonal` "
+        "| 57,600 | to run | to run |",
     ]
     first = OnBase(COMMITTED, methods.STEPS, "none").of(some[0].name, "GSM8K")[0]
     results = OnBase(tmp_path / "r.jsonl", methods.STEPS, "none")
     results.append(first)
-    lines = progress({"a": some[:1]}, study, results).splitlines()
+    lines = progress(groups(), study, results).splitlines()
     assert lines[2].endswith("| 1 runs, unfinished | to run |")
 
 
@@ -130,3 +132,23 @@ def test_train_compare_reads_the_same_study(monkeypatch):
     )
     with pytest.raises(SystemExit):
         methods.main()
+
+
+def test_the_page_has_the_figures_of_the_results():
+    lines = PAGE.read_text().splitlines()
+    known = (Path(__file__).parent / "methods_table.md").read_text().splitlines()
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in known}
+    shown = [line.strip("| ").split(" | ") for line in lines if line.startswith("| `tera")]
+    assert len(shown) == 9
+    for name, count_, gsm8k, convai2 in shown:
+        cells = rows[f"| {name}"]
+        assert [count_, gsm8k, convai2] == [cells[1], cells[3], cells[6]]
+    assert f"Ten of the {len(SCHEMES)} are measured" in PAGE.read_text()
+    computed = [line.split(" | ") for line in tables.paper(exact=True).splitlines()]
+    page = [line.split(" | ") for line in lines]
+    tests = [line[1:] for line in computed if line[0] == "| TeRA"]
+    assert len(tests) == 7
+    assert all([f"| {line[0]}", *line[1:]] in page for line in tests)
+    # Each scheme of the study and its count stand in the table.
+    text = PAGE.read_text()
+    assert [each.name for each in SCHEMES if f"{trained(each):,}" not in text] == []

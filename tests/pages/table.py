@@ -39,6 +39,7 @@ LIMITS = {
     "-m benchmarks.loading": ("--model=tiny", "--block=32"),
     "-m benchmarks.many_personas": ("--count=2", "--checked=1", "--steps=2", "--active=2"),
     "-m benchmarks.methods": ("--only=lora", "--tasks=ConvAI2"),
+    "-m benchmarks.methods --schemes --list": ("--only=tera",),
     "-m benchmarks.mixed_rows": ("--tiny", "--repeats=1", "--cases=vera"),
     "-m benchmarks.packing": ("--count=20",),
     "-m benchmarks.soft_caps": (
@@ -101,7 +102,8 @@ NOT_RUN = {
     "-m train.harness": "data sets of the hub; tests/train/test_harness.py has its own",
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
-    "--paper": "tests/train/params/test_count.py runs it",
+    "-m train.params --paper": "tests/train/params/test_count.py runs it",
+    "-m benchmarks.methods --schemes --model": "kernels of 576; tests/benchmarks/test_schemes.py",
     "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
