@@ -87,7 +87,8 @@ def with_start(run: Run) -> Run:
 def _of_peft(path: str, run: Run) -> tuple[Any, str]:
     """The d of an adapter of PEFT, and the fingerprint of what is frozen with it."""
     found, variables = peft.load(path, run.params)
-    _require_same(path, found, run.adapter)
+    # PEFT's file has the frozen arrays and not the seed that drew them here: the arrays decide.
+    _require_same(path, found, run.adapter, ("seed",) if variables["frozen"] else ())
     if not trees.same_arrays(variables["params"], run.params):
         raise ValueError(
             f"config.model.adapter={path} brings weights of the base (modules_to_save), which are "
@@ -98,8 +99,13 @@ def _of_peft(path: str, run: Run) -> tuple[Any, str]:
     return d, fingerprint(variables["frozen"])
 
 
-def _require_same(path: str, found: Adapter, adapter: Adapter) -> None:
-    """Raise ``ValueError`` for another method, another setting of it, or other layers."""
+def _require_same(
+    path: str, found: Adapter, adapter: Adapter, unknown: tuple[str, ...] = ()
+) -> None:
+    """Raise ``ValueError`` for another method, another setting of it, or other layers.
+
+    Settings of the names in ``unknown`` are not those of the adapter's training.
+    """
     where = f"config.model.adapter={path}"
     if found.name != adapter.name:
         raise ValueError(
@@ -110,7 +116,7 @@ def _require_same(path: str, found: Adapter, adapter: Adapter) -> None:
     rows = [
         f"config.method.{name} is {ours[name]!r}, there it is {theirs[name]!r}"
         for name in ours
-        if name not in _TRAINING_ONLY and ours[name] != theirs[name]
+        if name not in (*_TRAINING_ONLY, *unknown) and ours[name] != theirs[name]
     ]
     if rows:
         raise ValueError(f"{where} has other settings: {'; '.join(rows)}; give the adapter's")

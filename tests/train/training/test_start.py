@@ -65,6 +65,20 @@ def equal(a, b):
     return all(map(np.array_equal, *map(jax.tree.leaves, (a, b))))
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_training_starts_from_a_vera_adapter_of_peft(tiny_llama, records_path, tmp_path, seed):
+    """Its projections are read from the file, and must be those that the run draws."""
+    run = make_run(tiny_llama, records_path, "vera", rank=4, seed=seed, dropout=0.1)
+    d = moved(run)
+    save_peft(tmp_path / "vera", run.adapter, run.variables(d), "tiny")
+    started = with_start(naming(run, tmp_path / "vera"))
+    assert equal(runs.first_d(started), d)
+    assert not equal(runs.init_d(run), d)
+    other = make_run(tiny_llama, records_path, "vera", rank=4, seed=seed + 1)
+    with pytest.raises(ValueError, match="has a frozen network of fingerprint"):
+        with_start(naming(other, tmp_path / "vera"))
+
+
 @pytest.mark.parametrize(("method", "name"), [("lora", "lora"), ("tera", "tera"), ("lora", "peft")])
 def test_training_starts_from_the_bits_of_the_adapter_and_a_new_optimizer(world, method, name):
     made, d, place = world
