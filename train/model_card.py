@@ -11,7 +11,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from huggingface_hub import ModelCardData
@@ -22,6 +22,7 @@ from tera_jax.fingerprint import fingerprint
 from . import command
 from .config import to_json
 from .training import kept
+from .training.data_identity import kept_counts
 from .training.run import Run
 
 FILE = "README.md"
@@ -42,11 +43,30 @@ _READ = {
     "gguf": "llama.cpp runs it, and `tera_jax.llama.load_pretrained` reads it.",
 }
 _WHAT = {"adapter": "The adapter alone", "peft": "The adapter alone, as PEFT has it"}
+_LOSS = "held-out loss, nats a token"
 _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
+class Known(NamedTuple):
+    """What a caller knows of an adapter that has no directory of a run to itself.
+
+    Attributes:
+        losses: held-out, in nats a token, untrained and tuned; None where one was not taken.
+        counts: of its records, by the field of the configuration that names them.
+    """
+
+    losses: tuple[float | None, float | None]
+    counts: Mapping[str, int]
+
+
 def write(
-    directory: Path, format: str, run: Run, d: Any, workdir: Path | None, step: int | None
+    directory: Path,
+    format: str,
+    run: Run,
+    d: Any,
+    workdir: Path | None,
+    step: int | None,
+    known: Known | None = None,
 ) -> Path | None:
     """Write the card of an export, unless its directory has a ``README.md`` of other making.
 
@@ -57,6 +77,7 @@ def write(
         d: that was exported.
         workdir: of the run, which has its figures; None for none.
         step: of ``d``; without it the figures of a step are left out.
+        known: in place of what the directory of the run has.
 
     Returns:
         The file, or None where another one is there.
@@ -64,7 +85,7 @@ def write(
     file = directory / FILE
     if file.exists() and not is_ours(file.read_text(encoding="utf-8", errors="replace")):
         return None
-    atomic.write_text(file, text(format, run, d, workdir, step))
+    atomic.write_text(file, text(format, run, d, workdir, step, known))
     return file
 
 
@@ -73,7 +94,14 @@ def is_ours(card: str) -> bool:
     return _MARK in card
 
 
-def text(format: str, run: Run, d: Any, workdir: Path | None, step: int | None) -> str:
+def text(
+    format: str,
+    run: Run,
+    d: Any,
+    workdir: Path | None,
+    step: int | None,
+    known: Known | None = None,
+) -> str:
     """The content of a card; the arguments are :func:`write`'s."""
     config = _shortened(to_json(run.config))
     base, method = _base(run.config.model.path), run.config.method.name
@@ -85,7 +113,11 @@ def text(format: str, run: Run, d: Any, workdir: Path | None, step: int | None) 
     )
     trained = sum(leaf.size for leaf in jax.tree.leaves(d))
     whole = quantize.size(run.params)
+    counts = known.counts if known else kept_counts(workdir) if workdir else {}
     found = _figures(run, d, workdir, step)
+    if known:
+        before, after = map(_shown, known.losses)
+        found = [(_LOSS, before, after)]
     lines = [
         "---",
         head.to_yaml(),
@@ -102,7 +134,7 @@ def text(format: str, run: Run, d: Any, workdir: Path | None, step: int | None) 
         f"| method | {method} on {', '.join(run.config.method.targets)} |",
         f"| trainable parameters | {trained:,} ({trained / (whole + trained):.4%}) |",
         *([] if step is None else [f"| step | {step} |"]),
-        *_data(run.meta.data or _kept_data(workdir), config),
+        *_data(run.meta.data or _kept_data(workdir), counts, config),
         "",
     ]
     if found:
@@ -135,14 +167,17 @@ def _kept_data(workdir: Path | None) -> dict[str, str]:
     return {field: value for field, value in found.items() if isinstance(value, str)}
 
 
-def _data(identities: Mapping[str, str], config: Mapping[str, Any]) -> Iterator[str]:
+def _data(
+    identities: Mapping[str, str], counts: Mapping[str, int], config: Mapping[str, Any]
+) -> Iterator[str]:
     """A line for each file of records or of a template, by the field that names it."""
     names = {f"config.data.{key}": config["data"].get(key) for key in config["data"]}
     fields = dict.fromkeys(("config.data.path", *identities))
     for field in fields:
         if names.get(field):
+            count = f", {counts[field]:,} records" if field in counts else ""
             identity = f", identity `{identities[field]}`" if field in identities else ""
-            yield f"| {field.removeprefix('config.')} | `{names[field]}`{identity} |"
+            yield f"| {field.removeprefix('config.')} | `{names[field]}`{count}{identity} |"
 
 
 def _figures(
@@ -156,11 +191,11 @@ def _figures(
     rows = []
     if after.get("d") == fingerprint(d):
         old_loss, new_loss = (_shown(each.get("held_out_loss")) for each in (before, after))
-        rows.append(("held-out loss, nats a token", old_loss, new_loss))
+        rows.append((_LOSS, old_loss, new_loss))
     elif step is not None:
         logged = kept.lines(workdir / "metrics.jsonl") if _has_log(workdir) else []
         loss = [row["held_out_loss"] for row in logged if _is_loss(row, step)]
-        rows += [("held-out loss, nats a token", "", _shown(value)) for value in loss[-1:]]
+        rows += [(_LOSS, "", _shown(value)) for value in loss[-1:]]
     for file in sorted(places[1].glob("*/summary.json")):
         old, new = (kept.read(place / file.parent.name / file.name) or {} for place in places)
         if step is None or new.get("step") != step:

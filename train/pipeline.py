@@ -71,7 +71,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
     tests = evaluate.load_tests(config.evaluate, config.data)
     answers.require(tests, config.evaluate)
     sources = records.sources(config.data)
-    identities = records.identities(sources, config.data)
+    identities, counts = records.identities(sources, config.data), records.counts(sources)
     distributed.require_same(identities)
     distributed.on_main_process(lambda: require_same_data(workdir, identities))
     tokenizer = load_tokenizer(config.model.path)
@@ -89,7 +89,7 @@ def _train(config: Config, workdir: Path, callbacks: Sequence[Any]) -> Trained:
 
     run = start.with_start(runs.build(config, workdir, tokenizer, identities))
     distributed.on_main_process(lambda: init_workdir(workdir, config))
-    distributed.on_main_process(lambda: keep_data_identity(workdir, identities))
+    distributed.on_main_process(lambda: keep_data_identity(workdir, identities, counts))
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))
     train = prepared.train.after(run.virtual_tokens)

@@ -23,6 +23,7 @@ def test_the_card_has_what_the_run_knows(best, tmp_path, monkeypatch):
     run, step, d, workdir = best
     called = ["--workdir=/home/me/runs/x", "--format=adapter", "--output", "/home/me/a b"]
     monkeypatch.setattr(sys, "argv", [export.__file__, *called])
+    monkeypatch.setattr(model_card, "kept_counts", lambda _: {"config.data.path": 1234})
     meta = run.meta._replace(data={"config.data.path": "0123456789abcdef"})
     text = model_card.text("adapter", run._replace(meta=meta), d, workdir, step)
     card = ModelCard(text).data  # as the hub reads it
@@ -37,7 +38,7 @@ def test_the_card_has_what_the_run_knows(best, tmp_path, monkeypatch):
         f"# {Path(run.config.model.path).name} tuned with tera",
         f"| trainable parameters | {trained:,} (",
         f"fingerprint `{run.meta.base_fingerprint}`",
-        f"| data.path | `{data}`, identity `0123456789abcdef` |",
+        f"| data.path | `{data}`, 1,234 records, identity `0123456789abcdef` |",
         f"| step | {step} |",
         f"| held-out loss, nats a token |  | {loss:.4f} |",
         "python -m train.export --workdir=x --format=adapter --output 'a b'",

@@ -174,6 +174,11 @@ def sources(config: DataConfig) -> dict[str, Source]:
     }
 
 
+def counts(given: Mapping[str, Source]) -> dict[str, int]:
+    """How many records each source has, by its field."""
+    return {key: len(source.records) for key, source in given.items()}
+
+
 def identities(given: Mapping[str, Source], config: DataConfig | None = None) -> dict[str, str]:
     """Of what :func:`sources` has read, by the same fields; and of a file of a chat template."""
     found = {field: source.identity for field, source in given.items()}

@@ -17,6 +17,7 @@ from tera_jax.llama import stacking
 from .. import data
 from ..data import Batch
 from ..data.packing import Row
+from ..model_card import Known
 from ..training import run as runs
 from ..training import stops
 from ..training.checkpoint import Checkpoints
@@ -236,9 +237,13 @@ class _Trainer:
             self._fail(each, f"step {each.taken} has {what}", int(self.state.step), log)
             return
         self._run = runs.rolled(self._run)  # a file names the base by its stacks
-        run = self._run._replace(adapter=self._own_of(self._member(each)).adapter)
+        member = self._member(each)
+        adapter, config = self._own_of(member).adapter, member.specification.config
+        meta = self._run.meta._replace(data=member.identities)
+        run = self._run._replace(adapter=adapter, config=config, meta=meta)
         first = not any(other.status == "finished" for other in self.board.all)
-        results.write_adapter(run, d, each.name, self._workdir, check_frozen=first)
+        known = Known((each.before, loss), member.counts)
+        results.write_adapter(run, d, each.name, self._workdir, first, each.taken, known)
         self._run = runs.unrolled(self._run)
         each.status, each.slot, each.after = "finished", None, loss
         results.write(self.board.all, self._workdir)

@@ -1,7 +1,8 @@
 """The adapters of a run, with their records: read before the base is loaded, fed after."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,12 +23,19 @@ class Read:
     Attributes:
         specification: of the adapter.
         prepared: its training and held-out examples.
-        identities: of its records, by a name for each file.
+        identities: of its records, by the field of its configuration.
+        counts: of its records, likewise.
     """
 
     specification: Specification
     prepared: Prepared
     identities: dict[str, str]
+    counts: dict[str, int]
+
+    def named(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values by field, under names that no other adapter of the run has."""
+        name = self.specification.name
+        return {field.replace("config", name, 1): value for field, value in values.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Member:
         held_out: its held-out examples.
         steps: that it is trained for.
         rates: of its steps, (steps,).
+        identities: as of :class:`Read`.
+        counts: likewise.
     """
 
     specification: Specification
@@ -47,6 +57,8 @@ class Member:
     held_out: Examples
     steps: int
     rates: np.ndarray
+    identities: dict[str, str]
+    counts: dict[str, int]
 
     @property
     def name(self) -> str:
@@ -64,15 +76,14 @@ def read(found: Specification, tokenizer: data.Tokenizer) -> Read:
     config = found.config.data
     try:
         sources = records.sources(config)
-        identities = records.identities(sources, config)
+        identities, counts = records.identities(sources, config), records.counts(sources)
         prepared = data.prepare(config, tokenizer, sources)
     except (ValueError, OSError) as error:
         if not is_user_error(error):
             raise
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{found.where} ({found.name!r}): {error}") from None
-    named = {field.replace("config", found.name, 1): value for field, value in identities.items()}
-    return Read(found, prepared, named)
+    return Read(found, prepared, identities, counts)
 
 
 def member(given: Read, virtual: Sequence[int], limit: int) -> Member:
@@ -100,7 +111,8 @@ def member(given: Read, virtual: Sequence[int], limit: int) -> Member:
         require_schedule(config.optim, steps)
     except ValueError as error:
         raise ValueError(f"{found.where} ({found.name!r}): {error}") from None
-    return Member(found, stream, held_out, steps, rates(config.optim, steps))
+    taken = rates(config.optim, steps)
+    return Member(found, stream, held_out, steps, taken, given.identities, given.counts)
 
 
 def common_row(members: Sequence[Member]) -> Row:

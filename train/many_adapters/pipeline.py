@@ -1,6 +1,7 @@
 """From a list of adapters to a trained run: check, read, load, train."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ def _train(
     """The run in a directory that this process holds."""
     tokenizer = load_tokenizer(config.model.path)
     read = [members.read(each, tokenizer) for each in found]
-    identities = {name: value for each in read for name, value in each.identities.items()}
+    identities, counts = (
+        {name: value for each in read for name, value in each.named(of(each)).items()}
+        for of in (attrgetter("identities"), attrgetter("counts"))
+    )
     require_same_data(workdir, identities)
     for each in read:
         train_, held_out = each.prepared.train, each.prepared.held_out
@@ -73,7 +77,7 @@ def _train(
 
     run = runs.build(config, workdir, tokenizer, identities)
     directory.write(workdir, content)
-    keep_data_identity(workdir, identities)
+    keep_data_identity(workdir, identities, counts)
     runs.keep_frozen(run, workdir)
     distributed.log(runs.describe(run))
     distributed.log(

@@ -8,7 +8,8 @@ from typing import Any
 from tera_jax import atomic, load_adapter
 from tera_jax.fingerprint import fingerprint
 
-from .. import export
+from .. import export, model_card
+from ..model_card import Known
 from ..text_table import aligned
 from ..training.run import Run
 from .progress import Progress
@@ -22,22 +23,27 @@ def place(workdir: Path, name: str) -> Path:
     return workdir / _DIRECTORY / name
 
 
-def write_adapter(run: Run, d: Any, name: str, workdir: Path, check_frozen: bool) -> Path:
+def write_adapter(
+    run: Run, d: Any, name: str, workdir: Path, check_frozen: bool, step: int, known: Known
+) -> Path:
     """Write a finished adapter, unless it is there to the bit; another one is set aside.
 
     Args:
-        run: whose method is the adapter's own.
+        run: whose method and configuration are the adapter's own.
         d: trained.
         name: of the adapter.
         workdir: of the run.
         check_frozen: as for :func:`tera_jax.save_adapter`.
+        step: of the adapter.
+        known: of the adapter, for its model card.
     """
     directory = place(workdir, name)
-    if directory.exists():
-        if _is(directory, run, d):
-            return directory
-        atomic.set_aside(directory, workdir / "earlier")
-    return export.export(run, d, "adapter", directory, check_frozen=check_frozen)
+    if not directory.exists() or not _is(directory, run, d):
+        if directory.exists():
+            atomic.set_aside(directory, workdir / "earlier")
+        export.export(run, d, "adapter", directory, check_frozen=check_frozen)
+    model_card.write(directory, "adapter", run, d, None, step, known)
+    return directory
 
 
 def _is(directory: Path, run: Run, d: Any) -> bool:

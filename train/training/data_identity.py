@@ -9,6 +9,8 @@ from tera_jax.atomic import write_json
 from . import kept
 
 _FILE = "data.json"
+_COUNTS = "records"
+"""Its key of how many records there are; all others are fields."""
 
 
 def require_same_data(workdir: str | os.PathLike[str], identities: Mapping[str, str]) -> None:
@@ -37,11 +39,29 @@ def require_identities(saved: Mapping[str, str], given: Mapping[str, str], where
             )
 
 
-def keep_data_identity(workdir: str | os.PathLike[str], identities: Mapping[str, str]) -> None:
-    """Write ``data.json``, unless it is there and whole."""
-    directory = Path(workdir)
-    if _saved(directory) != identities:
-        write_json(directory / _FILE, dict(identities))
+def keep_data_identity(
+    workdir: str | os.PathLike[str],
+    identities: Mapping[str, str],
+    counts: Mapping[str, int] | None = None,
+) -> None:
+    """Write ``data.json``, unless it is there and whole.
+
+    Args:
+        workdir: of the run.
+        identities: as for :func:`require_same_data`.
+        counts: of the records, by the same fields. They are told, and not compared.
+    """
+    directory, counts = Path(workdir), dict(counts or {})
+    if _saved(directory) != identities or kept_counts(directory) != counts:
+        more = {_COUNTS: counts} if counts else {}
+        write_json(directory / _FILE, {**identities, **more})
+
+
+def kept_counts(workdir: str | os.PathLike[str]) -> dict[str, int]:
+    """How many records each field named; nothing where that is not known."""
+    found = (kept.read(Path(workdir) / _FILE) or {}).get(_COUNTS)
+    given = found if isinstance(found, dict) else {}
+    return {field: count for field, count in given.items() if isinstance(count, int)}
 
 
 def _saved(directory: Path) -> dict[str, str]:

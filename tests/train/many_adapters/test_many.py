@@ -128,6 +128,25 @@ def test_an_adapter_is_what_it_is_alone_also_after_another_in_its_slot(trained, 
     assert np.abs(logits - base_).max() > 1e-2
 
 
+def test_each_adapter_has_a_model_card_of_its_own(trained, base):
+    place, _, _, _ = trained
+    run, found = base
+    rows = ended(place / "run")
+    for name in ("p0", "p1"):
+        text = (place / "run" / "adapters" / name / "README.md").read_text()
+        before, after = (rows[name][key] for key in ("held_out_loss_before", "held_out_loss"))
+        records = len(Path(found[name].config.data.path).read_text().splitlines())
+        for line in (
+            f"| held-out loss, nats a token | {before:.4f} | {after:.4f} |",
+            f"| data.path | `{name}.jsonl`, {records} records, identity `",
+            f"| step | {rows[name]['steps']} |",
+            f'"learning_rate": {found[name].config.optim.learning_rate}',
+            f"fingerprint `{run.meta.base_fingerprint}`",
+        ):
+            assert line in text
+        assert str(place) not in text
+
+
 def test_one_trace_serves_the_whole_run_and_what_is_not_trained_keeps_every_bit(trained):
     *_, recorder = trained
     assert recorder.step._cache_size() == 1

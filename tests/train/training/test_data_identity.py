@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from train.training.checkpoint import Checkpoints, Meta
-from train.training.data_identity import keep_data_identity, require_same_data
+from train.training.data_identity import keep_data_identity, kept_counts, require_same_data
 from train.training.step import State
 
 FIELD, OTHER = "config.data.path", "config.data.validation_path"
@@ -24,6 +24,16 @@ def test_other_records_are_refused_before_long_work(tmp_path):
     with pytest.raises(ValueError, match=f"identity cccc in {OTHER}"):
         require_same_data(tmp_path, {FIELD: "aaaa", OTHER: "dddd"})
     assert [path.name for path in tmp_path.iterdir()] == ["data.json"]
+
+
+def test_counts_of_records_are_kept_and_not_compared(tmp_path):
+    keep_data_identity(tmp_path, {FIELD: "aaaa"})
+    assert kept_counts(tmp_path) == {}
+    keep_data_identity(tmp_path, {FIELD: "aaaa"}, {FIELD: 12})
+    assert kept_counts(tmp_path) == {FIELD: 12}
+    require_same_data(tmp_path, {FIELD: "aaaa"})
+    (tmp_path / "data.json").write_text('{"records": ["x"]}')
+    assert kept_counts(tmp_path) == kept_counts(tmp_path / "none") == {}
 
 
 @pytest.mark.parametrize("content", ["", "{", "7", "[]", '{"config.data.path": 3}'])

@@ -1,6 +1,8 @@
 """A run that starts from an adapter, ours or PEFT's; and what is refused."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from tera_jax.io.adapter_files import save_adapter, save_peft
 from train import pipeline
 from train.config import default, parse
 from train.training import run as runs
+from train.training.data_identity import kept_counts
 from train.training.start import require_start, with_start
 
 pytestmark = pytest.mark.long
@@ -138,6 +141,8 @@ def test_a_command_trains_on_from_an_adapter(world, tmp_path, tiny_llama, record
         optim=dataclasses.replace(tree.optim, ema_decay=0.5),
     )
     trained = pipeline.train(config, tmp_path / "run")
+    records = json.loads(Path(config.data.path).read_text())
+    assert kept_counts(tmp_path / "run") == {"config.data.path": len(records)}
     plain = dataclasses.replace(config, model=dataclasses.replace(config.model, adapter=None))
     begun = pipeline.train(plain, tmp_path / "plain")
     assert trained.before["held-out"] != begun.before["held-out"]
