@@ -33,10 +33,25 @@ def test_the_command_prints_its_figures(smollm2_path, tmp_path):
     )
     line = found.stdout.splitlines()[-1]
     figures = re.fullmatch(
-        r"400 records in a file of 0 MiB: ([\d,]+) MiB above its size at most, (\d+) s to the end "
-        r"of the first step \((\d+) s of CPU time\)",
+        r"400 records in a file of 0 MiB: [\d,]+ MiB at most, ([\d,]+) above its size, (\d+) s to "
+        r"the end of the first step \((\d+) s of CPU time\)",
         line,
     )
     assert figures is not None, line
     assert 200 < int(figures[1].replace(",", "")) < 4000
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_an_epoch_is_compared_loaded_and_streamed(smollm2_path, tmp_path):
+    lines = data.compare(tmp_path, 600, str(smollm2_path)).splitlines()
+    assert lines[0] == "600 records in a file of 0 MiB"
+    figure = r" +[\d,.]+(?: MiB)? in the epoch, [\d,.]+ at most(?:, \d+ s)?"
+    for line, name in zip(lines[1:], ("loaded", "streamed", "ratio"), strict=True):
+        assert re.fullmatch(name + figure, line), line
+
+
+def test_a_comparison_has_no_other_kinds(capsys):
+    with pytest.raises(SystemExit):
+        data.main(["--compare", "--chat", "--tokenizer=none"])
+    assert "leave --chat, --streaming out" in capsys.readouterr().err
