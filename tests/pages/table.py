@@ -104,6 +104,7 @@ NOT_RUN = {
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "-m train.params --paper": "tests/train/params/test_count.py runs it",
     "-m benchmarks.methods --schemes --model": "kernels of 576; tests/benchmarks/test_schemes.py",
+    "-m benchmarks.data --compare": "two processes; tests/benchmarks/test_data.py has some records",
     "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
