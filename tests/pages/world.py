@@ -40,6 +40,10 @@ _MATH = (
     "--config.data.path=commonsense_170k.json",
     "--workdir=runs/math",
 )
+_QUESTIONS = [
+    {"prompt": "What is red?", "answer": "the sun"},
+    {"prompt": "Is it?", "answer": "the sea"},
+]
 _DIALOGUES, _PROBLEMS = 910, 6990
 """So many that each part of the study of configs/studies/smollm2.py has some."""
 RUNS = {
@@ -84,7 +88,7 @@ def build(place: Path, model: Path) -> None:
         _write_lines(place / f"{name}.jsonl", _chats()[number : 9 + number])
     people = ({"name": "ana", "data": "ana.jsonl"}, {"name": "ben", "data": "ben.jsonl", "seed": 1})
     _write_lines(place / "people.jsonl", [*people])
-    _write_lines(place / "questions.jsonl", [{"prompt": "What is red?"}, {"prompt": "Is it?"}])
+    _write_lines(place / "questions.jsonl", _QUESTIONS)
     (place / "mine.csv").write_text(
         "question,answer,source\n" + "".join(f"what is {i}?,the sun,a\n" for i in range(20))
     )
