@@ -30,8 +30,8 @@ class Analysed(NamedTuple):
         member: the run.
         step: of the checkpoint, the best one by the held-out loss.
         trained: trainable parameters.
-        nll: the last held-out loss, in nats a token; None where none was taken.
-        best_nll: the least one, likewise.
+        nll: the held-out loss of that checkpoint, in nats a token; None where none was taken.
+        last_nll: the held-out loss at the end of the training, likewise.
         kernels: the numbers of each, in the order of paths and layers.
         d: the trained values by the name of their array, all kernels together.
         elsewhere: NLL of a test set before and after the training, by its name.
@@ -41,7 +41,7 @@ class Analysed(NamedTuple):
     step: int
     trained: int
     nll: float | None
-    best_nll: float | None
+    last_nll: float | None
     kernels: list[Measured]
     d: dict[str, np.ndarray]
     elsewhere: dict[str, tuple[float, float]]
@@ -87,8 +87,8 @@ def _analysed(member: Member, run: runs.Run, bases: Bases) -> Analysed:
         member=member,
         step=step,
         trained=sum(leaf.size for leaf in jax.tree.leaves(d)),
-        nll=losses[-1] if losses else None,
-        best_nll=min(losses, default=None),
+        nll=losses.get(step),
+        last_nll=losses[max(losses)] if losses else None,
         kernels=kernels,
         d=trained_values(run.adapter, d),
         elsewhere=_elsewhere(member.path),
@@ -116,11 +116,11 @@ def trained_values(adapter: Adapter, d: Any) -> dict[str, np.ndarray]:
     return {name: np.concatenate(parts[name]) for name in sorted(parts, key=natural)}
 
 
-def _losses(path: Path) -> list[float]:
+def _losses(path: Path) -> dict[int, float]:
+    """The held-out losses by step."""
     file = path / FILE
     rows = kept.lines(file) if file.is_file() else []
-    held_out = [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row]
-    return [loss for _, loss in sorted(held_out)]
+    return {row["step"]: row["held_out_loss"] for row in rows if "held_out_loss" in row}
 
 
 def _elsewhere(path: Path) -> dict[str, tuple[float, float]]:

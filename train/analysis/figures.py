@@ -41,7 +41,7 @@ FIGURES = (
     Figure(
         "figure1",
         "Loss against trainable parameters (figure 1)",
-        "Held-out loss at the end of the training, the mean over seeds with its deviation. The "
+        "Held-out loss of the best checkpoint, the mean over seeds with its deviation. The "
         "colour is the rank of the updates.",
         loss_rows.by_count,
         points.by_count,

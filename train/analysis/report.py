@@ -70,7 +70,7 @@ def _run(run: Analysed) -> dict[str, Any]:
         "step": run.step,
         "trained": run.trained,
         "nll": run.nll,
-        "best_nll": run.best_nll,
+        "last_nll": run.last_nll,
         "elsewhere": {name: list(both) for name, both in run.elsewhere.items()},
         "kernels": [_kernel(each) for each in run.kernels],
     }
