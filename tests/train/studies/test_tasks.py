@@ -22,7 +22,7 @@ from train.studies.parts import Parts
         (["--data", "a/x.json", "b/x.csv"], "two tasks 'x'; name them apart, as NAME=PATH"),
         (["--data", "a.json", "--rates", "fast"], "give auto, climb, or numbers"),
         (["--config=smollm2"], "give --data GSM8K=PATH ConvAI2=PATH"),
-        (["--config=smollm3"], "name a file, or one of smollm2"),
+        (["--config=smollm3"], "name a file, or one of schemes, smollm2"),
         (["--data=a.json", "--model=m", "--methods=lora", "--set=b1=1"], "give section and field"),
         (["--data=a", "--model=m", "--methods=lora", "--workers=0"], "--workers is 0"),
     ],
