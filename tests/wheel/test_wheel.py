@@ -79,7 +79,7 @@ def test_scripts_of_the_package_are_those_of_the_application(tmp_path):
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert set(scripts.values()) == {"tera_jax.application:command"}
     files = {path.stem for path in (ROOT / "train").glob("*.py")} | {"params", "train"}
-    assert {name.removeprefix("tera-") for name in scripts} <= files
+    assert {name.removeprefix("tera-").replace("-", "_") for name in scripts} <= files
     shown = subprocess.run(
         [
             sys.executable,
