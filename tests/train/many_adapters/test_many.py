@@ -265,12 +265,12 @@ def test_eight_adapters_are_what_each_is_alone(method, tiny_llama, tmp_path):
 
 
 @pytest.mark.long
-def test_64_adapters_on_a_mesh_are_what_each_is_alone(tiny_llama, tmp_path):
+def test_64_adapters_on_a_mesh_are_what_every_third_is_alone(tiny_llama, tmp_path):
     file = worlds.write_people(tmp_path / "people", 64, steps=24)
     more = ("--active=16", "--config.mesh.data=2")
     given = worlds.arguments(tiny_llama, file, tmp_path / "run", "tera", *more)
     many.main(given)
-    found = specification.read(file, worlds.base(*given[:-1]))
+    found = specification.read(file, worlds.base(*given[:-1]))[::3]  # of each rate
     run = runs.build(found[0].config)
     ends = []
     for each, (first, last) in zip(found, worlds.all_alone(run, found), strict=True):
