@@ -109,6 +109,7 @@ NOT_RUN = {
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",
     "-m benchmarks.kernels": "a GPU's kernels",
     "--anchors lora tunix": "tunix asks for many packages, and is not installed with the tests",
+    "benchmarks.methods --quantize=fp8": "the study of docs/methods.md again, which runs",
     "--sweep=methods": "a minute; tests/benchmarks/test_sweeps.py measures the methods",
     "--sweep=tokens": "two minutes of the smallest model; the other sweeps run",
     "-m benchmarks.soak": "minutes; tests/benchmarks/test_soak.py has some seconds of it",

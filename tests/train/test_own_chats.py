@@ -48,7 +48,7 @@ ASKED = (
 SHORT = {
     "steps": 28,
     "packed_length": 256,
-    "batch_size": 2,
+    "batch_size": 1,
     "learning_rate": 3e-2,
     "warmup_steps": 3,
 }
