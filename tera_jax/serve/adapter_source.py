@@ -5,7 +5,7 @@ one transfer.
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -33,11 +33,11 @@ class Prepared(NamedTuple):
 
     Attributes:
         version: in the store; None where there is no store.
-        row: arrays on the device.
+        row: gives the arrays on the device, in the engine's thread.
     """
 
     version: int | None
-    row: Any
+    row: Callable[[], Any]
 
 
 @runtime_checkable

@@ -2,8 +2,12 @@
 
 Threads of the engine do it while its own thread starts steps: a wave of requests for adapters that
 nobody asked for lately then takes about as long as one of requests to the base.
+
+On a mesh of several devices the engine's own thread makes the arrays: programs that two threads
+start there can reach the devices in different orders, and wait for each other.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -54,8 +58,14 @@ class PreparedAdapters:
     def _load(self, name: str) -> Prepared:
         found = self._source.load(name)
         key = name, found.version
+        if self._mesh is not None and self._mesh.size > 1:
+            return Prepared(found.version, functools.partial(self._made, key, found.numbers))
+        with loading.on(self._mesh):
+            row = self._made(key, found.numbers)
+        return Prepared(found.version, lambda: row)
+
+    def _made(self, key: tuple[str, int | None], numbers: np.ndarray) -> Any:
         if (row := self._kept.get(key)) is None:
-            with loading.on(self._mesh):
-                row = self._row(found.numbers)
+            row = self._row(numbers)
             self._kept.put(key, row, sum(leaf.nbytes for leaf in jax.tree.leaves(row)))
-        return Prepared(found.version, row)
+        return row

@@ -176,7 +176,7 @@ class Scheduler:
         prepared = None if answer.load is None else answer.load.result()
         answer.version, answer.load = prepared and prepared.version, None
         self.counts["prompt_tokens"] += len(answer.request.tokens)
-        return self._device.base_row if prepared is None else prepared.row
+        return self._device.base_row if prepared is None else prepared.row()
 
     def _begin(self, group: Sequence[tuple[Answer, Any]]) -> list[Start]:
         begun = [
