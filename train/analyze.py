@@ -17,10 +17,9 @@ from pathlib import Path
 
 from tera_jax import disk
 
-from . import command
+from . import command, pictures
 from .analysis import figures, report
 from .analysis.analysed import analyse
-from .analysis.drawing import style
 from .analysis.members import read
 
 
@@ -31,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="absent or empty")
     args = parser.parse_args(argv)
     disk.require_empty(args.output)
-    style.require()
+    pictures.require()
     members, without = read(args.runs)
     for line in without:
         print(f"left out: {line}", file=sys.stderr)

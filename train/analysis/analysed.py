@@ -77,9 +77,9 @@ def analyse(members: Sequence[Member], told: Callable[[str], Any] = print) -> li
 
 def _analysed(member: Member, run: runs.Run, bases: Bases) -> Analysed:
     step, d = runs.restore_best(run, member.path)
+    stacks = {layer.path: layer.stack for layer in run.adapter.layers}
     kernels = [
         measure(update, _number(update.place, stacks[update.layer.path]), bases)
-        for stacks in ({layer.path: layer.stack for layer in run.adapter.layers},)
         for update in updates(run.adapter, run.variables(d))
     ]
     losses = _losses(member.path)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import pictures
 from . import loss_rows, overlap_rows, rank_rows, table
 from .analysed import Analysed
 from .drawing import bars, lines, points, style, tiles
@@ -178,6 +179,6 @@ def write(runs: Sequence[Analysed], output: Path) -> tuple[list[Drawn], list[str
             table.write(output / f"{name}.csv", found)
             with style.settings():
                 picture = figure.draw(table.read(output / f"{name}.csv"))
-                style.save(picture, output, name)
+                pictures.save(picture, output, name)
             drawn.append(Drawn(name, task, figure.title, figure.caption))
     return drawn, left_out

@@ -37,14 +37,7 @@ def _even(parts: int, length: int) -> Modes:
 
 
 def _primes(length: int) -> Modes:
-    found, divisor = [], 2
-    while length > 1:
-        if length % divisor == 0:
-            found.append(divisor)
-            length //= divisor
-        else:
-            divisor += 1
-    return tuple(found)
+    return balanced_factors(length, length.bit_length())  # as many as there are
 
 
 SPLITS = (

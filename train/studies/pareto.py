@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tera_jax import atomic
-
+from .. import pictures
 from .summaries import Summary
 from .variants import BASE
 
@@ -17,7 +16,6 @@ CSV = "pareto.csv"
 _COLUMNS = ("task", "variant", "trained", "test", "deviation", "seeds", "on_front")
 _LONGEST = 60
 """Characters of a name in the picture, in which the name of a long scheme has no room."""
-_FORMATS = ("png", "svg")
 
 
 def front(found: Sequence[Summary]) -> list[Summary]:
@@ -62,25 +60,17 @@ def draw(found: Sequence[Summary], output: Path) -> list[Path]:
     Raises:
         ImportError: without matplotlib.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            f"the picture needs pip install 'tera-jax[analysis]' ({error})"
-        ) from error
+    pictures.require()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     groups = by_task(found)
     with matplotlib.rc_context({"svg.hashsalt": "pareto"}):  # the same bytes each time
         figure = Figure(figsize=(6.4, 4.4 * max(1, len(groups))), layout="constrained")
         panels = figure.subplots(max(1, len(groups)), squeeze=False)[:, 0]
         for panel, (task, group) in zip(panels, groups.items(), strict=False):
             _panel(panel, task, group)
-        files = [output / f"pareto.{kind}" for kind in _FORMATS]
-        for kind, file in zip(_FORMATS, files, strict=True):
-            metadata = {"Date": None} if kind == "svg" else {}
-            with atomic.replacing(file) as part:
-                figure.savefig(part, format=kind, dpi=150, metadata=metadata)
-    return files
+        return pictures.save(figure, output, "pareto")
 
 
 def _panel(panel: Any, task: str, group: Sequence[Summary]) -> None:

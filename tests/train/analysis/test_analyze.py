@@ -7,7 +7,7 @@ import pytest
 
 from tests.train.analysis import drawn_runs
 from tests.train.analysis.made_up import analysed
-from train import analyze
+from train import analyze, pictures
 from train.analysis import figures, loss_rows, table
 from train.analysis.drawing import bars, style
 
@@ -21,8 +21,8 @@ RUNS = (
 
 def picture(rows, directory):
     with style.settings():
-        style.save(bars.by_value(rows), directory, "a")
-    return [(directory / f"a.{kind}").read_bytes() for kind in style.FORMATS]
+        files = pictures.save(bars.by_value(rows), directory, "a")
+    return [file.read_bytes() for file in files]
 
 
 def test_a_picture_is_the_same_bytes_twice_and_follows_its_table(tmp_path):

@@ -2,9 +2,7 @@
 
 import pytest
 
-import tera_jax
 from tests import parts
-from tests.margins import within
 from tests.train.many_adapters import worlds
 from train import many
 from train.many_adapters import specification
@@ -37,10 +35,6 @@ def test_adapters_are_what_they_are_alone(family, tmp_path):
     assert run.model.config.model_type == family
     last = []
     for each in found:
-        first, alone = worlds.alone(run, each)
-        _, loaded = tera_jax.load_adapter(tmp_path / "run" / "adapters" / each.name, run.params)
-        moved = worlds.distance(first, alone)
-        assert moved > 0.05
-        within(worlds.distance(loaded["d"], alone), 1e-3 * moved)
+        *_, alone = worlds.require_alone(run, each, tmp_path / "run", 0.05, 1e-3)
         last.append(alone)
     assert worlds.distance(*last) > 0.05

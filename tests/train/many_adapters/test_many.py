@@ -1,6 +1,5 @@
 """Many adapters in one run are what each of them is when it is trained alone."""
 
-import itertools
 import json
 import os
 import signal
@@ -62,13 +61,6 @@ def ended(workdir):
     return {row["name"]: row for row in map(json.loads, lines)}
 
 
-def arrays(workdir):
-    return {
-        place.name: (place / "adapter.safetensors").read_bytes()
-        for place in sorted((workdir / "adapters").iterdir())
-    }
-
-
 @pytest.fixture(scope="module")
 def trained(tiny_llama, tmp_path_factory):
     """A run of five adapters of which one fails, three in a step: its place, and what was seen."""
@@ -96,25 +88,10 @@ def base(trained):
     return runs.build(found["p0"].config), found
 
 
-def require_alone(run, found, workdir):
-    """The written adapter is what a run of it alone gives, and moved."""
-    first, last = worlds.alone(run, found)
-    return require_ends(run, found, workdir, first, last), last
-
-
-def require_ends(run, found, workdir, first, last):
-    """The written adapter has moved from its first d to its last."""
-    _, loaded = tera_jax.load_adapter(workdir / "adapters" / found.name, run.params)
-    moved = worlds.distance(first, last)
-    assert moved > 0.1
-    within(worlds.distance(loaded["d"], last), 1e-4 * moved)
-    return loaded
-
-
 def test_an_adapter_is_what_it_is_alone_also_after_another_in_its_slot(trained, base):
     place, *_ = trained
     run, found = base
-    loaded, last = require_alone(run, found["p3"], place / "run")
+    loaded, _, last = worlds.require_alone(run, found["p3"], place / "run")
     _, other = tera_jax.load_adapter(place / "run" / "adapters" / "p0", run.params)
     assert worlds.distance(other["d"], last) > 0.1  # another adapter's d is another
     model, _ = load_pretrained(run.config.model.path, dtype=jnp.float32)
@@ -177,11 +154,11 @@ def test_a_finished_run_is_reported_again_and_a_lost_adapter_trained_again(
     trained, tmp_path, capsys
 ):
     place, _, given, _ = trained
-    before = arrays(place / "run")
+    before = worlds.arrays(place / "run")
     (place / "run" / "adapters" / "p1").rename(tmp_path / "p1")
     with pytest.raises(SystemExit, match="1"):
         many.main(given)
-    assert arrays(place / "run") == before
+    assert worlds.arrays(place / "run") == before
     said = capsys.readouterr().out
     assert "held-out before" in said
     assert "1 of 5 adapters failed: bad" in said
@@ -205,10 +182,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(trained, tiny_llama, tmp_path, m
     assert stopped.value.code == 75
     saved = sorted((tmp_path / "run" / "checksums").iterdir())
     assert len(saved) == 1
-    assert set(arrays(tmp_path / "run")) < set(arrays(place / "run"))
+    assert set(worlds.arrays(tmp_path / "run")) < set(worlds.arrays(place / "run"))
     with pytest.raises(SystemExit, match="1"):
         many.main(given)
-    assert arrays(tmp_path / "run") == arrays(place / "run")
+    assert worlds.arrays(tmp_path / "run") == worlds.arrays(place / "run")
     rows, expected = ended(tmp_path / "run"), ended(place / "run")
     timed = {name: {**row, "seconds": 0, "adapter": ""} for name, row in rows.items()}
     assert timed == {n: {**row, "seconds": 0, "adapter": ""} for n, row in expected.items()}
@@ -242,45 +219,6 @@ def test_layers_are_unrolled_on_a_gpu_and_adapters_the_same(trained, base, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("method", ["tera", "lora", "vera", "ia3", "prompt"])
-def test_eight_adapters_are_what_each_is_alone(method, tiny_llama, tmp_path):
-    settings = {
-        "vera": ("--config.method.rank=8",),
-        "prompt": ("--config.method.num_virtual_tokens=4",),
-    }
-    rates = {"vera": 0.03, "prompt": 0.3}
-    steps = ({"learning_rate": rates[method]} if method in rates else {}) | {"steps": 50}
-    file = worlds.write_people(tmp_path / "people", 8, **steps)
-    more = settings.get(method, ())
-    given = worlds.arguments(tiny_llama, file, tmp_path / "run", method, *more)
-    many.main(given)
-    found = specification.read(file, worlds.base(*given))
-    run = runs.build(found[0].config)
-    if method in ("lora", "prompt"):  # as train.main does it, each with a program of its own
-        for each in found:
-            require_alone(run, each, tmp_path / "run")
-        return
-    for each, ends in zip(found, worlds.all_alone(run, found), strict=True):
-        require_ends(run, each, tmp_path / "run", *ends)
-
-
-@pytest.mark.long
-def test_64_adapters_on_a_mesh_are_what_every_third_is_alone(tiny_llama, tmp_path):
-    file = worlds.write_people(tmp_path / "people", 64, steps=24)
-    more = ("--active=16", "--config.mesh.data=2")
-    given = worlds.arguments(tiny_llama, file, tmp_path / "run", "tera", *more)
-    many.main(given)
-    found = specification.read(file, worlds.base(*given[:-1]))[::3]  # of each rate
-    run = runs.build(found[0].config)
-    ends = []
-    for each, (first, last) in zip(found, worlds.all_alone(run, found), strict=True):
-        require_ends(run, each, tmp_path / "run", first, last)
-        ends.append(last)
-    assert all(worlds.distance(a, b) > 0.1 for a, b in itertools.combinations(ends, 2))
-    assert len({*arrays(tmp_path / "run").values()}) == 64
-
-
-@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama, tmp_path):
     file = worlds.write_people(tmp_path / "people", 4, steps=7)
     killed = str(Path(__file__).with_name("run_killed.py"))
@@ -306,4 +244,4 @@ def test_a_killed_run_goes_on_to_the_same_bits(tiny_llama, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "resumed at step 4" in done.stdout + done.stderr
     many.main(arguments("whole"))
-    assert arrays(tmp_path / "run") == arrays(tmp_path / "whole")
+    assert worlds.arrays(tmp_path / "run") == worlds.arrays(tmp_path / "whole")

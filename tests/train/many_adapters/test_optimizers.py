@@ -4,8 +4,6 @@ import jax
 import numpy as np
 import pytest
 
-import tera_jax
-from tests.margins import within
 from tests.train.many_adapters import worlds
 from train import many
 from train.many_adapters import specification
@@ -27,11 +25,7 @@ def test_lion_and_rates_of_groups_train_each_adapter_as_it_is_alone(tiny_llama, 
     found = specification.read(file, worlds.base(*given))
     run = runs.build(found[0].config)
     for each in found:
-        first, alone = worlds.alone(run, each)
-        _, loaded = tera_jax.load_adapter(tmp_path / "run" / "adapters" / each.name, run.params)
-        moved = worlds.distance(first, alone)
-        assert moved > 0.05
-        within(worlds.distance(loaded["d"], alone), 1e-3 * moved)
+        loaded, first, _ = worlds.require_alone(run, each, tmp_path / "run", 0.05, 1e-3)
         still = [
             np.array_equal(before, after)
             for before, after in zip(*map(jax.tree.leaves, (first, loaded["d"])), strict=True)

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import tera_jax
+from tests.margins import within
 from train import data, many
 from train.many_adapters import members, specification
 from train.many_adapters.step import make_slot_step
@@ -158,3 +160,43 @@ def distance(a: Any, b: Any) -> float:
     """The norm of the difference of two trees."""
     parts = jax.tree.map(lambda x, y: np.sum((np.float64(x) - np.float64(y)) ** 2), a, b)
     return float(np.sqrt(sum(jax.tree.leaves(parts))))
+
+
+def require_alone(
+    run: Run,
+    found: specification.Specification,
+    workdir: Path,
+    least: float = 0.1,
+    limit: float = 1e-4,
+) -> tuple[Any, Any, Any]:
+    """The written adapter is what a run of it alone gives, and moved.
+
+    Returns:
+        Its variables, the first d, and the last one of the run of it alone.
+    """
+    first, last = alone(run, found)
+    return require_ends(run, found, workdir, first, last, least, limit), first, last
+
+
+def require_ends(
+    run: Run,
+    found: specification.Specification,
+    workdir: Path,
+    first: Any,
+    last: Any,
+    least: float = 0.1,
+    limit: float = 1e-4,
+) -> Any:
+    """The written adapter is at its last d, within ``limit`` of the way there from its first."""
+    _, loaded = tera_jax.load_adapter(workdir / "adapters" / found.name, run.params)
+    moved = distance(first, last)
+    assert moved > least
+    within(distance(loaded["d"], last), limit * moved)
+    return loaded
+
+
+def arrays(workdir: Path) -> dict[str, bytes]:
+    return {
+        place.name: (place / "adapter.safetensors").read_bytes()
+        for place in sorted((workdir / "adapters").iterdir())
+    }

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, marks, sizes, legends, and how they are saved.
+"""What all figures share: colours, marks, sizes and legends.
 
 The colours are those of Okabe and Ito, which colour-blind readers tell apart, without the yellow.
 Every series also has a mark of its own.
@@ -7,16 +7,12 @@ Every series also has a mark of its own.
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
-
-from tera_jax import atomic
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "*")
 LINES = ("-", "--", "-.", ":")
 GREY = "#777777"
-FORMATS = ("png", "svg")
 _SETTINGS: Any = {
     "svg.hashsalt": "tera-jax",  # the same bytes each time
     "font.family": "DejaVu Sans",  # which comes with matplotlib
@@ -36,14 +32,6 @@ _SETTINGS: Any = {
 _REPEATED = re.compile(r"(?<![\dx])(\d+)(?:x\1){2,}(?![\dx])")
 _LETTER, _HANDLE, _LINE = 0.068, 0.5, 0.19
 """Inches of a letter of a legend, of the mark before a text, and of a line."""
-
-
-def require() -> None:
-    """Raise ``ImportError`` that says what to install, without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(f"figures need pip install 'tera-jax[analysis]' ({error})") from error
 
 
 @contextlib.contextmanager
@@ -110,13 +98,3 @@ def legend(figure: Any, handles: Sequence[Any], names: Sequence[str]) -> None:
 def _columns(names: Sequence[str], width: float) -> int:
     longest = max((len(brief(name)) for name in names), default=1)
     return max(1, min(len(names), int(width / (_LETTER * longest + _HANDLE))))
-
-
-def save(figure: Any, directory: Path, name: str) -> list[Path]:
-    """Write a figure in every one of :data:`FORMATS`, the same bytes each time."""
-    files = [directory / f"{name}.{kind}" for kind in FORMATS]
-    for kind, file in zip(FORMATS, files, strict=True):
-        metadata = {"Date": None} if kind == "svg" else {}
-        with atomic.replacing(file) as part:
-            figure.savefig(part, format=kind, dpi=150, metadata=metadata)
-    return files
