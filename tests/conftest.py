@@ -26,10 +26,11 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-from tests import checked, margins, parts
+from tests import checked, compiled, margins, parts
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+compiled.keep_all()
 
 # Shapes and types in annotations are checked at every call, under pytest only.
 install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
@@ -50,6 +51,12 @@ def pytest_collection_modifyitems(items):
         )
 
     items.sort(key=rank)
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Between two files, compiled programs may go."""
+    if nextitem is None or nextitem.path != item.path:
+        compiled.let_go()
 
 
 def pytest_addoption(parser):

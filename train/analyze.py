@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for line in lacking:
         print(f"left out: {line}", file=sys.stderr)
     report.write(found, drawn, [*without, *lacking], args.output)
-    print(f"{len(drawn)} figures of {len(found)} runs: {args.output / report.PAGE}")
+    print(f"figures: {len(drawn)}, runs: {len(found)}, page: {args.output / report.PAGE}")
 
 
 def cli() -> None:
