@@ -16,7 +16,7 @@ from tera_jax.llama.decode import slot_admission, slot_layout, slots
 from tera_jax.llama.decode.sampling import Settings
 from tera_jax.llama.decode.slots import Prefill, SlotState
 from tera_jax.llama.model import Llama
-from tera_jax.serve.record import Layout
+from tera_jax.serve.store.record import Layout
 
 
 def require_layout(adapter: Adapter, params: Any, layout: Layout) -> None:
