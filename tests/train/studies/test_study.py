@@ -12,7 +12,8 @@ from scipy import stats
 
 from tests.margins import within
 from train import compare, data
-from train.studies import command_line, loop, schema, trainer
+from train.studies import command_line, loop, schema
+from train.studies.jobs import trainer
 from train.studies.results import Results
 from train.training import lock
 from train.training import run as runs
