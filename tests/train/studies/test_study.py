@@ -18,7 +18,7 @@ from train.studies.results import Results
 from train.training import lock
 from train.training import run as runs
 from train.training.loop import held_out_loss, to_device
-from train.training.step import make_eval_step, make_train_step
+from train.training.steps.step import make_eval_step, make_train_step
 
 LORA, TERA, BAD = "lora:rank=2", "tera:num_modes=2", "hira:rank=99"
 

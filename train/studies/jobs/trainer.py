@@ -22,7 +22,7 @@ from ...training.checkpoint import Meta
 from ...training.loop import held_out_loss, to_device
 from ...training.optim import rates, require_patterns, update_rule
 from ...training.run import Run, make_adapter
-from ...training.step import init_state, make_eval_step, make_train_step, state_shardings
+from ...training.steps.step import init_state, make_eval_step, make_train_step, state_shardings
 from ..parts import Parts
 from ..results import Result
 from ..schema import FIRST_SEED
