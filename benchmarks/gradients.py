@@ -14,8 +14,8 @@ from train import data
 from train.data import records
 from train.training import run as runs
 from train.training.loop import to_device
-from train.training.loss import loss_sum
 from train.training.run import Run
+from train.training.steps.loss import loss_sum
 
 Gradient: TypeAlias = list[np.ndarray]
 """A float64 vector for each layer."""

@@ -34,7 +34,8 @@ from benchmarks.commonsense.tables import Pair
 from benchmarks.variants import CHOICES, METHODS
 from tera_jax.llama import load_tokenizer
 from train import command
-from train.studies import job, lines, trainer
+from train.studies import lines
+from train.studies.jobs import job, trainer
 from train.studies.results import Results
 from train.studies.variants import BASE, PLAIN
 

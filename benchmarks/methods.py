@@ -33,7 +33,9 @@ from benchmarks.variants import CHOICES, METHODS, SCHEMES, groups
 from configs.studies import smollm2
 from tera_jax.quantize import KINDS
 from train import command
-from train.studies import gpus, loop, pareto, schema
+from train.studies import loop, schema
+from train.studies.jobs import gpus
+from train.studies.reports import pareto
 from train.studies.variants import BASE, Variant
 
 STEPS: int = smollm2.get_config().steps

@@ -29,8 +29,8 @@ from tera_jax.methods import TABLE, TeRA
 from train import command
 from train.params import shapes
 from train.planning import candidates, rules
+from train.studies.reports.summaries import summarize
 from train.studies.results import Result, Results
-from train.studies.summaries import summarize
 from train.studies.variants import Variant
 from train.text_table import aligned
 

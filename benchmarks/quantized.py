@@ -30,7 +30,7 @@ from train.data import records
 from train.training import run as runs
 from train.training.loop import held_out_loss
 from train.training.run import Run
-from train.training.step import make_eval_step
+from train.training.steps.step import make_eval_step
 
 FP8_BACKWARD = "fp8 backward"
 

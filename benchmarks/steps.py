@@ -25,7 +25,7 @@ from tera_jax.network import cost_model
 from tera_jax.ops import dispatch
 from train.data import Batch, num_tokens
 from train.params.shapes import MODELS
-from train.training.step import State, init_state, make_train_step, state_shardings
+from train.training.steps.step import State, init_state, make_train_step, state_shardings
 
 TINY = MODELS["llama-2-7b"] | {
     "vocab_size": 256,

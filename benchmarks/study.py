@@ -6,10 +6,10 @@ from pathlib import Path
 
 from train.params.count import count
 from train.studies import loop
-from train.studies.job import Job
+from train.studies.jobs.job import Job
+from train.studies.reports.summaries import Summary, chosen, summarize
 from train.studies.results import Failure, Result, Results
 from train.studies.schema import Study
-from train.studies.summaries import Summary, chosen, summarize
 
 
 def on_base(variant: str, quantize: str) -> str:

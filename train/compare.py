@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import command
-from .studies import command_line, loop, report, schema
+from .studies import command_line, loop, schema
+from .studies.reports import report
 from .training import lock
 
 _INTERRUPTED = 130

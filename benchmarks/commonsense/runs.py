@@ -8,11 +8,11 @@ from typing import Any
 from configs.studies import smollm2
 from tera_jax.ops import dispatch
 from train.studies import identity, schema
+from train.studies.jobs.trainer import Base, Trainer
 from train.studies.parts import Parts
+from train.studies.reports.summaries import chosen
 from train.studies.results import Result, finished
 from train.studies.schema import FIRST_SEED
-from train.studies.summaries import chosen
-from train.studies.trainer import Base, Trainer
 from train.studies.variants import BASE, Variant
 
 from . import scores

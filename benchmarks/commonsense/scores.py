@@ -10,8 +10,8 @@ from train.config import DataConfig
 from train.data import Examples
 from train.evaluation import likelihood
 from train.evaluation.likelihood import Choice, Question
+from train.studies.jobs.trainer import Trained, Trainer
 from train.studies.parts import Parts
-from train.studies.trainer import Trained, Trainer
 
 from .drawn import Drawn
 

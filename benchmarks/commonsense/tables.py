@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from train.studies import report, summaries
+from train.studies.reports import report, summaries
+from train.studies.reports.summaries import Spread, Summary, spread
 from train.studies.results import rate_text
-from train.studies.summaries import Spread, Summary, spread
 from train.studies.variants import BASE
 
 from .rows import Row

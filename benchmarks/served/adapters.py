@@ -15,8 +15,8 @@ from benchmarks.mixed.cases import CASES, Base, adapter_of
 from tera_jax import trees
 from tera_jax.fingerprint import base_fingerprint, fingerprint
 from tera_jax.io import adapter_description
-from tera_jax.serve.record import DType
 from tera_jax.serve.store import Store
+from tera_jax.serve.store.record import DType
 
 KINDS = [case for case in CASES if case != "base"]
 _SHARED = ("method", "config", "layers", "frozen_fingerprint", "base")

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
-from tera_jax.serve import names
 from tera_jax.serve.store import UnknownAdapterError as UnknownAdapterError
+from tera_jax.serve.store import names
 
 MAX_LOGPROBS = 20
 """The most top logprobs of a token."""

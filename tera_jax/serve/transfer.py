@@ -16,9 +16,8 @@ import numpy as np
 from tera_jax import atomic, disk
 from tera_jax.io import adapter_description
 from tera_jax.io.adapter_files import ARRAYS, FROZEN, checksum_of
-from tera_jax.serve import names, record
-from tera_jax.serve.record import DType
-from tera_jax.serve.store import SHARD_ROWS, Store
+from tera_jax.serve.store import SHARD_ROWS, Store, names, record
+from tera_jax.serve.store.record import DType
 
 _SHARED = ("method", "config", "layers", "frozen_fingerprint")
 _AT_ONCE = 256

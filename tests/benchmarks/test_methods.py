@@ -11,8 +11,10 @@ from benchmarks.study import OnBase, best_of_methods, on_base, table
 from benchmarks.variants import CHOICES, METHODS, variants
 from configs import commonsense
 from train.config import parse
-from train.studies import loop, pareto, trainer
-from train.studies.job import Job, jobs
+from train.studies import loop
+from train.studies.jobs import trainer
+from train.studies.jobs.job import Job, jobs
+from train.studies.reports import pareto
 from train.studies.results import Result, Results
 from train.studies.variants import BASE
 

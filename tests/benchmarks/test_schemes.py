@@ -16,7 +16,7 @@ from tera_jax.network.tensorization import Tensorization
 from train.evaluation import tables
 from train.params.count import count
 from train.studies import loop, schema
-from train.studies.job import Job
+from train.studies.jobs.job import Job
 from train.studies.variants import Variant
 
 PAGE = Path(methods.__file__).parents[1] / "docs" / "studies.md"

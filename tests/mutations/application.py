@@ -15,7 +15,7 @@ PATCHES = (
     Patch(
         "loss normalisation",
         "the gradient is not divided by the count of target tokens",
-        "train/training/step.py",
+        "train/training/steps/step.py",
         "leaf / count.astype(leaf.dtype)",
         "leaf",
         _GRADIENT,
@@ -23,7 +23,7 @@ PATCHES = (
     Patch(
         "loss normalisation",
         "the loss that is reported is the sum",
-        "train/training/step.py",
+        "train/training/steps/step.py",
         "Metrics(loss / count,",
         "Metrics(loss,",
         _GRADIENT,
@@ -31,7 +31,7 @@ PATCHES = (
     Patch(
         "loss normalisation",
         "the count has what fills the rows as well",
-        "train/training/step.py",
+        "train/training/steps/step.py",
         "jnp.maximum(jnp.sum(batch.weight_BT), 1)",
         "jnp.float32(batch.weight_BT.size)",
         _GRADIENT,
@@ -82,7 +82,7 @@ PATCHES = (
     Patch(
         "seed fold-in",
         "every step drops the same entries",
-        "train/training/step.py",
+        "train/training/steps/step.py",
         "jax.random.fold_in(jax.random.key(seed), state.step)",
         "jax.random.key(seed)",
         f"{_FIRST}test_each_step_drops_other_entries_by_its_number",

@@ -25,7 +25,7 @@ from train.config import parse
 from train.data import records
 from train.training import run as runs
 from train.training.loop import to_device
-from train.training.step import make_train_step
+from train.training.steps.step import make_train_step
 
 
 def digest(tree: Any) -> str:

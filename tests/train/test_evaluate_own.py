@@ -14,7 +14,7 @@ from train.evaluation.questions import Question
 from train.generation.style import style_of
 from train.training import run as runs
 from train.training.loop import held_out_loss
-from train.training.step import make_eval_step
+from train.training.steps.step import make_eval_step
 
 
 def test_a_file_of_ones_own_is_compared_with_the_base(finished, tmp_path, capsys, monkeypatch):

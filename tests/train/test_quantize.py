@@ -16,7 +16,7 @@ from train.data import records
 from train.generation.inference_model import inference_model
 from train.training import run as runs
 from train.training.loop import fit, held_out_loss, to_device
-from train.training.step import make_eval_step, make_train_step
+from train.training.steps.step import make_eval_step, make_train_step
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart"
 TOKENS_BL = np.random.default_rng(0).integers(3, 1000, (2, 24)).astype(np.int32)

@@ -23,8 +23,8 @@ from ..generation.inference_model import inference_model
 from ..tasks import choices
 from ..training import distributed
 from ..training.loop import one_late, to_device
-from ..training.loss import chunk_size, chunks
 from ..training.run import Run
+from ..training.steps.loss import chunk_size, chunks
 
 Pair = tuple[Sequence[int], Sequence[int]]
 """The token ids of a context and of the continuation to score after it."""

@@ -21,7 +21,7 @@ from ..text_table import aligned
 from ..training import distributed, kept
 from ..training.loop import held_out_loss
 from ..training.run import Run
-from ..training.step import make_eval_step
+from ..training.steps.step import make_eval_step
 from . import answers, likelihood, questions
 from .answers import Answer, Pick
 from .generation import Generator

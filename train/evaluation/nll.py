@@ -11,7 +11,7 @@ from .. import data
 from ..training import run as runs
 from ..training.loop import held_out_loss
 from ..training.run import Run
-from ..training.step import make_eval_step
+from ..training.steps.step import make_eval_step
 
 
 class Nll:

@@ -24,7 +24,7 @@ from ..training.checkpoint import Checkpoints
 from ..training.loop import caught_signals, deadline, to_device
 from ..training.optim import require_patterns
 from ..training.run import Run
-from ..training.step import State, make_eval_step
+from ..training.steps.step import State, make_eval_step
 from . import results
 from .log import Log
 from .members import Member, common_row, joined, padded, unweighted

@@ -20,10 +20,10 @@ from tera_jax.llama import stacking
 from tera_jax.ops import fp8_matmul
 
 from ..data import Batch
-from ..training.loss import loss_by_row
 from ..training.optim import update_rule
 from ..training.run import Run
-from ..training.step import State, base_shardings
+from ..training.steps.loss import loss_by_row
+from ..training.steps.step import State, base_shardings
 
 
 class SlotMetrics(NamedTuple):
@@ -81,8 +81,8 @@ def make_slot_step(run: Run, active: int, rows: int) -> Callable[..., tuple[Stat
 
     Row b of the batch is of slot b // R. The loss of a slot is the mean over its own targets, its
     gradient is clipped by its own norm, and the optimizer moves it at its own rate: as
-    :func:`train.training.step.make_train_step` of its rows alone. A slot that is not active, or
-    whose loss, gradient or new d is not finite, keeps every bit.
+    :func:`train.training.steps.step.make_train_step` of its rows alone. A slot that is not active,
+    or whose loss, gradient or new d is not finite, keeps every bit.
 
     Args:
         run: of the base and the method. Its layers may be a list.

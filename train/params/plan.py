@@ -16,7 +16,7 @@ from tera_jax.ops import dispatch
 from ..config import OptimConfig
 from ..data import Batch
 from ..training.optim import optimizer
-from ..training.step import State, init_state, make_train_step, state_shardings
+from ..training.steps.step import State, init_state, make_train_step, state_shardings
 from .shapes import Parts
 
 _TARGETS = 64

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from ..studies.summaries import Spread
+from ..studies.reports.summaries import Spread
 
 
 class Probe(NamedTuple):

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ..studies import identity, loop, schema
+from ..studies.reports.summaries import chosen, spread
 from ..studies.results import Results, finished
 from ..studies.schema import Study
-from ..studies.summaries import chosen, spread
 from ..studies.variants import Variant
 from .probe import Probe
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..command import setting
-from . import gpus, schema
+from . import schema
+from .jobs import gpus
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _SEVERAL = ("--data", "--train", "--validation", "--test", "--methods", "--rates", "--set")

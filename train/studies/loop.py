@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from tera_jax.llama import load_config, load_tokenizer
 
 from ..data import require_context
-from . import identity, parts, workers
-from .job import Job, is_complete, jobs
+from . import identity, parts
+from .jobs import workers
+from .jobs.job import Job, is_complete, jobs
 from .parts import Parts
 from .results import Results
 from .schema import Study

@@ -21,7 +21,7 @@ from tera_jax.io.adapter_files import require_fingerprint
 
 from . import distributed, kept
 from .data_identity import require_identities
-from .step import State
+from .steps.step import State
 
 _LOSS = "held_out_loss"
 

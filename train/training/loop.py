@@ -19,10 +19,10 @@ from .. import data
 from . import distributed, loggers, optim, stops
 from .callbacks import Callbacks
 from .checkpoint import Checkpoints
-from .loss import LossSum
 from .metrics import Log, NotFiniteError
 from .run import Run, init_train_state
-from .step import State, make_eval_step, make_train_step
+from .steps.loss import LossSum
+from .steps.step import State, make_eval_step, make_train_step
 
 _T = TypeVar("_T")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -11,7 +11,7 @@ import jax
 from . import distributed
 from .callbacks import Callbacks
 from .loggers import Logger
-from .step import Metrics
+from .steps.step import Metrics
 
 
 class NotFiniteError(FloatingPointError):

@@ -26,7 +26,7 @@ from ..config import Config, to_dict
 from . import distributed
 from .checkpoint import Checkpoints, Meta
 from .optim import averaged, optimizer
-from .step import State, d_shardings, init_state, state_shardings
+from .steps.step import State, d_shardings, init_state, state_shardings
 
 _FROZEN = "frozen.safetensors"
 

@@ -3,12 +3,12 @@
 import dataclasses
 import threading
 
-from tera_jax.serve import names
 from tera_jax.serve.http.codec import Codec
 from tera_jax.serve.http.errors import unknown_model
 from tera_jax.serve.http.mailbox import Mailbox
 from tera_jax.serve.http.metrics import Metrics
 from tera_jax.serve.requests import Engine
+from tera_jax.serve.store import names
 
 
 @dataclasses.dataclass(frozen=True)

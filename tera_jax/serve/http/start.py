@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from tera_jax import json_files
-from tera_jax.serve import names
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.http.codec import Codec
 from tera_jax.serve.http.server import Server, listen
 from tera_jax.serve.http.service import Limits, Service
 from tera_jax.serve.requests import Engine
-from tera_jax.serve.store import Store
+from tera_jax.serve.store import Store, names
 
 _MAX_LENGTH = 2048
 

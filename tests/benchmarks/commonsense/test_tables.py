@@ -9,7 +9,7 @@ from scipy import stats
 from benchmarks.commonsense import rows, tables
 from benchmarks.commonsense.tables import Pair
 from tests.benchmarks.commonsense.made import row
-from train.studies.summaries import compare, summarize
+from train.studies.reports.summaries import compare, summarize
 from train.studies.variants import BASE
 
 ROWS = [

@@ -11,7 +11,7 @@ from tera_jax import adapt, sharding
 from tera_jax.llama import Llama, LlamaConfig, stacking
 from tera_jax.llama.sharding import parameter_shardings
 from tests.marks import quick_only
-from train.training.step import init_state, make_train_step
+from train.training.steps.step import init_state, make_train_step
 
 CONFIG = LlamaConfig.from_hf(TINY)
 BATCH = random_batch(8, 16, CONFIG.vocab_size)

@@ -16,8 +16,8 @@ from train.evaluation.likelihood import (
     score,
     text_questions,
 )
-from train.training import loss
 from train.training import run as runs
+from train.training.steps import loss
 
 PADDED = 96
 RECORD = {

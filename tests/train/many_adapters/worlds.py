@@ -19,7 +19,7 @@ from train.training import optim
 from train.training import run as runs
 from train.training.loop import to_device
 from train.training.run import Run
-from train.training.step import State, init_state, make_train_step
+from train.training.steps.step import State, init_state, make_train_step
 
 ROWS = 2
 _WORDS = ["red", "blue", "cat", "dog", "sun", "sea", "one", "two"]

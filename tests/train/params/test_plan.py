@@ -15,8 +15,8 @@ from tests.marks import quick_only
 from train.config import OptimConfig
 from train.params import count, plan
 from train.params.shapes import MODELS, parts
-from train.training import step as steps
 from train.training.optim import optimizer
+from train.training.steps import step as steps
 
 LLAMA = {
     "model_type": "llama",

@@ -11,11 +11,12 @@ from train import compare, plan_scheme
 from train.config import parse
 from train.planning import probes
 from train.planning.probe import order
-from train.studies import command_line, loop, schema, trainer, workers
-from train.studies.job import perform
+from train.studies import command_line, loop, schema
+from train.studies.jobs import trainer, workers
+from train.studies.jobs.job import perform
+from train.studies.jobs.trainer import Base
 from train.studies.parts import Parts
 from train.studies.results import Result, Results
-from train.studies.trainer import Base
 from train.studies.variants import BASE
 
 METHODS = [f"tera:num_modes={number}" for number in (2, 3, 4, 5, 6)]
@@ -57,7 +58,7 @@ def started(monkeypatch, tmp_path):
     def here(study, parts, jobs, results, check):
         for job in jobs:
             train = trained(study, *job)
-            monkeypatch.setattr("train.studies.job.Trainer", lambda *_, train=train: train)
+            monkeypatch.setattr("train.studies.jobs.job.Trainer", lambda *_, train=train: train)
             base, own = mock.Mock(spec=Base), parts[job.task]
             perform(job, study, base, own, results.of(*job), results.append)
 

@@ -12,12 +12,13 @@ from scipy import stats
 
 from tests.margins import within
 from train import compare, data
-from train.studies import command_line, loop, schema, trainer
+from train.studies import command_line, loop, schema
+from train.studies.jobs import trainer
 from train.studies.results import Results
 from train.training import lock
 from train.training import run as runs
 from train.training.loop import held_out_loss, to_device
-from train.training.step import make_eval_step, make_train_step
+from train.training.steps.step import make_eval_step, make_train_step
 
 LORA, TERA, BAD = "lora:rank=2", "tera:num_modes=2", "hira:rank=99"
 

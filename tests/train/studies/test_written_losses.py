@@ -6,7 +6,8 @@ import pytest
 
 from tera_jax import sharding
 from train import compare
-from train.studies import job, loop, trainer
+from train.studies import loop
+from train.studies.jobs import job, trainer
 from train.studies.results import Result, Results
 
 BASE = trainer.Base(None, None, None, sharding.make_mesh(1, 1, 1), "fingerprint")

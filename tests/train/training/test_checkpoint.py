@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from train.training.checkpoint import Checkpoints, Meta, last_sealed
-from train.training.step import State
+from train.training.steps.step import State
 
 CONFIG = {"loop": {"steps": 9}}
 META = Meta(7, frozen_fingerprint="f" * 16, base_fingerprint="b" * 16, config=CONFIG)

@@ -8,7 +8,7 @@ import pytest
 
 from train.training.checkpoint import Checkpoints, Meta
 from train.training.data_identity import keep_data_identity, kept_counts, require_same_data
-from train.training.step import State
+from train.training.steps.step import State
 
 FIELD, OTHER = "config.data.path", "config.data.validation_path"
 META = Meta(7, frozen_fingerprint="f" * 16, base_fingerprint="b" * 16, config={})

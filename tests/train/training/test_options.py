@@ -14,7 +14,7 @@ from train.training import optim, stops
 from train.training import run as runs
 from train.training.checkpoint import Checkpoints
 from train.training.loop import fit, held_out_loss
-from train.training.step import make_eval_step
+from train.training.steps.step import make_eval_step
 from train.training.workdir import init_workdir
 
 STEPS, EVERY = 12, 2

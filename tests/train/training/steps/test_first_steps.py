@@ -17,8 +17,8 @@ from tests.marks import quick_only
 from train import data
 from train.config import DataConfig, OptimConfig
 from train.data import Example
-from train.training import step as steps
 from train.training.optim import optimizer
+from train.training.steps import step as steps
 
 MODEL = Llama(LlamaConfig.from_hf(parts.SMALL))
 EXAMPLES = [  # 11 targets in rows of unlike lengths

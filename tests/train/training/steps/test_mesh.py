@@ -22,9 +22,9 @@ from tests.marks import quick_only
 from train.config import OptimConfig
 from train.data import Batch
 from train.params.plan import gathered
-from train.training import loss
-from train.training import step as steps
 from train.training.optim import optimizer
+from train.training.steps import loss
+from train.training.steps import step as steps
 
 MESHES = [
     (data, fsdp, 8 // data // fsdp)

@@ -20,8 +20,8 @@ from tera_jax.network import cost_model
 from tera_jax.ops import dispatch
 from tests.margins import within
 from tests.marks import quick_only
-from train.training import loss
-from train.training import step as steps
+from train.training.steps import loss
+from train.training.steps import step as steps
 
 MESHES = {
     "data=2": (2, 1, 1),

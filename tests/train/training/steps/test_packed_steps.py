@@ -10,11 +10,11 @@ from tests.marks import quick_only
 from train import data
 from train.config import parse
 from train.data import records
-from train.training import loss
 from train.training import run as runs
-from train.training import step as steps
 from train.training.checkpoint import Checkpoints
 from train.training.loop import fit, held_out_loss, to_device
+from train.training.steps import loss
+from train.training.steps import step as steps
 
 
 @pytest.fixture

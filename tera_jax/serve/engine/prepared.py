@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from tera_jax.serve import loading
-from tera_jax.serve.adapter_source import Prepared, Source
-from tera_jax.serve.lru import LRU
+from tera_jax.serve.engine import loading
+from tera_jax.serve.engine.adapter_source import Prepared, Source
+from tera_jax.serve.engine.lru import LRU
 
 
 class PreparedAdapters:

@@ -6,11 +6,12 @@ from typing import Any, NamedTuple, cast
 
 from tera_jax import atomic, json_files
 
-from . import identity, pareto, summaries
-from .loop import RESULTS
-from .results import Results, rate_text
+from .. import identity
+from ..loop import RESULTS
+from ..results import Results, rate_text
+from ..variants import BASE
+from . import pareto, summaries
 from .summaries import Comparison, Summary, Unfinished
-from .variants import BASE
 
 _DEFAULT_BASELINE = "lora"
 
@@ -189,7 +190,7 @@ def _front(found: Sequence[Summary]) -> str:
 
 
 def comparisons(compared: Sequence[Comparison]) -> str:
-    """A table of Markdown of what :func:`train.studies.summaries.compare` found."""
+    """A table of Markdown of what :func:`train.studies.reports.summaries.compare` found."""
     rows = [
         (
             f"`{each.variant}`",

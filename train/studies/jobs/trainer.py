@@ -16,16 +16,16 @@ from tera_jax.fingerprint import base_fingerprint
 from tera_jax.llama import load_pretrained, load_tokenizer
 from tera_jax.ops import dispatch
 
-from .. import data
-from ..config import Config, ModelConfig, OptimConfig
-from ..training.checkpoint import Meta
-from ..training.loop import held_out_loss, to_device
-from ..training.optim import rates, require_patterns, update_rule
-from ..training.run import Run, make_adapter
-from ..training.step import init_state, make_eval_step, make_train_step, state_shardings
-from .parts import Parts
-from .results import Result
-from .schema import FIRST_SEED
+from ... import data
+from ...config import Config, ModelConfig, OptimConfig
+from ...training.checkpoint import Meta
+from ...training.loop import held_out_loss, to_device
+from ...training.optim import rates, require_patterns, update_rule
+from ...training.run import Run, make_adapter
+from ...training.steps.step import init_state, make_eval_step, make_train_step, state_shardings
+from ..parts import Parts
+from ..results import Result
+from ..schema import FIRST_SEED
 
 SKIPPED = 10
 """Steps before the clock starts, the first of which may compile."""

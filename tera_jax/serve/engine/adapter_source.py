@@ -10,10 +10,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from tera_jax.serve import names
-from tera_jax.serve.lru import LRU
-from tera_jax.serve.record import Layout
-from tera_jax.serve.store import Store, UnknownAdapterError
+from tera_jax.serve.engine.lru import LRU
+from tera_jax.serve.store import Store, UnknownAdapterError, names
+from tera_jax.serve.store.record import Layout
 
 
 class Flat(NamedTuple):

@@ -1,8 +1,9 @@
 """The programs of an engine's slots, and the checks of what they are given."""
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ from tera_jax.adapters import bank
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama import stacking
 from tera_jax.llama.decode import slot_admission, slot_layout, slots
-from tera_jax.llama.decode.sampling import Settings
-from tera_jax.llama.decode.slots import Prefill, SlotState
+from tera_jax.llama.decode.slots import SlotState
 from tera_jax.llama.model import Llama
-from tera_jax.serve.record import Layout
+from tera_jax.serve.store.record import Layout
+
+_Result = TypeVar("_Result")
 
 
 def require_layout(adapter: Adapter, params: Any, layout: Layout) -> None:
@@ -83,34 +85,33 @@ def _prepared(model: Llama, adapter: Adapter, base: Mapping[str, Any], d: Any) -
     )
 
 
-def admit(
-    model: Llama,
-    adapter: Adapter | None,
-    base: Mapping[str, Any],
-    state: SlotState,
-    slot_R: jax.Array,
-    rows: Sequence[Any],
-    tokens_RL: jax.Array,
-    length_R: jax.Array,
-    settings: Settings,
-) -> tuple[SlotState, jax.Array, jax.Array]:
-    """:func:`.slot_admission.admit`, with the halves (R, 2) of the seeds in place of the keys."""
-    keyed = settings._replace(key=jax.vmap(_key)(settings.key))
-    given = (slot_R, rows, tokens_RL, length_R, keyed)
-    return slot_admission.admit(model, adapter, base, state, *given)
+def seeded(program: Callable[..., _Result]) -> Callable[..., _Result]:
+    """The same program with the halves of seeds in place of the keys of its last argument.
+
+    Args:
+        program: takes :class:`.sampling.Settings` last, those of one request or of R.
+
+    Returns:
+        A function whose ``settings.key`` is uint32 (2,) or (R, 2): the lower half comes first.
+    """
+
+    @functools.wraps(program)
+    def run(*given: Any) -> _Result:
+        *before, settings = given
+        halves = settings.key
+        key = jax.vmap(_key)(halves) if halves.ndim == 2 else _key(halves)
+        return program(*before, settings._replace(key=key))
+
+    return run
 
 
-def insert(
-    adapter: Adapter | None,
-    state: SlotState,
-    slot: jax.Array,
-    row: Any,
-    begun: Prefill,
-    settings: Settings,
-) -> tuple[SlotState, jax.Array]:
-    """:func:`.slots.insert` with the halves of a seed in place of the key; the token is (1,)."""
-    keyed = settings._replace(key=_key(settings.key))
-    state, token = slots.insert(adapter, state, slot, row, begun, keyed)
+admit = seeded(slot_admission.admit)
+
+
+@seeded
+def insert(*given: Any) -> tuple[SlotState, jax.Array]:
+    """:func:`.slots.insert`, whose token is (1,) here."""
+    state, token = slots.insert(*given)
     return state, token[None]
 
 

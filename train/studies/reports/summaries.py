@@ -5,9 +5,9 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .rates import is_at_edge
-from .results import Failure, Result, finished, rate_text
-from .schema import FIRST_SEED
+from ..jobs.rates import is_at_edge
+from ..results import Failure, Result, finished, rate_text
+from ..schema import FIRST_SEED
 
 
 class Spread(NamedTuple):
@@ -166,7 +166,7 @@ def compare(found: Sequence[Summary], baseline: str) -> list[Comparison]:
         ImportError: without scipy.
     """
     try:
-        from ..evaluation.significance import signed_rank
+        from ...evaluation.significance import signed_rank
     except ImportError as error:
         raise ImportError(
             f"Wilcoxon's test needs pip install 'tera-jax[analysis]' ({error})"

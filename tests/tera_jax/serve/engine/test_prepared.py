@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from tera_jax.serve.adapter_source import Flat, Given
-from tera_jax.serve.prepared import PreparedAdapters
+from tera_jax.serve.engine.adapter_source import Flat, Given
+from tera_jax.serve.engine.prepared import PreparedAdapters
 from tera_jax.serve.requests import UnknownAdapterError
 from tera_jax.sharding import make_mesh
 

@@ -9,8 +9,8 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tera_jax.serve.adapter_source import Prepared
-from tera_jax.serve.answer import Answer
+from tera_jax.serve.engine.adapter_source import Prepared
+from tera_jax.serve.engine.answer import Answer
 from tera_jax.serve.requests import BusyError
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 from tera_jax import atomic, json_files, locks
 from tera_jax.json_files import Key
-from tera_jax.serve import index, names, record
-from tera_jax.serve.index import Index, Row
-from tera_jax.serve.record import DType, Layout
+from tera_jax.serve.store import index, names, record
+from tera_jax.serve.store.index import Index, Row
+from tera_jax.serve.store.record import DType, Layout
 
 FILE = "store.json"
 FORMAT = "tera-jax-store"

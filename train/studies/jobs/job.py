@@ -4,13 +4,13 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .. import command
+from ... import command
+from ..parts import Parts
+from ..results import Failure, Result
+from ..schema import FIRST_SEED, Study
+from ..variants import BASE
 from . import rates
-from .parts import Parts
-from .results import Failure, Result
-from .schema import FIRST_SEED, Study
 from .trainer import Base, Trainer
-from .variants import BASE
 
 _LONGEST = 300
 """Characters of a reason."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .. import command
+from ... import command
+from ..parts import Parts
+from ..results import Failure, Result, Results
+from ..schema import Study
+from ..variants import PLAIN
 from . import trainer
 from .gpus import VISIBLE
 from .job import Job, perform, reason
-from .parts import Parts
-from .results import Failure, Result, Results
-from .schema import Study
-from .variants import PLAIN
 
 Check = Callable[[str], None]
 """Takes the fingerprint of a base, and refuses one that is not the study's."""

@@ -10,9 +10,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tera_jax.serve import record
-from tera_jax.serve.store import Store, UnknownAdapterError
-from tests.tera_jax.serve import kills
+from tera_jax.serve.store import Store, UnknownAdapterError, record
+from tests.tera_jax.serve.store import kills
 
 SHAPES = {"q/d0": (2, 3), "q/d1": (4,)}
 
@@ -225,13 +224,17 @@ def test_many_killed_writers_lose_nothing(tmp_path):
 def run_kills(tmp_path, count):
     """In a process without JAX, whose threads do not survive a fork."""
     code = f"from {kills.__name__} import main, Path; main(Path({str(tmp_path / 's')!r}), {count})"
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
     assert found.stdout.startswith(f"{count} kills, "), found.stderr
 
 
 def test_the_store_and_what_a_server_needs_beside_it_import_no_jax():
-    modules = "store, requests, engine_config, lru, adapter_source, answer, waiting"
-    code = f"import sys; from tera_jax.serve import {modules}; print('jax' in sys.modules)"
+    code = """
+import sys
+from tera_jax.serve import engine_config, requests, store
+from tera_jax.serve.engine import adapter_source, answer, lru, waiting
+print('jax' in sys.modules)
+"""
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr

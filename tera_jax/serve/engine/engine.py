@@ -18,16 +18,16 @@ from typing import Any
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.model import Llama
-from tera_jax.serve import loading
-from tera_jax.serve.adapter_source import Prepared, Source
-from tera_jax.serve.answer import Answer, require_fits
+from tera_jax.serve.engine import loading
+from tera_jax.serve.engine.adapter_source import Prepared, Source
+from tera_jax.serve.engine.answer import Answer, require_fits
+from tera_jax.serve.engine.prepared import PreparedAdapters
+from tera_jax.serve.engine.scheduler import Scheduler, Turn
+from tera_jax.serve.engine.slot_device import SlotDevice
+from tera_jax.serve.engine.waiting import Waiting
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.prepared import PreparedAdapters
 from tera_jax.serve.requests import ClosedError, Listener, Request, Stats, UnknownAdapterError
-from tera_jax.serve.scheduler import Scheduler, Turn
-from tera_jax.serve.slot_device import SlotDevice
 from tera_jax.serve.store import Store
-from tera_jax.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ from tera_jax.io import adapter_description
 from tera_jax.io.adapter_files import FROZEN, require_fingerprint, require_layers
 from tera_jax.llama import stacking
 from tera_jax.llama.model import Llama
-from tera_jax.serve import adapter_source, record
-from tera_jax.serve.adapter_source import Source
+from tera_jax.serve.engine import adapter_source
+from tera_jax.serve.engine.adapter_source import Source
+from tera_jax.serve.engine.slot_device import SlotDevice
+from tera_jax.serve.engine.slot_programs import require_layout
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.slot_device import SlotDevice
-from tera_jax.serve.slot_programs import require_layout
-from tera_jax.serve.store import Store
+from tera_jax.serve.store import Store, record
 
 Parts = tuple[SlotDevice, Source, EngineConfig, Any]
 """The arguments of an engine."""

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import pictures
+from ... import pictures
+from ..variants import BASE
 from .summaries import Summary
-from .variants import BASE
 
 CSV = "pareto.csv"
 _COLUMNS = ("task", "variant", "trained", "test", "deviation", "seeds", "on_front")

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tera_jax.serve.adapter_source import Prepared
+from tera_jax.serve.engine.adapter_source import Prepared
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.requests import Finish, InvalidRequestError, Listener, Request, Token
 

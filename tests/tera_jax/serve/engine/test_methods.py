@@ -14,8 +14,8 @@ from tera_jax.llama.decode.generate import generate, left_pad
 from tera_jax.methods import TABLE
 from tera_jax.methods.base import NotByRowsError
 from tera_jax.serve.engine import Engine
+from tera_jax.serve.engine.slot_device import SlotDevice
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.slot_device import SlotDevice
 from tests.parts import SMALL, SMALL_METHODS, perturbed
 from tests.tera_jax.serve.engines import Client
 

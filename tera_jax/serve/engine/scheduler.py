@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tera_jax.llama.decode.slots import NO_TOKEN
-from tera_jax.serve.answer import Answer, HostScores, Reason
+from tera_jax.serve.engine.answer import Answer, HostScores, Reason
+from tera_jax.serve.engine.slot_device import Begun, Output, SlotDevice
+from tera_jax.serve.engine.waiting import Waiting
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.slot_device import Begun, Output, SlotDevice
-from tera_jax.serve.waiting import Waiting
 
 _log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from tera_jax.llama.layer import split_rows
 from tera_jax.llama.sharding import with_whole_head
 from tera_jax.ops.numerics import acc_dtype
 
-from ..data import Batch
+from ...data import Batch
 
 _LOGITS_AT_ONCE = 2**26
 """Entries of the logits that a device has in memory at a time, in float32: 256 MiB."""

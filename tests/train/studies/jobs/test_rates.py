@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from train.studies.rates import (
+from train.studies.jobs.rates import (
     GRID,
     NoFiniteLossError,
     best_of,

@@ -15,7 +15,7 @@ from tera_jax.llama import Llama, stacking
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.ops import fp8_matmul
 
-from ..data import Batch
+from ...data import Batch
 from .loss import LossSum, loss_sum
 
 

@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from tests.train.studies.test_results import result
-from train.studies import pareto, summaries
+from train.studies.reports import pareto, summaries
+from train.studies.reports.summaries import Spread, Summary, chosen, compare, summarize
 from train.studies.results import Failure
-from train.studies.summaries import Spread, Summary, chosen, compare, summarize
 
 RUNS = [
     result(rate=1e-3, validation=2.0, test=2.5),

@@ -1,6 +1,6 @@
 """Kills writers of a store at any moment, and looks at what is there. Imports no JAX.
 
-    python -m tests.tera_jax.serve.kills DIRECTORY COUNT
+    python -m tests.tera_jax.serve.store.kills DIRECTORY COUNT
 
 An adapter is one number, which grows from put to put. A writer says what it is about to put, and
 says it again when the put has returned.

@@ -20,10 +20,10 @@ from tera_jax.llama.decode.slot_prefill import Prefill
 from tera_jax.llama.decode.slot_scores import Scores
 from tera_jax.llama.decode.slots import SlotState
 from tera_jax.llama.model import Llama
-from tera_jax.serve import slot_programs
+from tera_jax.serve.engine import slot_programs
 from tera_jax.serve.engine_config import EngineConfig
-from tera_jax.serve.record import Layout
 from tera_jax.serve.requests import MAX_LOGPROBS, MAX_STOP_IDS, Sampling
+from tera_jax.serve.store.record import Layout
 
 _GREEDY = 1e-5
 """Temperatures below take the most likely token."""

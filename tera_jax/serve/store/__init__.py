@@ -1,0 +1,6 @@
+"""A store of very many adapters, by name. Imports no JAX."""
+
+from tera_jax.serve.store.store import SHARD_ROWS as SHARD_ROWS
+from tera_jax.serve.store.store import Entry as Entry
+from tera_jax.serve.store.store import Store as Store
+from tera_jax.serve.store.store import UnknownAdapterError as UnknownAdapterError

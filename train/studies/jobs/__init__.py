@@ -1,0 +1,1 @@
+"""How a study is run: one method on one task at a time, by this process or one for each GPU."""

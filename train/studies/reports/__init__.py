@@ -1,0 +1,1 @@
+"""What a study has come to: summaries, the report, and the Pareto front."""
