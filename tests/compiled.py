@@ -12,7 +12,7 @@ takes several for each program, and a compilation that gets none ends the proces
 
 
 def keep_all() -> None:
-    """Let the cache of compiled programs take small ones too, and no other process read half a file."""
+    """Let the cache of compiled programs take small ones too, and each file appear whole."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     lru_cache.LRUCache.put = _put_whole
 
