@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command.parser(main)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="directories of runs")
     parser.add_argument("--output", type=Path, required=True, help="absent or empty")
+    text = "measure the kernels of one layer of so many; by default of all"
+    parser.add_argument("--every", type=int, default=1, metavar="N", help=text)
     args = parser.parse_args(argv)
     disk.require_empty(args.output)
     pictures.require()
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"left out: {line}", file=sys.stderr)
     if not members:
         raise ValueError("none of the runs has updates of kernels; give runs of other methods")
-    found = analyse(members)
+    found = analyse(members, every=args.every)
     args.output.mkdir(parents=True, exist_ok=True)
     drawn, lacking = figures.write(found, args.output)
     for line in lacking:

@@ -10,7 +10,7 @@ import pytest
 from notebooks import runner
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["01_quickstart", "02_your_own_chats", "03_any_linen_model"]
+NAMES = ["01_quickstart", "02_your_own_chats", "03_any_linen_model", "04_the_papers_figures"]
 
 
 def path(name):

@@ -12,6 +12,7 @@ from tera_jax.adapters.base import Adapter
 from tera_jax.analysis.updates import updates
 from tera_jax.llama import load_tokenizer
 
+from ..config.limits import require_at_least
 from ..tasks import own
 from ..training import kept
 from ..training import run as runs
@@ -35,6 +36,7 @@ class Analysed(NamedTuple):
         kernels: the numbers of each, in the order of paths and layers.
         d: the trained values by the name of their array, all kernels together.
         elsewhere: NLL of a test set before and after the training, by its name.
+        rank: of updates as a part of the full one, where it is known though no kernel is measured.
     """
 
     member: Member
@@ -45,19 +47,25 @@ class Analysed(NamedTuple):
     kernels: list[Measured]
     d: dict[str, np.ndarray]
     elsewhere: dict[str, tuple[float, float]]
+    rank: float | None = None
 
 
-def analyse(members: Sequence[Member], told: Callable[[str], Any] = print) -> list[Analysed]:
+def analyse(
+    members: Sequence[Member], told: Callable[[str], Any] = print, every: int = 1
+) -> list[Analysed]:
     """The numbers of every run. A base is loaded once for all runs that have it.
 
     Args:
         members: from :func:`train.analysis.members.read`.
         told: gets a line for each run when it begins.
+        every: the kernels of one layer of so many are measured, from the first on.
 
     Raises:
         FileNotFoundError: when a base or a checkpoint is missing.
-        ValueError: when a run does not fit its base, or an update has NaN or infinity.
+        ValueError: when ``every`` is below 1, a run does not fit its base, or an update has NaN or
+            infinity.
     """
+    require_at_least(1, every=every)
     found: dict[Path, Analysed] = {}
     for key in sorted({member.base for member in members}, key=str):
         first: Any = None
@@ -71,17 +79,18 @@ def analyse(members: Sequence[Member], told: Callable[[str], Any] = print) -> li
             run = runs.build(member.config, member.path, tokenizer, base=first)
             first = run.model, run.params
             with jax.set_mesh(run.mesh):
-                found[member.path] = _analysed(member, run, bases)
+                found[member.path] = _analysed(member, run, bases, every)
     return [found[member.path] for member in members]
 
 
-def _analysed(member: Member, run: runs.Run, bases: Bases) -> Analysed:
+def _analysed(member: Member, run: runs.Run, bases: Bases, every: int) -> Analysed:
     step, d = runs.restore_best(run, member.path)
     stacks = {layer.path: layer.stack for layer in run.adapter.layers}
-    kernels = [
-        measure(update, _number(update.place, stacks[update.layer.path]), bases)
-        for update in updates(run.adapter, run.variables(d))
-    ]
+    kernels = []
+    for update in updates(run.adapter, run.variables(d)):
+        layer = _number(update.place, stacks[update.layer.path])
+        if layer % every == 0:
+            kernels.append(measure(update, layer, bases))
     losses = _losses(member.path)
     return Analysed(
         member=member,

@@ -153,6 +153,31 @@ FIGURES = (
 )
 
 
+def draw(name: str, runs: Sequence[Analysed]) -> Any:
+    """A figure of matplotlib, for a notebook.
+
+    Args:
+        name: of one of :data:`FIGURES`.
+        runs: of one task, in their order.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: for an unknown name; for runs of several tasks, or that lack what the figure
+            needs.
+    """
+    pictures.require()
+    known = {figure.name: figure for figure in FIGURES}
+    if name not in known:
+        raise ValueError(f"there is no figure {name!r}; there are {', '.join(known)}")
+    if len(tasks := {run.member.task for run in runs}) > 1:
+        raise ValueError(f"{name} is of one task; the runs are of {', '.join(sorted(tasks))}")
+    rows = known[name].rows(runs)
+    if isinstance(rows, str):
+        raise ValueError(f"{name}: {rows}")
+    with style.settings():
+        return known[name].draw(rows)
+
+
 def write(runs: Sequence[Analysed], output: Path) -> tuple[list[Drawn], list[str]]:
     """Write the table and the pictures of every figure that the runs have the data for.
 

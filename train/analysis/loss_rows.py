@@ -19,7 +19,7 @@ _NO_LOSS = "needs runs with a held-out loss in metrics.jsonl"
 
 
 def by_count(runs: Sequence[Analysed]) -> list[Row] | str:
-    """Loss against the count of trainable parameters, with the rank."""
+    """Loss against the count of trainable parameters, with the rank where it is known."""
     rows: list[Row] = []
     for label, own in by_label(runs).items():
         losses = [run.nll for run in own if run.nll is not None]
@@ -27,7 +27,7 @@ def by_count(runs: Sequence[Analysed]) -> list[Row] | str:
             rows.append(
                 {"label": label, "method": own[0].member.method, "trained": own[0].trained}
                 | _spread(losses)
-                | {"rank_percent": 100 * rank_share(own)}
+                | {"rank_percent": _rank_percent(own)}
             )
     return rows or _NO_LOSS
 
@@ -137,14 +137,19 @@ def _varying(
 
 def _all_fields(run: Analysed) -> dict[str, Any]:
     config = run.member.config
-    training = {"rate": config.optim.learning_rate, "steps": config.loop.steps}
+    rate = None if run.member.tuned else config.optim.learning_rate
+    training = {"rate": rate, "steps": config.loop.steps}
     return {**run.member.fields, _TARGETS: config.method.targets, **training}
 
 
 def _said(fields: dict[str, Any], groups: dict[str, Any]) -> str:
-    """The fields in which several groups differ; of one group, nothing."""
+    """The fields that are set and in which groups differ; of one group, nothing."""
     others = [json.loads(key) for key in groups]
-    names = [name for name in fields if any(other[name] != fields[name] for other in others)]
+    names = [
+        name
+        for name, value in fields.items()
+        if value not in (None, []) and any(other[name] != value for other in others)
+    ]
     return ", ".join(f"{name} {_text(fields[name])}" for name in names)
 
 
@@ -154,6 +159,11 @@ def _text(value: Any) -> str:
 
 def _field(name: str) -> Callable[[Analysed], str]:
     return lambda run: str(getattr(run.member.config.method.settings, name))
+
+
+def _rank_percent(runs: Sequence[Analysed]) -> float | None:
+    share = rank_share(runs) if runs[0].kernels else runs[0].rank
+    return None if share is None else 100 * share
 
 
 def _spread(losses: Sequence[float]) -> dict[str, Any]:

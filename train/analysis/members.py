@@ -34,6 +34,7 @@ class Member:
             label and task are seeds of one setting.
         task: the names of the files of training records, without endings and slices; their whole
             paths where runs have other files of the same name.
+        tuned: whether the learning rate was chosen for this setting, and so is no part of it.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Member:
     adapter: Adapter
     label: str = ""
     task: str = ""
+    tuned: bool = False
 
     @property
     def method(self) -> str:

@@ -43,7 +43,7 @@ def test_every_figure_is_drawn_from_its_table(tmp_path):
     assert [each.name for each in drawn] == [f"{each.name}-records" for each in figures.FIGURES]
     assert not left_out
     for each in drawn:
-        for kind in ("csv", *style.FORMATS):
+        for kind in ("csv", "png", "svg"):
             assert (tmp_path / f"{each.name}.{kind}").stat().st_size > 50
 
 

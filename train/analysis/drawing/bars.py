@@ -9,6 +9,8 @@ from . import style
 
 _OPEN = {"in": None, "out": "white"}
 """Face of the marks of a side; None is the colour of the series."""
+_LETTERS = 64
+"""Of a line of a title."""
 
 
 def by_value(rows: Sequence[Row]) -> Any:
@@ -19,17 +21,20 @@ def by_value(rows: Sequence[Row]) -> Any:
     }
     most = max(map(len, values.values()))
     left = style.beside([style.brief(value) for own in values.values() for value in own])
-    height = 0.7 + 0.36 * most
+    titles = [style.wrapped(style.brief(fixed), _LETTERS) for fixed in groups]
+    height = 0.7 + 0.36 * most + 0.15 * max(title.count("\n") for title in titles)
     figure, panels = style.grid(len(groups), 1, width=5.4, height=height, left=left)
-    for panel, fixed in zip(panels[:, 0], groups, strict=True):
+    for panel, fixed, title in zip(panels[:, 0], groups, titles, strict=True):
         own = [row for row in rows if row["fixed"] == fixed]
-        panel.set_title(fixed)
+        panel.set_title(title, loc="left")
         _bars(panel, values[fixed], own)
     panels[-1, 0].set_xlabel("held-out NLL above the lowest mean (nats/token)")
     return figure
 
 
 def _bars(panel: Any, values: Sequence[str], rows: Sequence[Row]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     losses = {value: [row["nll"] for row in rows if row["value"] == value] for value in values}
     means = {value: statistics.fmean(of) for value, of in losses.items()}
     least = min(means.values())
@@ -49,6 +54,7 @@ def _bars(panel: Any, values: Sequence[str], rows: Sequence[Row]) -> None:
     _names(panel, values)
     panel.axvline(0, color=style.GREY, linewidth=0.8)
     panel.margins(x=0.08)
+    panel.xaxis.set_major_locator(MaxNLocator(5))
 
 
 def elsewhere(rows: Sequence[Row]) -> Any:

@@ -8,35 +8,34 @@ from ..table import Row, distinct
 from . import style
 
 _COUNT, _LOSS = "trainable parameters", "held-out NLL (nats/token)"
-_FAR = 8.0
-"""From the largest count to the least, where ticks stand at 1, 2, 3 and 5."""
+_TICKS = ((8.0, (1, 2, 3, 5)), (200.0, (1, 3)), (5e3, (1,)))
+"""Above a ratio of the largest count to the least, at which multiples of powers ticks stand."""
 _NEAR, _RADII = 9.0, (10.0, 17.0, 25.0, 34.0)
 """Points of distance between numbers, and from a point to its number."""
 
 
 def by_count(rows: Sequence[Row]) -> Any:
-    """Loss against count; the colour is the rank as a part of the full one."""
+    """Loss against count; the colour is the rank as a part of the full one, white if unknown."""
     names = [str(row["label"]) for row in rows]
     figure, panels = style.grid(1, 1, names, width=6.0, height=3.6)
     panel = panels[0, 0]
     _axes(panel, rows, rows)
     _deviations(panel, rows)
-    marks = panel.scatter(
-        [row["trained"] for row in rows],
-        [row["nll"] for row in rows],
-        c=[row["rank_percent"] for row in rows],
-        vmin=0,
-        vmax=100,
-        cmap="viridis",
-        edgecolors="black",
-        linewidths=0.6,
-        s=42,
-        zorder=3,
-    )
+    look: Any = {"edgecolors": "black", "linewidths": 0.6, "s": 42, "zorder": 3}
+    known = [row for row in rows if row["rank_percent"] is not None]
+    unknown = [row for row in rows if row["rank_percent"] is None]
+    ranks = [row["rank_percent"] for row in known]
+    scale: Any = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
+    marks = panel.scatter(*_places(known), c=ranks, **scale, **look)
+    panel.scatter(*_places(unknown), c="white", **look)
     figure.colorbar(marks, ax=panel, label="rank (% of full, float32's tolerance)")
     _list(figure, names)
     _numbers(figure, [(panel, row, number) for number, row in enumerate(rows, 1)])
     return figure
+
+
+def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+    return [row["trained"] for row in rows], [row["nll"] for row in rows]
 
 
 def by_scheme(rows: Sequence[Row]) -> Any:
@@ -85,8 +84,8 @@ def _ticks(panel: Any) -> None:
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     low, high = panel.get_xlim()
-    far = high > _FAR * low
-    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)) if far else MaxNLocator(4))
+    far = [subs for ratio, subs in _TICKS if high > ratio * low]
+    panel.xaxis.set_major_locator(LogLocator(subs=far[-1]) if far else MaxNLocator(4))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
 

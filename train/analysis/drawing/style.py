@@ -52,10 +52,30 @@ def look(number: int) -> dict[str, Any]:
     }
 
 
+def line(number: int) -> str:
+    """The line of a series without marks, by its number from 0."""
+    return LINES[number % len(LINES)]
+
+
 def brief(name: str) -> str:
-    """A label or a scheme in fewer letters: modes that repeat as a power, such as ``2^6``."""
+    """A label or a scheme in fewer letters: ``2^6`` for six modes of 2, ``q+v`` for targets."""
     powers = _REPEATED.sub(lambda found: f"{found[1]}^{found[0].count('x') + 1}", name)
-    return powers.replace("tensorizations=", "")
+    return powers.replace("tensorizations=", "").replace("_proj", "")
+
+
+def wrapped(text: str, width: int) -> str:
+    """On several lines, broken behind commas; a part without commas may be longer.
+
+    Args:
+        text: a label or a title.
+        width: letters of a line.
+    """
+    lines = [""]
+    for part in text.replace(",", ",\0").split("\0"):
+        if lines[-1].strip() and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(each.strip() for each in lines)
 
 
 def beside(names: Sequence[str]) -> float:
@@ -83,7 +103,8 @@ def grid(
     """
     from matplotlib.figure import Figure
 
-    whole = max(5.4, width * columns + 0.4 + left)
+    longest = max((len(brief(name)) for name in names), default=0)
+    whole = max(5.4, width * columns + 0.4 + left, _LETTER * longest + 2 * _HANDLE)
     below = _LINE * -(-len(names) // _columns(names, whole)) if names else 0.0
     figure = Figure(figsize=(whole, height * rows + 0.3 + below), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)

@@ -7,7 +7,8 @@ from typing import Any
 from ..table import Row, distinct, natural
 from . import style
 
-_COLUMNS = 3
+_COLUMNS, _LETTERS = 3, 44
+"""Of panels, and of a line of their titles."""
 
 
 def histograms(rows: Sequence[Row]) -> Any:
@@ -17,14 +18,14 @@ def histograms(rows: Sequence[Row]) -> Any:
     figure, panels = style.grid(-(-len(labels) // columns), columns, arrays, height=2.2)
     handles: dict[str, Any] = {}
     for panel, label in zip(panels.flat, labels, strict=False):
-        panel.set_title(_wrapped(style.brief(label)), fontsize=8)
+        panel.set_title(style.wrapped(style.brief(label), _LETTERS), fontsize=8)
         panel.set(xlabel="value of d", yscale="log")
         for number, array in enumerate(arrays):
             own = [r for r in rows if (r["label"], r["array"]) == (label, array)]
             if own:
                 edges = [own[0]["low"], *(row["high"] for row in own)]
                 parts = [row["part"] or float("nan") for row in own]
-                look = {key: style.look(number)[key] for key in ("color", "linestyle")}
+                look = {"color": style.look(number)["color"], "linestyle": style.line(number)}
                 handles[array] = panel.stairs(parts, edges, linewidth=1.3, **look)
     for panel in panels.flat[len(labels) :]:
         panel.set_visible(False)
@@ -61,13 +62,3 @@ def matrix(rows: Sequence[Row]) -> Any:
 def _mean(rows: Sequence[Row], pair: set[str]) -> float:
     own = [row["mean"] for row in rows if {row["label"], row["other"]} == pair]
     return statistics.fmean(own) if own else float("nan")
-
-
-def _wrapped(label: str, width: int = 44) -> str:
-    """On several lines, broken behind commas."""
-    lines = [""]
-    for part in label.replace(",", ",\0").split("\0"):
-        if lines[-1] and len(lines[-1] + part) > width:
-            lines.append("")
-        lines[-1] += part
-    return "\n".join(lines)
