@@ -8,9 +8,9 @@ from typing import Any
 from tera_jax.llama import Llama, load_config
 
 from ..config import Config
+from ..studies.reports.summaries import chosen
 from ..studies.results import Result
 from ..studies.schema import Study
-from ..studies.summaries import chosen
 from ..training.run import make_adapter
 from .analysed import Analysed
 from .members import Member
