@@ -24,6 +24,14 @@ def test_equal_and_orthogonal_spaces():
     close(subspaces.overlap(KERNEL, other, (8, 4), "in"), 1.0, rtol=1e-10, atol=0)
 
 
+@pytest.mark.parametrize("side", ["in", "out"])
+def test_a_few_directions_are_the_first_of_all(side):
+    few = subspaces.directions(KERNEL, 2, side)
+    expected = U[:, :2] if side == "in" else V[:2].T
+    close(np.abs(expected.T @ few), np.eye(2), rtol=0, atol=1e-13)
+    close(few.T @ few, np.eye(2), rtol=0, atol=1e-13)
+
+
 def test_random_directions_overlap_by_chance():
     random = np.random.default_rng(2)
     found = [
