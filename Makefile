@@ -44,7 +44,8 @@ test: $(VENV)/.test  ## run the quick tests
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
-	$(PYTEST) -m long
+	$(PYTEST) -m "long and not smollm2"
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m "long and smollm2"
 
 test-page: $(VENV)/.test  ## the page of the server in Debian's Chromium, with pictures in runs/page
 	$(BIN)/python -m tests.page --pictures=runs/page

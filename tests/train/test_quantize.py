@@ -178,6 +178,7 @@ def test_a_small_base_keeps_its_loss_in_few_bits(quantised):
 
 
 @pytest.mark.long
+@pytest.mark.smollm2
 def test_smollm2_keeps_its_loss_in_few_bits(smollm2_path):
     config = default("tera")
     config.model.path = str(smollm2_path)
