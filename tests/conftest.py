@@ -7,10 +7,12 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the time goes into compiling small programs once each, so LLVM is not to optimise them,
-# and XLA is to use its older emitters, which take a third less time. Real weights need the
-# opposite: the Makefile gives their tests other flags.
+# nor to split or widen them, and XLA is to use its older emitters: together in half the time. Real
+# weights need the opposite: the Makefile gives their tests other flags.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1 --xla_cpu_max_isa=AVX2",
 )
 os.environ["XLA_FLAGS"] += " --xla_force_host_platform_device_count=8"
 # Threads of torch wait for each other by spinning, and take the cores of the other worker.

@@ -24,10 +24,6 @@ LIMITS = {
     "-m train.evaluate": ("--limit=2", "--max-new-tokens=4"),
     "-m train.generate": ("--max-new-tokens=4",),
     "-m train.compare": ("--rates=1e-2", "--seeds=1", "--steps=2"),
-    "-m train.compare --config=smollm2": (
-        *("--methods", "lora"),  # the schemes of TeRA's and others are for kernels of 576
-        *("--set", "loop.batch_size=2", "evaluate.batch_size=32"),
-    ),
     "-m train.plan_scheme --model=path/to/model --budget=40000 --data": (
         *("--rows=2", "--steps=2", "--seeds=1", "--set", "data.packed_length=128"),
     ),
@@ -103,6 +99,7 @@ NOT_RUN = {
     "-m tests.faults.inject": "runs that are killed; tests/faults/test_faults.py kills others",
     "--compile": "a step of 70B or more; tests/train/params/test_plan.py compiles a small one",
     "-m train.params --paper": "tests/train/params/test_count.py runs it",
+    "-m train.compare --config=smollm2": "the study of benchmarks.methods; docs/methods.md runs it",
     "-m benchmarks.methods --schemes --model": "kernels of 576; tests/benchmarks/test_schemes.py",
     "-m benchmarks.data --compare": "two processes; tests/benchmarks/test_data.py has some records",
     "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",
