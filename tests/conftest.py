@@ -7,7 +7,7 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the time goes into compiling small programs once each, so LLVM is not to optimise them,
-# nor to split or widen them, and XLA is to use its older emitters: together in half the time. Real
+# nor to split or widen them, and XLA is to use its older emitters, which take less time. Real
 # weights need the opposite: the Makefile gives their tests other flags.
 os.environ.setdefault(
     "XLA_FLAGS",
