@@ -40,12 +40,15 @@ notebooks: $(VENV)/.quickstart  ## run the notebooks and write their outputs int
 # A worker that ends in a crash fails the run at once: with another in its place pytest-xdist can wait for ever.
 PYTEST := $(BIN)/python -m pytest --numprocesses=2 --max-worker-restart=0 --dist=loadfile --no-loadscope-reorder
 
+# The files of tests with real weights: to look through all others takes a minute.
+REAL = $$(grep -rl --include='test_*.py' mark.smollm2 tests)
+
 test: $(VENV)/.test  ## run the quick tests
 	$(PYTEST) -m "not long"
 
 test-long: $(VENV)/.test  ## run the long tests: sweeps, notebooks, real weights
 	$(PYTEST) -m "long and not smollm2"
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m "long and smollm2"
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(PYTEST) -m "long and smollm2" $(REAL)
 
 test-page: $(VENV)/.test  ## the page of the server in Debian's Chromium, with pictures in runs/page
 	$(BIN)/python -m tests.page --pictures=runs/page
