@@ -108,7 +108,7 @@ def through(address, one, two, first, second, place, drawn):
         found = httpx.post(f"{base}/v1/completions", json=body, timeout=60)
         return found.status_code, found.json()
 
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while True:
         try:
             httpx.get(f"{address}/health")
