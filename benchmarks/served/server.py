@@ -21,7 +21,7 @@ from benchmarks.served import adapters
 from tera_jax.serve.engine import Engine
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.http.codec import Codec
-from tera_jax.serve.http.server import Server, listen
+from tera_jax.serve.http.server import Server, keep_what_is_loaded, listen
 from tera_jax.serve.http.service import Service
 from tera_jax.serve.store import Store
 
@@ -108,6 +108,7 @@ def main() -> None:
         service = Service(engine, Codec(tokenizer(engine.vocabulary)), BASE_NAME)
         socket = listen("127.0.0.1", 0)
         print(json.dumps({"url": f"http://127.0.0.1:{socket.getsockname()[1]}"}), flush=True)
+        keep_what_is_loaded()
         Server(service).run(sockets=[socket])
     finally:
         engine.close(drain=False)

@@ -143,13 +143,13 @@ class Stored:
             ValueError: when the record is damaged.
         """
         kept = self._kept.get(name)
-        hit = kept is not None and kept.version == self._store.version(name)
+        read = self._store.read(name, None if kept is None else kept.version)
         with self._lock:
-            self.hits, self.misses = self.hits + hit, self.misses + (not hit)
-        if kept is not None and hit:
+            self.hits, self.misses = self.hits + (read is None), self.misses + (read is not None)
+        if read is None:
+            assert kept is not None
             return kept
-        entry = self._store.get(name)
-        found = Flat(entry.version, flat(entry.arrays, self._store.layout))
+        found = Flat(*read)
         self._kept.put(name, found, found.numbers.nbytes)
         return found
 

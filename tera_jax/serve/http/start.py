@@ -11,7 +11,7 @@ from typing import Any
 from tera_jax import json_files
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.http.codec import Codec
-from tera_jax.serve.http.server import Server, listen
+from tera_jax.serve.http.server import Server, keep_what_is_loaded, listen
 from tera_jax.serve.http.service import Limits, Service
 from tera_jax.serve.requests import Engine
 from tera_jax.serve.store import Store, names
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
             flush=True,
         )
+        keep_what_is_loaded()
         Server(service, args.drain_seconds).run(sockets=[socket])
 
 

@@ -77,13 +77,23 @@ def pack(arrays: Mapping[str, Any], layout: Layout) -> bytes:
     return b"".join(parts)
 
 
-def unpack(data: bytes, layout: Layout) -> dict[str, np.ndarray]:
-    """The arrays of a record, which may not be written to."""
-    dtype, start, arrays = _DTYPES[layout.dtype], 0, {}
+def numbers(data: bytes, layout: Layout) -> np.ndarray:
+    """All numbers of a record as one array (N,), which may not be written to."""
+    return np.frombuffer(data, _DTYPES[layout.dtype])
+
+
+def unpack(numbers_N: np.ndarray, layout: Layout) -> dict[str, np.ndarray]:
+    """The arrays of a record, which may not be written to.
+
+    Args:
+        numbers_N: of :func:`numbers`.
+        layout: of the record.
+    """
+    start, arrays = 0, {}
     for name, shape in layout.shapes.items():
-        count = math.prod(shape)
-        arrays[name] = np.frombuffer(data, dtype, count, start).reshape(shape)
-        start += count * dtype.itemsize
+        end = start + math.prod(shape)
+        arrays[name] = numbers_N[start:end].reshape(shape)
+        start = end
     return arrays
 
 

@@ -18,13 +18,12 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from tera_jax import atomic, json_files, locks
 from tera_jax.json_files import Key
 from tera_jax.serve.store import index, names, record
+from tera_jax.serve.store.entry import Entry, Numbers, UnknownAdapterError
 from tera_jax.serve.store.index import Index, Row
 from tera_jax.serve.store.record import DType, Layout
 
@@ -45,27 +44,6 @@ _KEYS = {
     "shapes": Key(dict[str, list[int]]),
     "description": Key(dict),
 }
-
-
-class UnknownAdapterError(KeyError):
-    """A name that a store does not have."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
-class Entry(NamedTuple):
-    """An adapter as it was read.
-
-    Attributes:
-        name: its name.
-        version: a number that no other put of this store has.
-        arrays: by path, in the type of the store. They may not be written to.
-    """
-
-    name: str
-    version: int
-    arrays: dict[str, np.ndarray]
 
 
 class Store:
@@ -197,14 +175,34 @@ class Store:
             UnknownAdapterError: when the store has no such name.
             ValueError: when the record is damaged.
         """
+        found = self.read(name)
+        assert found is not None  # no version is known
+        return Entry(name, found.version, record.unpack(found.numbers_N, self.layout))
+
+    def read(self, name: str, known: int | None = None) -> Numbers | None:
+        """Read an adapter as one array.
+
+        Args:
+            name: of the adapter.
+            known: a version that is not read again.
+
+        Returns:
+            None when the adapter still has the known version.
+
+        Raises:
+            UnknownAdapterError: when the store has no such name.
+            ValueError: when the record is damaged.
+        """
         for _ in range(_TRIES):
             with self._lock:
                 found = self._index.find(name)
             if found is None:
                 raise UnknownAdapterError(f"no adapter {name!r} in {self.directory}")
+            if found.version == known:
+                return None
             data = self._read(found.number)
             if record.checksum(name, found.version, data) == found.checksum:
-                return Entry(name, found.version, record.unpack(data, self.layout))
+                return Numbers(found.version, record.numbers(data, self.layout))
             if self.version(name) == found.version:  # nobody has replaced it meanwhile
                 break
         raise ValueError(

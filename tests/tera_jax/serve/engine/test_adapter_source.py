@@ -20,7 +20,7 @@ def test_adapters_are_read_once_for_each_version(tmp_path):
         with pytest.raises(UnknownAdapterError):
             source.load("a")
     assert second.version != first.version
-    assert (source.hits, source.misses, source.host_bytes) == (1, 3, 40)
+    assert (source.hits, source.misses, source.host_bytes) == (1, 2, 40)
     expected = [*arrays(1)["q/d0"].ravel(), *arrays(1)["q/d1"]]
     assert second.numbers.tolist() == expected
     source.close()
