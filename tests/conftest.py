@@ -33,6 +33,7 @@ from tests import checked, compiled, margins, parts
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 compiled.keep_all()
+compiled.lower_in_one_context()
 
 # Shapes and types in annotations are checked at every call, under pytest only.
 install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
