@@ -28,7 +28,7 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-from tests import checked, compiled, margins, parts
+from tests import checked, compiled, initial, margins, parts
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -56,8 +56,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=rank)
 
 
+def pytest_runtest_setup(item):
+    """A test that may change functions traces them itself."""
+    if "monkeypatch" in item.fixturenames:
+        initial.forget()
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Between two files, compiled programs may go."""
+    """What such a test has traced goes; between two files, compiled programs may go."""
+    if "monkeypatch" in item.fixturenames:
+        initial.forget()
     if nextitem is None or nextitem.path != item.path:
         compiled.let_go()
 
