@@ -1,14 +1,19 @@
 """Compiled programs of the tests: each compiled once for all workers, and let go in time."""
 
 import os
+import threading
 from pathlib import Path
 
 import jax
 from jax._src import lru_cache
+from jax._src.interpreters import mlir
 
 MANY_MAPS = 20_000
 """Memory maps of a process above which it lets its programs go. Linux gives a process 65,530, LLVM
 takes several for each program, and a compilation that gets none ends the process."""
+
+_OF_THREAD = threading.local()
+"""Has the MLIR context of its thread, as ``context``."""
 
 
 def keep_all() -> None:
@@ -17,8 +22,21 @@ def keep_all() -> None:
     lru_cache.LRUCache.put = _put_whole
 
 
+def lower_in_one_context() -> None:
+    """Lower the programs of a thread in one MLIR context: JAX makes one for each, in 10 ms."""
+    make = mlir.make_ir_context
+
+    def context() -> mlir.ir.Context:
+        if not hasattr(_OF_THREAD, "context"):
+            _OF_THREAD.context = make()
+        return _OF_THREAD.context
+
+    mlir.make_ir_context = context
+
+
 def let_go() -> None:
-    """Forget the compiled programs of this process when it has many."""
+    """Forget the context, which keeps all constants, and the compiled programs if many."""
+    vars(_OF_THREAD).clear()
     if _maps() > MANY_MAPS:
         jax.clear_caches()
 

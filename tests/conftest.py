@@ -28,11 +28,12 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-from tests import checked, compiled, margins, parts
+from tests import checked, compiled, initial, margins, parts
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 compiled.keep_all()
+compiled.lower_in_one_context()
 
 # Shapes and types in annotations are checked at every call, under pytest only.
 install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
@@ -55,8 +56,16 @@ def pytest_collection_modifyitems(items):
     items.sort(key=rank)
 
 
+def pytest_runtest_setup(item):
+    """A test that may change functions traces them itself."""
+    if "monkeypatch" in item.fixturenames:
+        initial.forget()
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Between two files, compiled programs may go."""
+    """What such a test has traced goes; between two files, compiled programs may go."""
+    if "monkeypatch" in item.fixturenames:
+        initial.forget()
     if nextitem is None or nextitem.path != item.path:
         compiled.let_go()
 

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests import initial
+
 SMALL = {
     "model_type": "qwen2",  # a bias on q, k and v
     "vocab_size": 64,
@@ -137,7 +139,7 @@ def tiny_llama(path: Path, **sizes: int) -> Path:
         }
     )
     model = Llama(config)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    params = initial.params(model, jnp.zeros((1, 4), jnp.int32))
     save_pretrained(model, params, path, tokenizer)
     return path
 
@@ -147,8 +149,8 @@ def perturbed(adapter: Any, params: Any, random: np.random.Generator) -> tuple[A
 
     ``params`` are those of a :data:`SMALL` Llama.
     """
-    frozen = jax.jit(adapter.init_frozen)(params)
-    d = jax.jit(adapter.init_d)(params, frozen)
+    frozen = initial.frozen(adapter, params)
+    d = initial.d(adapter, params, frozen)
     d = jax.tree.map(lambda v: v + jnp.asarray(0.1 * random.standard_normal(v.shape), v.dtype), d)
     count = adapter.num_virtual_tokens
     first = np.broadcast_to(64 + np.arange(count), (8, count))

@@ -9,7 +9,7 @@ import numpy as np
 from tera_jax import adapt, quantize
 from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.methods import TABLE
-from tests import parts
+from tests import initial, parts
 
 BLOCK = 8
 IN_BLOCKS = ("int8", "int4", "nf4")
@@ -35,7 +35,7 @@ def base(dtype=jnp.float32):
     """A Llama with weights that are all random, norms and biases too."""
     model = Llama(CONFIG, dtype=dtype)
     random = np.random.default_rng(0)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = initial.params(model, jnp.zeros((1, 2), jnp.int32))
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from tera_jax import adapt, load_adapter
 from tera_jax.llama import Llama, LlamaConfig
+from tests import initial
 from tests.parts import SMALL, perturbed
 from train import data, export
 from train.config import default, parse
@@ -28,14 +29,14 @@ def made(method, config, targets, variant="scan"):
     """The adapter, the model, its variables at step 0 and perturbed, and tokens."""
     model = Llama(CONFIG, **VARIANTS[variant])
     random = np.random.default_rng(0)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = initial.params(model, jnp.zeros((1, 2), jnp.int32))
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
     )
     tokens = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     adapter = adapt(model, tokens, method=method, config=config, targets=targets)
     moved, tokens_BL = perturbed(adapter, params, random)
-    first = {**moved, "d": adapter.init_d(params, moved["frozen"])}
+    first = {**moved, "d": initial.d(adapter, params, moved["frozen"])}
     return adapter, model, first, moved, tokens_BL
 
 

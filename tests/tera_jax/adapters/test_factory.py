@@ -13,6 +13,7 @@ from tera_jax.llama import Llama, LlamaConfig
 from tera_jax.llama.sharding import parameter_shardings
 from tera_jax.methods import TABLE, NotMergeableError
 from tera_jax.sharding import make_mesh, replicated, rows
+from tests import initial
 from tests.marks import quick_only
 from tests.parts import SMALL, SMALL_METHODS, perturbed, value_and_grad
 
@@ -31,7 +32,7 @@ def made(name, remat="none"):
     """The adapter, the model, perturbed variables, and tokens with the virtual ones before them."""
     model = Llama(CONFIG, remat=remat)
     random = np.random.default_rng(0)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = initial.params(model, jnp.zeros((1, 2), jnp.int32))
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.1 * random.standard_normal(p.shape), p.dtype), params
     )
@@ -165,7 +166,7 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
 
 def test_the_last_layer_drops_at_some_positions_too():
     model = Llama(dataclasses.replace(CONFIG, num_layers=1), unroll=True)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = initial.params(model, jnp.zeros((1, 2), jnp.int32))
     config = TABLE["lora"](rank=4, dropout=0.5)
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="lora", config=config)
     variables, tokens_BL = perturbed(adapter, params, np.random.default_rng(0))

@@ -14,6 +14,7 @@ from tera_jax.adapters.interceptor import dequantized
 from tera_jax.methods import TABLE
 from tera_jax.network import cost_model, structured
 from tera_jax.ops import dispatch, fp8_matmul
+from tests import initial
 from tests.margins import within
 from tests.tera_jax.fp8 import error, layers
 
@@ -36,8 +37,8 @@ def test_an_adapted_kernel_is_never_rounded_to_e4m3(dtype, route, monkeypatch):
     model, kept, plain, x_BD = layers(dtype)
     config = TABLE["tera"](num_modes=2)
     adapter = adapt(model, x_BD, method="tera", config=config, targets=("a_proj",))
-    frozen = adapter.init_frozen(kept)
-    d = jax.tree.map(lambda leaf: leaf + 0.05, adapter.init_d(kept, frozen))
+    frozen = initial.frozen(adapter, kept)
+    d = jax.tree.map(lambda leaf: leaf + 0.05, initial.d(adapter, kept, frozen))
     v = {"params": kept, "frozen": frozen, "d": d}
     zeros = jax.tree.map(jnp.zeros_like, quantize.dequantize(kept, jnp.float32))
     delta_IO = np.asarray(adapter.merge({**v, "params": zeros})["a_proj"]["kernel"], np.float64)
@@ -92,8 +93,8 @@ def test_a_method_that_does_nothing_yet_leaves_the_product_of_codes(name):
     model, kept, plain, x_BD = layers()
     config = TABLE[name](**FIELDS[name])
     adapter = adapt(model, x_BD, method=name, config=config, targets=("a_proj",))
-    frozen = adapter.init_frozen(kept)
-    d = adapter.init_d(kept, frozen)
+    frozen = initial.frozen(adapter, kept)
+    d = initial.d(adapter, kept, frozen)
     found, on_plain = (
         adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, x_BD)
         for params in (kept, plain)
@@ -121,8 +122,8 @@ def test_mixed_rows_are_what_each_gives_alone(name, fields, route, monkeypatch):
     x_BLD = jnp.asarray(random.standard_normal((3, 6, 128)), jnp.float32)
     model, params, _, _ = layers()
     adapter = adapt(model, x_BLD, method=name, config=TABLE[name](**fields), targets=("a_proj",))
-    frozen = adapter.init_frozen(params)
-    first = adapter.init_d(params, frozen)
+    frozen = initial.frozen(adapter, params)
+    first = initial.d(adapter, params, frozen)
 
     def moved(leaf):
         return leaf + 0.3 * jnp.asarray(random.standard_normal(leaf.shape), leaf.dtype)
@@ -148,8 +149,8 @@ def test_a_structured_layer_reads_codes_where_it_makes_its_kernel(layouts, monke
     kept = float8.with_both_layouts(kept) if layouts == 2 else kept
     fields = {"tensorizations": ("256|16x16",), "structure": "hadamard"}
     adapter = adapt(model, x_BD, method="tera", config=TABLE["tera"](**fields), targets=("",))
-    frozen = adapter.init_frozen(kept)
-    d = jax.tree.map(lambda leaf: leaf + 0.05, adapter.init_d(kept, frozen))
+    frozen = initial.frozen(adapter, kept)
+    d = jax.tree.map(lambda leaf: leaf + 0.05, initial.d(adapter, kept, frozen))
 
     def loss(d, params):
         y_BD = adapter.apply(model, {"params": params, "frozen": frozen, "d": d}, x_BD)

@@ -11,6 +11,7 @@ from tera_jax import trees
 from tera_jax.adapters.factory import adapt
 from tera_jax.adapters.targets import model_layers
 from tera_jax.methods.tera import TeRA
+from tests import initial
 from tests.marks import quick_only
 
 
@@ -49,10 +50,10 @@ EVERY = ("q_proj", "v_proj", "head")
 
 
 def variables(model, adapter, perturbed=True):
-    params = model.init(jax.random.key(0), X)["params"]
+    params = initial.params(model, X)
     params = jax.tree.map(lambda p: p + 0.1, params)  # biases that are not zero
-    frozen = adapter.init_frozen(params)
-    d = adapter.init_d(params, frozen)
+    frozen = initial.frozen(adapter, params)
+    d = initial.d(adapter, params, frozen)
     if perturbed:
         random = np.random.default_rng(1)
         d = jax.tree.map(
@@ -62,8 +63,8 @@ def variables(model, adapter, perturbed=True):
 
 
 def frozen_of(config, targets):
-    params = Tower().init(jax.random.key(0), X)["params"]
-    return adapt(Tower(), X, config=config, targets=targets).init_frozen(params)
+    adapter = adapt(Tower(), X, config=config, targets=targets)
+    return initial.frozen(adapter, initial.params(Tower(), X))
 
 
 @pytest.mark.parametrize("sharing", ["shape", "module", "none"])
@@ -215,7 +216,7 @@ def test_a_layer_with_its_own_product_keeps_it():
         )
 
     model = nn.Dense(6, dtype=jnp.bfloat16, dot_general=wide, use_bias=False)
-    model = nn.Sequential([model])
+    model = nn.Sequential((model,))
     adapter = adapt(model, X, config=TeRA(num_modes=2, gain=1.0), targets=["layers_0"])
     v = variables(model, adapter)
     y = adapter.apply(model, v, X)

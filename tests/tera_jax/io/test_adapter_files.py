@@ -15,18 +15,19 @@ from tera_jax.io import adapter_files
 from tera_jax.io.orbax import load_orbax, save_orbax
 from tera_jax.methods import TargetLayer
 from tera_jax.methods.tera import TeRA
+from tests import initial
 from tests.marks import quick_only
 
 X = jnp.asarray(np.random.default_rng(0).standard_normal((3, 8)), jnp.float32)
-MODEL = nn.Sequential([nn.Dense(12), nn.tanh, nn.Dense(6)])
+MODEL = nn.Sequential((nn.Dense(12), nn.tanh, nn.Dense(6)))
 
 
 def made(sharing="shape", **fields):
     config = TeRA(num_modes=2, sharing=sharing, **fields)
     adapter = adapt(MODEL, X, config=config, targets=["layers_0", "layers_2"])
-    params = MODEL.init(jax.random.key(0), X)["params"]
-    frozen = adapter.init_frozen(params)
-    d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
+    params = initial.params(MODEL, X)
+    frozen = initial.frozen(adapter, params)
+    d = jax.tree.map(lambda v: v + 0.25, initial.d(adapter, params, frozen))
     return adapter, {"params": params, "frozen": frozen, "d": d}
 
 
@@ -265,8 +266,8 @@ def test_an_adapter_with_transforms_survives_the_round_trip(
     config = TeRA(num_modes=2, structure=structure, sharing=sharing, dtype="bfloat16")
     adapter = adapt(nn.Sequential([model]), x, config=config, targets=["*"])
     params = nn.Sequential([model]).init(jax.random.key(0), x)["params"]
-    frozen = adapter.init_frozen(params)
-    d = jax.tree.map(lambda v: v + 0.25, adapter.init_d(params, frozen))
+    frozen = initial.frozen(adapter, params)
+    d = jax.tree.map(lambda v: v + 0.25, initial.d(adapter, params, frozen))
     variables = {"params": params, "frozen": frozen, "d": d}
     save_adapter(tmp_path / "a", adapter, variables, "base", with_frozen)
     loaded, found = load_adapter(tmp_path / "a", params)

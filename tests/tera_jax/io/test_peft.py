@@ -16,6 +16,7 @@ from tera_jax import adapt, load_adapter
 from tera_jax.io.adapter_files import save_peft
 from tera_jax.llama import load_pretrained
 from tera_jax.methods import TABLE
+from tests import initial
 from tests.margins import within
 from tests.marks import quick_only
 from tests.tera_jax.io.peft_models import (
@@ -119,8 +120,8 @@ def trained(base, name):
     config, tokens = TABLE[name](**SETTINGS[name]), jnp.ones((1, 2), jnp.int32)
     targets = None if name == "ln_tuning" else TARGETS
     adapter = adapt(model, tokens, method=name, config=config, targets=targets)
-    frozen = adapter.init_frozen(params)
-    variables = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
+    frozen = initial.frozen(adapter, params)
+    variables = {"params": params, "frozen": frozen, "d": initial.d(adapter, params, frozen)}
     dtype = jnp.asarray(1.0).dtype
     variables = jax.tree.map(lambda v: v if v.dtype == jnp.int32 else v.astype(dtype), variables)
     return adapter, model, train(adapter, model, variables)
@@ -271,8 +272,8 @@ def test_vera_without_its_projections_is_refused(base, tmp_path):
 def test_a_method_that_peft_lacks_is_refused(base, tmp_path):
     model, params = load_pretrained(base)
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method="tera", targets=TARGETS)
-    frozen = adapter.init_frozen(params)
-    variables = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
+    frozen = initial.frozen(adapter, params)
+    variables = {"params": params, "frozen": frozen, "d": initial.d(adapter, params, frozen)}
     with pytest.raises(ValueError, match="PEFT has no method 'tera'"):
         save_peft(tmp_path / "a", adapter, variables, "base")
     assert not (tmp_path / "a").exists()

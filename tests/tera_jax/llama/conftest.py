@@ -1,5 +1,6 @@
 """Small random checkpoints of every family, made and judged by transformers."""
 
+import functools
 from pathlib import Path
 from unittest import mock
 
@@ -108,14 +109,15 @@ def tokens_BL():  # noqa: N802
     return np.random.default_rng(0).integers(3, 128, (2, 24)).astype(np.int32)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def apply():
-    """``apply(model, params, tokens, ...) -> logits`` as numpy, jitted."""
+    """``apply(model, params, tokens, ...) -> logits`` as numpy, traced once in a test."""
 
-    def run(model, params, *args, **kwargs):
-        return np.asarray(jax.jit(model.apply)({"params": params}, *args, **kwargs)[0])
+    @functools.partial(jax.jit, static_argnums=0)
+    def logits(model, params, *args, **kwargs):
+        return model.apply({"params": params}, *args, **kwargs)[0]
 
-    return run
+    return lambda *args, **kwargs: np.asarray(logits(*args, **kwargs))
 
 
 @pytest.fixture(scope="session")

@@ -97,9 +97,9 @@ def test_an_adapter_is_what_it_is_alone_also_after_another_in_its_slot(trained, 
     model, _ = load_pretrained(run.config.model.path, dtype=jnp.float32)
     adapter = runs.make_adapter(found["p3"].config, run.model)
     tokens_BL = jnp.arange(8, dtype=jnp.int32)[None]
+    apply = jax.jit(lambda d, loaded: adapter.apply(model, {**loaded, "d": d}, tokens_BL)[0])
     logits, expected, base_ = (
-        np.asarray(adapter.apply(model, {**loaded, "d": d}, tokens_BL)[0])
-        for d in (loaded["d"], last, runs.init_d(run))
+        np.asarray(apply(d, loaded)) for d in (loaded["d"], last, runs.init_d(run))
     )
     within(np.abs(logits - expected).max(), 1e-4)
     assert np.abs(logits - base_).max() > 1e-2

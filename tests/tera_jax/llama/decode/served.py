@@ -14,6 +14,7 @@ from tera_jax.llama.decode import slots
 from tera_jax.llama.decode.generate import generate, left_pad
 from tera_jax.llama.decode.sampling import settings
 from tera_jax.methods import TABLE
+from tests import initial
 from tests.parts import SMALL
 
 BATCH, SLOTS, BUCKET, STOPS = 4, 24, 8, 2
@@ -31,15 +32,15 @@ def made(name="lora", unroll=False, **changes):
     """Model, adapter, base, three d and the rows of them."""
     config = LlamaConfig.from_hf({**SMALL, **changes})
     model = Llama(config, unroll=unroll)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.ones((1, 2), jnp.int32))["params"]
+    params = initial.params(model, jnp.ones((1, 2), jnp.int32))
     random = np.random.default_rng(0)
     params = jax.tree.map(
         lambda p: p + jnp.asarray(0.2 * random.standard_normal(p.shape), p.dtype), params
     )
     fields = {"lora": {"rank": 4}, "dora": {"rank": 4}, "tera": {"num_modes": 2}}[name]
     adapter = adapt(model, jnp.ones((1, 2), jnp.int32), method=name, config=TABLE[name](**fields))
-    frozen = jax.jit(adapter.init_frozen)(params)
-    first = adapter.init_d(params, frozen)
+    frozen = initial.frozen(adapter, params)
+    first = initial.d(adapter, params, frozen)
     d = [
         jax.tree.map(
             lambda v: v + jnp.asarray(0.3 * random.standard_normal(v.shape), v.dtype), first

@@ -1,4 +1,4 @@
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -18,9 +18,24 @@ from tests.marks import quick_only
 PROMPTS = [[5, 9, 23, 7, 11, 64, 3], [17, 40, 8]]
 
 
+@pytest.fixture(autouse=True)
+def _own_programs():
+    """No test gets what another has compiled: it may have changed a function in it."""
+    program.cache_clear()
+
+
+@cache
+def program(model, decoding, ends, pad_id, apply):
+    """``generate``, traced once in a test; ``ends`` are the end and whether they are a list."""
+    eos_id, listed = ends
+    static = {"decoding": decoding, "pad_id": pad_id, "apply": apply}
+    return jax.jit(partial(generate, model, eos_id=list(eos_id) if listed else eos_id, **static))
+
+
 def decode(model, params, prompts, decoding, eos_id=None, pad_id=0, key_B=None, apply=None):
-    static = {"decoding": decoding, "eos_id": eos_id, "pad_id": pad_id, "apply": apply}
-    run = jax.jit(partial(generate, model, **static))
+    listed = isinstance(eos_id, list)
+    ends = (tuple(eos_id) if listed else eos_id, listed)
+    run = program(model, decoding, ends, pad_id, apply)
     return np.asarray(run({"params": params}, *left_pad(prompts, pad_id), key_B=key_B))
 
 

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,19 +18,23 @@ from train.training.steps import loss
 from train.training.steps import step as steps
 
 
+@functools.cache
+def built(config):
+    """A run, its training examples and those that are held out: loaded once for all tests."""
+    run = runs.build(config)
+    parts = records.split(config.data)
+    return run, *(data.tokenize(part, run.tokenizer, config.data) for part in parts)
+
+
 @pytest.fixture
 def parts(tiny_config):
     """A run on a mesh, its training examples, its state and its jitted step."""
 
     def make(**mesh):
         tiny_config.mesh.update(mesh)
-        config = parse(tiny_config)
-        train, valid = records.split(config.data)
-        run = runs.build(config)
-        state, optimizer = runs.init_train_state(run, config.loop.steps)
+        run, examples, held_out = built(parse(tiny_config))
+        state, optimizer = runs.init_train_state(run, run.config.loop.steps)
         step = steps.make_train_step(run.model, run.adapter, optimizer, run.mesh, run.params, state)
-        examples = data.tokenize(train, run.tokenizer, config.data)
-        held_out = data.tokenize(valid, run.tokenizer, config.data)
         return run, state, step, examples, held_out
 
     return make
@@ -54,12 +60,7 @@ def test_training_changes_d_and_nothing_else(parts):
     assert after[2] != before[2]
     assert losses[-1] < losses[0] - 0.5
     assert int(state.step) == 12
-
-
-def test_one_trace_serves_every_step(parts):
-    run, state, step, examples, _ = parts()
-    train(run, state, step, examples, 6)
-    assert step._cache_size() == 1
+    assert step._cache_size() == 1  # one trace serves every step
 
 
 @pytest.mark.parametrize(
