@@ -28,7 +28,7 @@ from .config import flag
 from .params import shapes
 from .planning import budget, candidates, rules, table, winner
 from .planning.candidates import METHOD
-from .planning.probe import Probe, order
+from .planning.probe import Probe, order, usual_rate
 from .studies import command_line, schema
 from .studies.schema import Study
 from .training import lock
@@ -134,8 +134,7 @@ def _study(args: argparse.Namespace, methods: Sequence[str]) -> Study:
     """The study whose methods are the schemes."""
     args.methods, args.config, args.baseline = list(methods), None, None
     tree = command_line.tree(args)
-    recipe = flag.recipe(args.recipe or "sft", METHOD)
-    tree.setdefault("rates", [recipe.optim.learning_rate])
+    tree.setdefault("rates", [usual_rate(args.recipe or "sft")])
     if isinstance(tree["rates"], str):
         raise ValueError(
             f"--rates {tree['rates']}: give numbers; the short runs search schemes, not rates"
