@@ -58,17 +58,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranked = rules.ranked(candidates.candidates(within, args.init))
     picked = rules.select(ranked, args.rows)
     study = _study(args, [ranked[i].variant.canonical for i in picked]) if args.data else None
-    rows = [
-        table.row(place + 1, ranked[place], found, args.tokens, args.device, args.exact)
-        for place in picked
-    ]
     with lock.held(args.output, "--output") if args.output else nullcontext():
         told = f"{command.named('plan_scheme')} {shlex.join(argv)}"
+        measured: dict[str, Probe] = {}
         if study is not None:
             from .planning import probes  # which imports what trains, for seconds
 
-            measured = probes.run(study, args.output, told, devices, args.retry)
-            rows = _by_loss(rows, measured)
+            with command_line.interruptible():
+                measured = probes.run(study, args.output, told, devices, args.retry)
+        # After the runs, whose errors about records would otherwise wait for the ranks.
+        rows = [
+            table.row(place + 1, ranked[place], found, args.tokens, args.device, args.exact)
+            for place in picked
+        ]
+        rows = _by_loss(rows, measured)
         print(f"{len(ranked):,} schemes within {limit}; the first {len(rows)}, unlike ones:")
         print(table.text(rows, args.exact))
         print(_note(args, study))
