@@ -36,6 +36,7 @@ from benchmarks.correlations import (
     Correlation,
     Known,
     correlations,
+    not_fitted,
     predicts,
     probed,
     probes_predict,
@@ -186,7 +187,8 @@ def _print(rows: Sequence[Correlation], probed: Sequence[Correlation]) -> None:
     head = ["schemes", "task", "count", "rule", "trained", "length of the zeroed d"]
     print("\n".join(aligned([head, *(_cells(row) for row in rows)])))
     verdict = "reach" if predicts(rows) else "do not reach"
-    print(f"on {UNSEEN} the rules {verdict} the target: {TARGET}, and above both others")
+    where = dict.fromkeys(f"{row.number} schemes of {row.task}" for row in not_fitted(rows))
+    print(f"the rules {verdict} the target, {TARGET} and above both others: {', '.join(where)}")
     if probed:
         head.append("short run")
         print("\n".join(["", *aligned([head, *(_cells(row) for row in probed)])]))
