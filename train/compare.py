@@ -26,8 +26,6 @@ from .studies import command_line, loop, schema
 from .studies.reports import report
 from .training import lock
 
-_INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a study, or report on one."""
@@ -39,13 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = command_line.devices(args.workers)
     given = shlex.join(sys.argv[1:] if argv is None else argv)
     with lock.held(args.output, "--output"):
-        try:
+        with command_line.interruptible():
             outcome = loop.run(
                 study, args.output, f"{command.named('compare')} {given}", devices, args.retry
             )
-        except KeyboardInterrupt:
-            print("interrupted: the same command goes on", file=sys.stderr)
-            raise SystemExit(_INTERRUPTED) from None
         found = report.write(args.output, args.baseline)
     print(report.markdown(found))
     if outcome.failed:

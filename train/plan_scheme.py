@@ -28,7 +28,7 @@ from .config import flag
 from .params import shapes
 from .planning import budget, candidates, rules, table, winner
 from .planning.candidates import METHOD
-from .planning.probe import Probe, order
+from .planning.probe import Probe, order, usual_rate
 from .studies import command_line, schema
 from .studies.schema import Study
 from .training import lock
@@ -58,17 +58,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     ranked = rules.ranked(candidates.candidates(within, args.init))
     picked = rules.select(ranked, args.rows)
     study = _study(args, [ranked[i].variant.canonical for i in picked]) if args.data else None
-    rows = [
-        table.row(place + 1, ranked[place], found, args.tokens, args.device, args.exact)
-        for place in picked
-    ]
     with lock.held(args.output, "--output") if args.output else nullcontext():
         told = f"{command.named('plan_scheme')} {shlex.join(argv)}"
+        measured: dict[str, Probe] = {}
         if study is not None:
             from .planning import probes  # which imports what trains, for seconds
 
-            measured = probes.run(study, args.output, told, devices, args.retry)
-            rows = _by_loss(rows, measured)
+            with command_line.interruptible():
+                measured = probes.run(study, args.output, told, devices, args.retry)
+        # After the runs, whose errors about records would otherwise wait for the ranks.
+        rows = [
+            table.row(place + 1, ranked[place], found, args.tokens, args.device, args.exact)
+            for place in picked
+        ]
+        rows = _by_loss(rows, measured)
         print(f"{len(ranked):,} schemes within {limit}; the first {len(rows)}, unlike ones:")
         print(table.text(rows, args.exact))
         print(_note(args, study))
@@ -134,8 +137,7 @@ def _study(args: argparse.Namespace, methods: Sequence[str]) -> Study:
     """The study whose methods are the schemes."""
     args.methods, args.config, args.baseline = list(methods), None, None
     tree = command_line.tree(args)
-    recipe = flag.recipe(args.recipe or "sft", METHOD)
-    tree.setdefault("rates", [recipe.optim.learning_rate])
+    tree.setdefault("rates", [usual_rate(args.recipe or "sft")])
     if isinstance(tree["rates"], str):
         raise ValueError(
             f"--rates {tree['rates']}: give numbers; the short runs search schemes, not rates"

@@ -5,7 +5,7 @@ W + ΔW that a spectrum is taken of is one of float64 too.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -49,12 +49,16 @@ def require_updates(adapter: Adapter) -> None:
         raise ValueError(f"{adapter.name} changes more than kernels of linear layers; leave it out")
 
 
-def updates(adapter: Adapter, variables: Variables) -> Iterator[Update]:
+def updates(
+    adapter: Adapter, variables: Variables, is_wanted: Callable[[int], bool] = lambda _: True
+) -> Iterator[Update]:
     """Every kernel's, layer after layer in the order of their paths; one is in memory at a time.
 
     Args:
         adapter: its method and layers.
         variables: ``params``, ``frozen`` and ``d`` in any type. Kernels may be quantised.
+        is_wanted: of the number of a kernel in its stack, from 0; a kernel without a stack has 0.
+            Nothing is computed for the others.
 
     Raises:
         NotMergeableError: as :func:`require_updates`.
@@ -65,8 +69,9 @@ def updates(adapter: Adapter, variables: Variables) -> Iterator[Update]:
     for layer in sorted(adapter.layers, key=lambda each: each.path):
         _, stacked = single(layer, variables)
         host = jax.device_get(stacked)
-        for index in np.ndindex(*layer.stack):
-            yield _update(adapter, layer, index, host)
+        for number, index in enumerate(np.ndindex(*layer.stack)):
+            if is_wanted(number):
+                yield _update(adapter, layer, index, host)
 
 
 def _update(

@@ -31,7 +31,7 @@ class RandLoRA(ScaledRank):
     order (j, k), as in PEFT: a row of C does not meet the column of its own j and k.
 
     ``lam`` (r, n) and ``gamma`` (n, S) are trained; A and B are shared by all layers, which read
-    their first entries. A smaller rank has more bases, and more trained parameters.
+    their first entries. A smaller rank has more bases, and more trainable parameters.
 
     The branch goes through B and C, or makes ΔW, by what multiplies less for so many tokens. Mixed
     rows scale activations in place of C, one basis at a time unless a row has few tokens.

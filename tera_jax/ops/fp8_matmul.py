@@ -1,11 +1,11 @@
-"""The product of activations with a frozen kernel in e4m3, and its gradient to the activations.
+"""The matmul of activations with a frozen kernel in e4m3, and its gradient to the activations.
 
 Each row of the input, and of the cotangent, is cast with a scale of its own. The matmul is of codes
 alone and its result is scaled after it, by row and by output:
 
     y = (x_codes W_codes) s_x s_W        dx = (codes(g s_W) W_codes^T) s_g
 
-Written as a product of dequantised numbers XLA would compute it in bfloat16. The kernel gets no
+Written as a matmul of dequantised numbers XLA would compute it in bfloat16. The kernel gets no
 gradient.
 """
 
@@ -25,7 +25,7 @@ from tera_jax.ops import dispatch
 from tera_jax.ops.numerics import matmul_precision
 
 PRODUCT = "fp8_product"
-"""The name under which a rematerialisation policy finds a product."""
+"""The name under which a rematerialisation policy finds a matmul."""
 _MULTIPLE = 16
 """Of which cuBLASLt wants the sides of a kernel to be multiples."""
 _log = logging.getLogger(__name__)
@@ -44,12 +44,12 @@ def takes(kernel: Float8Kernel) -> bool:
 
 @functools.cache
 def _refused(why: str) -> bool:
-    _log.warning("no fp8 matmul: %s; such kernels are dequantised for each product", why)
+    _log.warning("no fp8 matmul: %s; such kernels are dequantised for each matmul", why)
     return False
 
 
 def matmul(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"]:
-    """The product x W in the type of x.
+    """The matmul x W in the type of x.
 
     Differentiable in x. With ``jax.default_matmul_precision`` "highest" or "float32" a GPU adds up
     in float32; otherwise its sums have fewer bits.
@@ -65,7 +65,7 @@ def matmul(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"
 
 
 def with_uncast_input(x: Float[Array, "*B I"], kernel: Float8Kernel) -> Float[Array, "*B O"]:
-    """The product x W in the type of x, of which nothing is rounded to e4m3.
+    """The matmul x W in the type of x, of which nothing is rounded to e4m3.
 
     The scales come after the matmul: they are powers of two, and so round nothing. A GPU then reads
     codes in its matmul of few rows, and writes no kernel in more bits.
@@ -116,7 +116,7 @@ def forward(
     codes_OI: Float[Array, "O I"],
     scales_O: Float[Array, " O"],
 ) -> Float[Array, "T O"]:
-    """The product with the kernel.
+    """The matmul with the kernel.
 
     Args:
         exact: whether a GPU's sums are to have all bits of float32.
@@ -139,7 +139,7 @@ def to_inputs(
     scales_O: Float[Array, " O"],
     codes_IO: Float[Array, "I O"] | None = None,
 ) -> Float[Array, "T I"]:
-    """The product of a cotangent with the transposed kernel.
+    """The matmul of a cotangent with the transposed kernel.
 
     Args:
         exact: as of :func:`forward`.

@@ -38,7 +38,7 @@ def through(
     scale: float,
     interpret: bool = False,
 ) -> list[Float[Array, "B O"]]:
-    """The product s (x A) B of each layer; x A is rounded to the type of x, sums are in float32.
+    """The matmuls s (x A) B of each layer; x A is rounded to the type of x, sums are in float32.
 
     Args:
         x_BI: one token a row.

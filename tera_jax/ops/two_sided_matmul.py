@@ -1,6 +1,6 @@
 """Pallas kernels for matmuls from both sides with each of many small tiles.
 
-``4096|8x8x8x8`` is, but for its wide factor, a matrix product from the left and one from the right
+``4096|8x8x8x8`` is, but for its wide factor, a matmul from the left and one from the right
 with each of 4,096 tiles of 64 x 64, and a scale for each tile. XLA makes that in passes over memory
 of the core's size, several of them transpositions. Here the core is read once and the result
 written once, and the gradients of all d read core and cotangent once. A fast transform of 4,096

@@ -101,6 +101,7 @@ NOT_RUN = {
     "-m train.params --paper": "tests/train/params/test_count.py runs it",
     "-m train.compare --config=smollm2": "the study of benchmarks.methods; docs/methods.md runs it",
     "-m benchmarks.methods --schemes --model": "kernels of 576; tests/benchmarks/test_schemes.py",
+    "-m benchmarks.planner --probe": "kernels of 576; tests/benchmarks/test_planner.py",
     "-m benchmarks.data --compare": "two processes; tests/benchmarks/test_data.py has some records",
     "-m benchmarks.svd": "two whole runs; tests/benchmarks/test_svd.py has a small one",
     "-m benchmarks.held_out": "a whole study; tests/benchmarks/commonsense has a small one",

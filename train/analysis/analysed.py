@@ -86,11 +86,10 @@ def analyse(
 def _analysed(member: Member, run: runs.Run, bases: Bases, every: int) -> Analysed:
     step, d = runs.restore_best(run, member.path)
     stacks = {layer.path: layer.stack for layer in run.adapter.layers}
-    kernels = []
-    for update in updates(run.adapter, run.variables(d)):
-        layer = _number(update.place, stacks[update.layer.path])
-        if layer % every == 0:
-            kernels.append(measure(update, layer, bases))
+    kernels = [
+        measure(update, _number(update.place, stacks[update.layer.path]), bases)
+        for update in updates(run.adapter, run.variables(d), lambda layer: layer % every == 0)
+    ]
     losses = _losses(member.path)
     return Analysed(
         member=member,

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from tera_jax.llama import Llama, load_config
 
 from ..config import Config
+from ..studies.jobs.trainer import with_frozen_seed
 from ..studies.reports.summaries import chosen
 from ..studies.results import Result
 from ..studies.schema import Study
@@ -58,12 +58,8 @@ def of_study(
 
 def _as_run(config: Config, run: Result) -> Config:
     """With the rate and the seed of a run; the seed is that of the frozen network too."""
-    settings: Any = config.method.settings
-    if any(field.name == "seed" for field in dataclasses.fields(settings)):
-        settings = dataclasses.replace(settings, seed=run.seed)
     return dataclasses.replace(
-        config,
-        method=dataclasses.replace(config.method, settings=settings),
+        with_frozen_seed(config, run.seed),
         optim=dataclasses.replace(config.optim, learning_rate=run.learning_rate),
         loop=dataclasses.replace(config.loop, seed=run.seed),
     )

@@ -213,11 +213,11 @@ def score(
     result: dict[int, Likelihood] = {}
     with jax.set_mesh(run.mesh), distributed.bar(progress, total=len(rows), unit="row") as bar:
         _, variables, apply = inference_model(run, d)
-        for places, sums in one_late(_dispatch(run, variables, apply, rows, size)):
-            for place, logprob, greedy in zip(places, *jax.device_get(sums), strict=False):
-                tokens = len(rows[place][1])
-                result[place] = Likelihood(float(logprob), tokens, bool(greedy))
-            bar.update(len(places))
+        for indices, sums in one_late(_dispatch(run, variables, apply, rows, size)):
+            for index, logprob, greedy in zip(indices, *jax.device_get(sums), strict=False):
+                tokens = len(rows[index][1])
+                result[index] = Likelihood(float(logprob), tokens, bool(greedy))
+            bar.update(len(indices))
     return [result[row] for row in range(len(rows))]
 
 
@@ -246,12 +246,12 @@ def _dispatch(
     shapes = [_shape(*row) for row in rows]
     order = sorted(range(len(rows)), key=shapes.__getitem__, reverse=True)
     for start in range(0, len(order), size):
-        places = order[start : start + size]
-        length, targets = (max(axis) for axis in zip(*(shapes[i] for i in places), strict=True))
-        filled = [*places, *[places[-1]] * (size - len(places))]
+        indices = order[start : start + size]
+        length, targets = (max(axis) for axis in zip(*(shapes[i] for i in indices), strict=True))
+        filled = [*indices, *[indices[-1]] * (size - len(indices))]
         batch = to_device(_collate([rows[i] for i in filled], length, targets), run)
         chunk = chunk_size(size, targets, run.model.config.vocab_size)
-        yield places, _sums(variables, batch, apply=apply, chunk=chunk)
+        yield indices, _sums(variables, batch, apply=apply, chunk=chunk)
 
 
 def _shape(context: Sequence[int], continuation: Sequence[int]) -> tuple[int, int]:

@@ -4,7 +4,9 @@ import argparse
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from .jobs import gpus
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 _SEVERAL = ("--data", "--train", "--validation", "--test", "--methods", "--rates", "--set")
 """Flags that take several values."""
+_INTERRUPTED = 130
+"""The status of a command that was interrupted, as shells have it."""
 
 
 def spaced(argv: Sequence[str]) -> list[str]:
@@ -143,3 +147,17 @@ def devices(given: int | None) -> list[str]:
     if given < 1:
         raise ValueError(f"--workers is {given}; give at least 1")
     return found[:given] if found else [""] * given
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """End the command with one line when it is interrupted: the finished runs are kept.
+
+    Raises:
+        SystemExit: in place of ``KeyboardInterrupt``.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None

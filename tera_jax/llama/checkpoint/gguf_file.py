@@ -44,9 +44,9 @@ class _Reader(gguf.GGUFReader):
             values_N = self._get(start, scalar, length)
             parts, end = list(values_N.reshape(-1, 1)), start + values_N.nbytes
         # Where the values are among the parts: a text is behind its length.
-        places = range(3, 3 + len(parts), 2) if text else range(2, 2 + len(parts))
+        indices = range(3, 3 + len(parts), 2) if text else range(2, 2 + len(parts))
         types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(inner)]
-        return end - int(offset), lead + parts, list(places), types if length else types[:1]
+        return end - int(offset), lead + parts, list(indices), types if length else types[:1]
 
     def _texts(self, start: int, count: int) -> tuple[list[Any], int]:
         """Texts with their lengths, and the byte behind them: llama.cpp's reader takes seconds."""

@@ -1,8 +1,8 @@
 """float32 matmuls of many rows on a GPU's matrix units.
 
 A float32 number is the sum of three bfloat16 numbers; of the nine products of such parts, the six
-larger ones give a float32 product to its rounding. Stacked along the contracted axis they are one
-bfloat16 product that sums in float32: six times the arithmetic, at more than six times the rate of
+larger ones give a float32 matmul to its rounding. Stacked along the contracted axis they are one
+bfloat16 matmul that sums in float32: six times the arithmetic, at more than six times the rate of
 float32's own units. (XLA's own ``BF16_BF16_F32_X6`` is no faster than these.)
 """
 
@@ -19,7 +19,7 @@ _ROWS = 512
 """The fewest rows for which it is worth taking a kernel apart."""
 
 
-def product(x_TI: Float[Array, "T I"], kernel_IO: Float[Array, "I O"]) -> Float[Array, "T O"]:
+def matmul(x_TI: Float[Array, "T I"], kernel_IO: Float[Array, "I O"]) -> Float[Array, "T O"]:
     """``x @ kernel`` in float32, of six bfloat16 matmuls. Not for differentiation."""
     x1, x2, x3 = _parts(x_TI)
     k1, k2, k3 = _parts(kernel_IO)
@@ -37,13 +37,13 @@ def _body(module: Any, dense: Any, x: Array) -> Array:
 
     def apply(kernel: Array, x: Array, how: Any) -> Array:
         del how  # no dropout at inference
-        return product(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+        return matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
     return multiply(module, lambda kernel: kernel, apply, x)
 
 
 interceptor = calls(lambda module: isinstance(module, nn.Dense), _body)
-"""Under which every ``nn.Dense`` in float32 takes :func:`product` for many rows.
+"""Under which every ``nn.Dense`` in float32 takes :func:`matmul` for many rows.
 
 For inference, and under ``jax_default_matmul_precision="highest"``: else XLA has faster ways.
 """

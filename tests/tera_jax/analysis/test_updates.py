@@ -109,3 +109,15 @@ def test_methods_without_an_update_of_kernels_are_refused():
     bad = jax.tree.map(lambda leaf: leaf * jnp.float32("nan"), variables["d"])
     with pytest.raises(ValueError, match=r"q_proj' at \[0\] has NaN"):
         list(updates(adapter, {**variables, "d": bad}))
+
+
+def test_nothing_is_computed_for_layers_that_are_not_wanted():
+    _, adapter, variables = term("lora")
+    whole = [each for each in updates(adapter, variables) if each.place == (0,)]
+    last = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), variables["d"])
+    found = list(updates(adapter, {**variables, "d": last}, lambda layer: layer == 0))
+    assert [each.place for each in found] == [(0,), (0,)]
+    for each, same in zip(found, whole, strict=True):
+        assert np.array_equal(each.delta_IO, same.delta_IO)
+    with pytest.raises(ValueError, match=r"\[1\] has NaN"):
+        list(updates(adapter, {**variables, "d": last}, lambda layer: layer == 1))

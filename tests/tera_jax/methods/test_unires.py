@@ -109,10 +109,8 @@ def test_updates_are_those_of_the_formula(kernel_rank):
     theta = random.standard_normal(300)
     with jax.enable_x64(True):
         for layer in layers:
-            u, w, x = (
-                random.standard_normal(s)
-                for s in (3, layer.kernel_shape, (5, layer.kernel_shape[0]))
-            )
+            sizes = 3, layer.kernel_shape, (5, layer.kernel_shape[0])
+            u, w, x = map(random.standard_normal, sizes)
             a, b = (
                 theta[index[1, layer.path[-1], s]] / np.sqrt(counts[index[1, layer.path[-1], s]])
                 for s in "ab"

@@ -1,10 +1,12 @@
 """The command without data: its errors, its table and its files."""
 
 import csv
+import json
 import runpy
 
 import pytest
 
+from tests import parts
 from train import plan_scheme
 from train.config import parse
 from train.params.count import count
@@ -39,6 +41,20 @@ def test_flags_that_do_not_fit_are_refused(given, message, tmp_path, monkeypatch
     with pytest.raises(ValueError, match=message):
         plan_scheme.main(given)
     assert not [*tmp_path.iterdir()]
+
+
+def test_runs_come_before_ranks_and_an_interruption_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("train.planning.probes.run", interrupted)
+    monkeypatch.setattr("train.planning.table.row", None)
+    (tmp_path / "config.json").write_text(json.dumps(parts.SMALL))
+    given = [f"--model={tmp_path}", "--budget=900", "--data=a.json", f"--output={tmp_path / 'o'}"]
+    with pytest.raises(SystemExit) as error:
+        plan_scheme.main([*given, "--workers=1"])
+    assert error.value.code == 130
+    assert capsys.readouterr().err == "interrupted: the same command goes on\n"
 
 
 def test_only_numbers_are_rates():

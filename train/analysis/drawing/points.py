@@ -26,15 +26,15 @@ def by_count(rows: Sequence[Row]) -> Any:
     unknown = [row for row in rows if row["rank_percent"] is None]
     ranks = [row["rank_percent"] for row in known]
     scale: Any = {"vmin": 0, "vmax": 100, "cmap": "viridis"}
-    marks = panel.scatter(*_places(known), c=ranks, **scale, **look)
-    panel.scatter(*_places(unknown), c="white", **look)
+    marks = panel.scatter(*_counts_and_losses(known), c=ranks, **scale, **look)
+    panel.scatter(*_counts_and_losses(unknown), c="white", **look)
     figure.colorbar(marks, ax=panel, label="rank (% of full, float32's tolerance)")
     _list(figure, names)
     _numbers(figure, [(panel, row, number) for number, row in enumerate(rows, 1)])
     return figure
 
 
-def _places(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
+def _counts_and_losses(rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     return [row["trained"] for row in rows], [row["nll"] for row in rows]
 
 
@@ -53,10 +53,10 @@ def by_scheme(rows: Sequence[Row]) -> Any:
         _axes(panel, [row for _, row in own], rows)
         panel.set_title(f"{split} split")
         _deviations(panel, [row for _, row in own])
-        for place, fixed in enumerate(distinct(rows, "fixed")):
+        for index, fixed in enumerate(distinct(rows, "fixed")):
             points = [(row["trained"], row["nll"]) for _, row in own if row["fixed"] == fixed]
             if points:
-                line = {**style.look(place), "linewidth": 0.6, "markersize": 6}
+                line = {**style.look(index), "linewidth": 0.6, "markersize": 6}
                 panel.plot(*zip(*sorted(points), strict=True), **line)
         given += [(panel, row, number) for number, row in own]
     for panel in panels[0, 1:]:
@@ -112,17 +112,17 @@ def _numbers(figure: Any, given: Sequence[tuple[Any, Row, int]]) -> None:
     """A number beside each point, where no other point or number is."""
     figure.draw_without_rendering()  # so that the panels have their sizes
     in_points = 72 / figure.dpi
-    places = []
+    marks = []
     for panel, row, _ in given:
         x, y = panel.transData.transform((row["trained"], row["nll"]))
-        places.append((x * in_points, y * in_points))
+        marks.append((x * in_points, y * in_points))
     taken: list[tuple[float, float]] = []
-    for (panel, row, number), place in zip(given, places, strict=True):
+    for (panel, row, number), mark in zip(given, marks, strict=True):
         box = panel.get_window_extent()
         edges = [edge * in_points for edge in (box.x0, box.y0, box.x1, box.y1)]
-        others = [other for other in places if other != place]
-        shift = _free(place, [*others, *taken], edges)
-        taken.append((place[0] + shift[0], place[1] + shift[1]))
+        others = [other for other in marks if other != mark]
+        shift = _free(mark, [*others, *taken], edges)
+        taken.append((mark[0] + shift[0], mark[1] + shift[1]))
         far = math.hypot(*shift) > _RADII[0] + 1
         note = panel.annotate(
             str(number),
@@ -139,10 +139,10 @@ def _numbers(figure: Any, given: Sequence[tuple[Any, Row, int]]) -> None:
 
 
 def _free(
-    place: tuple[float, float], others: Sequence[tuple[float, float]], edges: Sequence[float]
+    mark: tuple[float, float], others: Sequence[tuple[float, float]], edges: Sequence[float]
 ) -> tuple[float, float]:
     def apart(shift: tuple[float, float]) -> float:
-        x, y = place[0] + shift[0], place[1] + shift[1]
+        x, y = mark[0] + shift[0], mark[1] + shift[1]
         if not (edges[0] + 4 < x < edges[2] - 4 and edges[1] + 4 < y < edges[3] - 4):
             return 0.0
         return min((math.dist((x, y), other) for other in others), default=math.inf)

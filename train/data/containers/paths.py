@@ -124,7 +124,7 @@ def _values(whole: str) -> Iterator[tuple[int | None, Any]]:
         )
     file = Path(whole)
     if not file.is_file():
-        raise FileNotFoundError(f"data file {file} does not exist; check config.data.path")
+        raise FileNotFoundError(f"data file {file} does not exist; check its path")
     return _reader(file)(file)
 
 

@@ -80,19 +80,21 @@ def load(config: ModelConfig) -> Base:
 
 
 def make_run(base: Base, config: Config, seed: int) -> Run:
-    """The parts of a run; the seed is that of the frozen network, where the method has one."""
-    settings = config.method.settings
-    if any(field.name == "seed" for field in dataclasses.fields(settings)):
-        method = dataclasses.replace(config.method, settings=_seeded(settings, seed))
-        config = dataclasses.replace(config, method=method)
+    """The parts of a run, with the frozen network of a seed."""
+    config = with_frozen_seed(config, seed)
     adapter = make_adapter(config, base.model)
     frozen = jax.jit(adapter.init_frozen)(base.params)
     meta = Meta(0, "", "", {})  # of checkpoints, which are not written here
     return Run(config, base.mesh, base.model, base.params, base.tokenizer, adapter, frozen, meta)
 
 
-def _seeded(settings: Any, seed: int) -> Any:
-    return dataclasses.replace(settings, seed=seed)
+def with_frozen_seed(config: Config, seed: int) -> Config:
+    """A run's configuration with the seed of its frozen network, where the method has one."""
+    settings: Any = config.method.settings
+    if all(field.name != "seed" for field in dataclasses.fields(settings)):
+        return config
+    settings = dataclasses.replace(settings, seed=seed)
+    return dataclasses.replace(config, method=dataclasses.replace(config.method, settings=settings))
 
 
 class Trainer:

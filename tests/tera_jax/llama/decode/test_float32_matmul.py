@@ -27,7 +27,7 @@ def test_six_products_are_a_float32_product():
         )
         return x1 @ k1 + x1 @ k2 + x2 @ k1
 
-    within(error(jax.jit(float32_matmul.product)), 1e-6)
+    within(error(jax.jit(float32_matmul.matmul)), 1e-6)
     assert error(three) > 2e-6
 
 
