@@ -127,8 +127,8 @@ def parts(
     """
     d_J, narrow = _whole_first(d, split_in)
     acc = acc_dtype(factors[0].dtype)
-    d_C, *halves = _multiplied([each.astype(acc) for each in narrow], core, factors, split_in)
-    return network(core, factors, split_in), Vectors(d_J, *halves, d_C)
+    d_C, d_A, d_B = _multiplied([each.astype(acc) for each in narrow], core, factors, split_in)
+    return network(core, factors, split_in), Vectors(d_J, d_A, d_B, d_C)
 
 
 def network(
@@ -139,8 +139,10 @@ def network(
     """The frozen part of :func:`parts`."""
     signs_J, narrow = _whole_first(factors, split_in)
     acc = acc_dtype(signs_J.dtype)
-    first_CZ, *halves = _multiplied([each.astype(acc) for each in narrow], core, factors, split_in)
-    return Network(signs_J, *core, *halves, first_CZ)
+    narrow = [each.astype(acc) for each in narrow]
+    first_CZ, left_AX, right_BY = _multiplied(narrow, core, factors, split_in)
+    before_R, after_S = core
+    return Network(signs_J, before_R, after_S, left_AX, right_BY, first_CZ)
 
 
 def _whole_first(modes: Sequence[Array], split_in: bool) -> tuple[Array, Sequence[Array]]:
@@ -154,7 +156,7 @@ def _multiplied(
     """Those of each of the :func:`grouped` modes multiplied out; None for the first if empty."""
     shape = core[0].size, core[1].size
     _, split = _whole_first(factors, split_in)
-    ranks_modes = [factor.shape for factor in split]
+    ranks_modes = [(factor.shape[0], factor.shape[1]) for factor in split]
     at = _starts(shape, ranks_modes)
     if at is None:
         raise ValueError(
@@ -249,7 +251,8 @@ def is_square(network: Network, split_in: bool) -> bool:
 def _narrow(network: Network) -> list[tuple[int, int]]:
     """(rank, mode) of the three groups of the split side."""
     first = (1, 1) if network.first_CZ is None else network.first_CZ.shape
-    return [first, network.left_AX.shape, network.right_BY.shape]
+    (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
+    return [first, (a, x), (b, y)]
 
 
 def _sides(network: Network, trained: Vectors, split_in: bool) -> tuple[tiles.Sides, tiles.Sizes]:
