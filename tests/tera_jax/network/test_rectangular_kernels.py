@@ -213,7 +213,7 @@ def test_a_card_with_little_shared_memory_has_fewer_buffers_or_no_kernels(
 ):
     monkeypatch.setattr("tera_jax.ops.dispatch.on_gpu", lambda: True)
     monkeypatch.setattr("tera_jax.ops.dispatch.compute_capability", lambda: capability)
-    sides = [(86, 86), (128, 128)]
+    sides = [(1, 1), (86, 86), (128, 128)]
     assert rectangular.buffers(rectangular.sizes(4096, (4096, 11008), sides, False)) == ahead
     for scheme, found in (("4096|2x43x8x16", fits), ("4096|8x8x8x8", True)):
         network = cost_model.Network(Tensorization.parse(scheme), "hadamard")
