@@ -110,7 +110,7 @@ class Network(NamedTuple):
         scheme = self.scheme
         split_in = scheme.split > 1
         out, in_ = (scheme.out_ranks, scheme.out_modes), (scheme.in_ranks, scheme.in_modes)
-        narrow = pairs(*(in_ if split_in else out))
+        narrow = list(zip(*(in_ if split_in else out), strict=True))
         return tokens, scheme.shape[split_in], scheme.core_shape, narrow, split_in
 
 

@@ -30,12 +30,15 @@ WIDEST = 128
 def kronecker_sizes(size: int) -> tuple[int, ...]:
     """The rows of H_1..H_k in ascending order: as few as can be, then the largest as small.
 
+    Of three the first is as small as can be, and then the last as large: the other two make tiles,
+    and the kernels of :mod:`tera_jax.network.structured` compute each tile of a side by itself.
+
     Raises:
         ValueError: when the size is below 2 or has a prime factor above ``WIDEST``.
 
     Example:
         >>> kronecker_sizes(4096), kronecker_sizes(11008), kronecker_sizes(28672)
-        ((64, 64), (86, 128), (28, 32, 32))
+        ((64, 64), (86, 128), (2, 112, 128))
     """
     rest = size
     for divisor in range(2, WIDEST + 1):
@@ -45,7 +48,11 @@ def kronecker_sizes(size: int) -> tuple[int, ...]:
         why = "it is below 2" if size < 2 else f"its factor {rest} has no divisor up to {WIDEST}"
         raise ValueError(f"no fast transform of size {size}: {why}; take a dense matrix there")
     found = (list(_factorisations(size, parts)) for parts in itertools.count(1))
-    return min(next(filter(None, found)), key=lambda factors: factors[::-1])
+    return min(next(filter(None, found)), key=_order)
+
+
+def _order(factors: tuple[int, ...]) -> tuple[int, ...]:
+    return (factors[0], -factors[-1]) if len(factors) == 3 else factors[::-1]
 
 
 def _factorisations(size: int, parts: int, least: int = 2) -> Iterator[tuple[int, ...]]:

@@ -76,8 +76,8 @@ def fits(
     turned = on_mesh.parts(inputs)
     if turned > 1 and not square.divides(width, turned, _LEAST):
         return False
-    found = structured.halved(core_shape, narrow)
-    return found is not None and _divides_outputs(rows, width, core_shape, found, outputs)
+    found = structured.grouped(core_shape, narrow)
+    return found is not None and _divides_outputs(rows, width, core_shape, found[1:], outputs)
 
 
 def _divides_outputs(

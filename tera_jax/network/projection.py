@@ -28,7 +28,7 @@ from tera_jax.float8 import Float8Kernel
 from tera_jax.network import core as cores
 from tera_jax.network import hadamard, mesh_kernels, structured
 from tera_jax.network.contraction import MATERIALIZED, but_first, network, through, wide_product
-from tera_jax.network.contraction_order import ends_with_input, ends_with_output, pairs
+from tera_jax.network.contraction_order import ends_with_input, ends_with_output
 from tera_jax.network.core import Core
 from tera_jax.network.factors import sizes
 from tera_jax.network.mesh_kernels import Layout
@@ -276,7 +276,7 @@ def _takes_kernels(
     taken = dispatch.takes_kernel(on_mesh.has_kernels() and dispatch.is_half(x_TJ.dtype))
     if not taken or whole.ndim != 1:
         return False
-    ranks, modes = zip(*map(sizes, narrow), strict=True)
+    ranks_modes = [(rank, mode) for rank, mode in map(sizes, narrow)]
     core_shape = core[0].size, core[1].size
-    scheme = whole.size, core_shape, pairs(ranks, modes)
+    scheme = whole.size, core_shape, ranks_modes
     return mesh_kernels.fits(len(x_TJ), *scheme, how.layout, split_in)

@@ -48,7 +48,8 @@ def takes_kernel(
         return False
     before_J, after_S = core
     shape = before_J.size, after_S.size
-    return structured.fits_square(0, x_BTJ.shape[2], shape, pairs(ranks[1:], modes[1:]))
+    narrow = pairs(ranks[1:], modes[1:])  # of which a row has the d
+    return len(narrow) == 2 and structured.fits_square(0, x_BTJ.shape[2], shape, narrow)
 
 
 def through(

@@ -6,20 +6,21 @@ sizes and for split inputs. Nothing is made but W + dW, and x and g are read onc
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from tera_jax.float8 import Float8Kernel
 from tera_jax.network import hadamard
-from tera_jax.network.contraction_order import halves, multiplied, pairs
-from tera_jax.network.factors import matrices, sizes, vectors
+from tera_jax.network.contraction_order import halves, multiplied
 from tera_jax.network.kernels import rectangular, rectangular_update, square, tiles
 from tera_jax.network.kernels.square import Network as Network
 from tera_jax.network.kernels.square import Vectors as Vectors
-from tera_jax.network.kernels.square import to_vectors
+from tera_jax.ops.numerics import acc_dtype
 
 Arguments = tuple[int, int, tuple[int, int], Sequence[tuple[int, int]], bool]
 """Of :func:`fits`."""
@@ -43,13 +44,13 @@ def fits(
         narrow: (rank, mode) of the groups of modes of the other side.
         split_in: whether that is the input side.
     """
-    found = halved(core_shape, narrow)
+    found = grouped(core_shape, narrow)
     if rows % _TOKENS or found is None:
         return False
     dims = rectangular.sizes(width, core_shape, found, split_in)
     if dims is None:
         return False
-    in_square = not split_in and square.fits(rows, width, core_shape, found)
+    in_square = not split_in and fits_square(rows, width, core_shape, narrow)
     return in_square or rectangular.buffers(dims) > 0
 
 
@@ -64,8 +65,8 @@ def flops(
 
     Arguments are those of :func:`fits`, of a network that does.
     """
-    found = halved(core_shape, narrow)
-    if found is None or (not split_in and square.fits(rows, width, core_shape, found)):
+    found = grouped(core_shape, narrow)
+    if found is None or (not split_in and fits_square(rows, width, core_shape, narrow)):
         return 0, 0
     dims = rectangular.sizes(width, core_shape, found, split_in)
     return (0, 0) if dims is None else rectangular.flops(dims, rows, split_in)
@@ -75,19 +76,39 @@ def fits_square(
     rows: int, width: int, core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
 ) -> bool:
     """Whether :mod:`.kernels.square` do. Arguments are those of :func:`fits`, for split outputs."""
-    found = halved(core_shape, narrow)
-    return found is not None and square.fits(rows, width, core_shape, found)
+    found = grouped(core_shape, narrow)
+    one_tile = found is not None and found[0] == (1, 1)
+    return found is not None and one_tile and square.fits(rows, width, core_shape, found[1:])
 
 
-def halved(
+def grouped(
     core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int]] | None:
-    """(rank, mode) of two groups, of which the second has the core's last Kronecker factor.
+    """(rank, mode) of three groups, whose ranks are the core's Kronecker factors.
 
-    None when the modes cannot be split so. Arguments are those of :func:`fits`.
+    The first is (1, 1) where there are two of those, and then the second may have fewer rows. None
+    when the modes cannot be split so. Arguments are those of :func:`fits`.
     """
-    at = halves(narrow, hadamard.kronecker_sizes(max(core_shape))[-1])
-    return None if at is None else [multiplied(narrow[:at]), multiplied(narrow[at:])]
+    at = _starts(core_shape, narrow)
+    if at is None:
+        return None
+    return [multiplied(narrow[i:j]) for i, j in zip((0, *at), (*at, len(narrow)), strict=True)]
+
+
+def _starts(
+    core_shape: tuple[int, int], narrow: Sequence[tuple[int, int]]
+) -> tuple[int, int] | None:
+    """Where the second and the third of the :func:`grouped` modes begin."""
+    sizes = hadamard.kronecker_sizes(max(core_shape))
+    ranks = [multiplied(narrow[:i])[0] for i in range(len(narrow))]
+    if len(sizes) < 3:
+        first = 0
+    elif sizes[0] in ranks:
+        first = ranks.index(sizes[0])
+    else:
+        return None
+    at = halves(narrow[first:], sizes[-1])
+    return None if at is None else (first, first + at)
 
 
 def parts(
@@ -104,11 +125,10 @@ def parts(
         d: N vectors.
         split_in: whether the input side is split.
     """
-    found = network(core, factors, split_in)
-    wide_J, narrow = _whole_first(vectors(factors, d), split_in)
-    at = _at(core, factors, split_in)
-    halves = (functools.reduce(jnp.kron, each) for each in (narrow[:at], narrow[at:]))
-    return found, Vectors(wide_J, *halves)
+    d_J, narrow = _whole_first(d, split_in)
+    acc = acc_dtype(factors[0].dtype)
+    d_C, d_A, d_B = _multiplied([each.astype(acc) for each in narrow], core, factors, split_in)
+    return network(core, factors, split_in), Vectors(d_J, d_A, d_B, d_C)
 
 
 def network(
@@ -117,27 +137,33 @@ def network(
     split_in: bool = False,
 ) -> Network:
     """The frozen part of :func:`parts`."""
-    wide_J, narrow = _whole_first(matrices(factors), split_in)
-    at = _at(core, factors, split_in)
-    left_AX, right_BY = (functools.reduce(jnp.kron, each) for each in (narrow[:at], narrow[at:]))
+    signs_J, narrow = _whole_first(factors, split_in)
+    acc = acc_dtype(signs_J.dtype)
+    narrow = [each.astype(acc) for each in narrow]
+    first_CZ, left_AX, right_BY = _multiplied(narrow, core, factors, split_in)
     before_R, after_S = core
-    return Network(wide_J, before_R, after_S, left_AX, right_BY)
+    return Network(signs_J, before_R, after_S, left_AX, right_BY, first_CZ)
 
 
-def _whole_first(groups: Sequence[Array], split_in: bool) -> tuple[Array, Sequence[Array]]:
-    """The group of the whole side, and the others."""
-    return (groups[-1], groups[:-1]) if split_in else (groups[0], groups[1:])
+def _whole_first(modes: Sequence[Array], split_in: bool) -> tuple[Array, Sequence[Array]]:
+    """That of the whole side, and the others."""
+    return (modes[-1], modes[:-1]) if split_in else (modes[0], modes[1:])
 
 
-def _at(core: Sequence[Array], factors: Sequence[Array], split_in: bool) -> int:
-    """Where the groups of the split side are split in two."""
+def _multiplied(
+    narrow: Sequence[Array], core: Sequence[Array], factors: Sequence[Array], split_in: bool
+) -> list[Any]:
+    """Those of each of the :func:`grouped` modes multiplied out; None for the first if empty."""
     shape = core[0].size, core[1].size
     _, split = _whole_first(factors, split_in)
-    narrow = pairs(*zip(*map(sizes, split), strict=True))
-    at = halves(narrow, hadamard.kronecker_sizes(max(shape))[-1])
+    ranks_modes = [(factor.shape[0], factor.shape[1]) for factor in split]
+    at = _starts(shape, ranks_modes)
     if at is None:
-        raise ValueError(f"no kernels take a split side of (rank, mode) {narrow} beside {shape}")
-    return at
+        raise ValueError(
+            f"no kernels take a split side of (rank, mode) {ranks_modes} beside {shape}"
+        )
+    slices = zip((0, *at), (*at, None), strict=True)
+    return [functools.reduce(jnp.kron, narrow[i:j]) if i != j else None for i, j in slices]
 
 
 def adapted(
@@ -198,29 +224,35 @@ def gradients(
     if is_square(network, split_in):
         return square.gradients(x_TJ, ct_TO, network, trained, interpret, start)
     sides, dims = _sides(network, trained, split_in)
-    signs_AB = sides.split_AB
-    e_f_AB = trained.d_A[:, None] * trained.d_B[None, :]
     whole, split = (ct_TO, x_TJ) if split_in else (x_TJ, ct_TO)
     whole_TJ = hadamard.apply_to_rows(network.signs_J, whole, interpret)
-    scaled = sides._replace(split_AB=signs_AB * e_f_AB)
-    to_whole_J, to_split_AB = rectangular.gradients(
-        whole_TJ, split, scaled, dims, split_in, interpret
+
+    def tiles(trained: Vectors) -> Array:
+        split_ZAB = _sides(network, trained, split_in)[0].split_ZAB
+        return split_ZAB * (trained.d_A[:, None] * trained.d_B[None, :])[None]
+
+    split_ZAB, pull = jax.vjp(tiles, trained)
+    to_whole_J, to_split_ZAB = rectangular.gradients(
+        whole_TJ, split, sides._replace(split_ZAB=split_ZAB), dims, split_in, interpret
     )
     signs_J = network.after_S if split_in else network.before_J
-    return to_vectors(to_whole_J, to_split_AB * signs_AB, signs_J, trained)
+    (to_trained,) = pull(to_split_ZAB)
+    return to_trained._replace(d_J=to_whole_J * signs_J.astype(jnp.float32))
 
 
 def is_square(network: Network, split_in: bool) -> bool:
     """Whether :mod:`.kernels.square` take it: they can do a part of W, and of x."""
     shape = network.before_J.size, network.after_S.size
-    narrow = _narrow(network)
-    return not split_in and square.fits(0, network.signs_J.size, shape, narrow)
+    first, *narrow = _narrow(network)
+    one_tile = first == (1, 1) and not split_in
+    return one_tile and square.fits(0, network.signs_J.size, shape, narrow)
 
 
 def _narrow(network: Network) -> list[tuple[int, int]]:
-    """(rank, mode) of both halves of the split side."""
+    """(rank, mode) of the three groups of the split side."""
+    first = (1, 1) if network.first_CZ is None else network.first_CZ.shape
     (a, x), (b, y) = network.left_AX.shape, network.right_BY.shape
-    return [(a, x), (b, y)]
+    return [first, (a, x), (b, y)]
 
 
 def _sides(network: Network, trained: Vectors, split_in: bool) -> tuple[tiles.Sides, tiles.Sizes]:
@@ -232,11 +264,19 @@ def _sides(network: Network, trained: Vectors, split_in: bool) -> tuple[tiles.Si
     dims = rectangular.sizes(network.signs_J.size, shape, narrow, split_in)
     if dims is None:
         raise ValueError(f"no kernels take a core {shape} with matrices {narrow}; build the update")
+    split_CAB = split_K.reshape(-1, dims.a, dims.b)
     sides = tiles.Sides(
         network.signs_J.astype(jnp.float32),
         trained.d_J * whole_J,
-        split_K.reshape(dims.a, dims.b),
+        split_CAB if network.first_CZ is None else _through_first(network, trained, split_CAB),
         network.left_AX,
         network.right_BY,
     )
     return sides, dims
+
+
+def _through_first(network: Network, trained: Vectors, signs_CAB: Array) -> Array:
+    """The numbers that stand for the signs of the core in each tile (Z, A, B) of the split side."""
+    count = network.first_CZ.shape[0]
+    scaled_CZ = network.first_CZ * trained.d_C[:, None] / math.sqrt(count)
+    return jnp.sum(scaled_CZ[:, :, None, None] * signs_CAB[:, None], axis=0)

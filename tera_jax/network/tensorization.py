@@ -200,22 +200,23 @@ def propose(in_features: int, out_features: int, parts: int, side: Side = "out")
 def kronecker_modes(number: int, parts: int) -> tuple[int, ...]:
     """Modes of a side whose fast transform is a Kronecker product of two: half of them for each.
 
-    The kernels of :mod:`tera_jax.network.structured` then read a row of the side as a tile. A side
-    whose transform has no two factors, and one mode, are split by :func:`balanced_factors`.
+    The kernels of :mod:`tera_jax.network.structured` then read a row of the side as a tile. Of
+    three factors the first is one mode more, and counts tiles. A side whose transform has one
+    factor, and one mode, are split by :func:`balanced_factors`.
 
     Example:
-        >>> kronecker_modes(4096, 4), kronecker_modes(11008, 4), kronecker_modes(14336, 4)
-        ((8, 8, 8, 8), (2, 43, 8, 16), (8, 14, 8, 16))
+        >>> kronecker_modes(4096, 4), kronecker_modes(11008, 4), kronecker_modes(18944, 4)
+        ((8, 8, 8, 8), (2, 43, 8, 16), (2, 2, 37, 8, 16))
     """
     try:
         sizes = kronecker_sizes(number)
     except ValueError:  # the side has no transform
         sizes = ()
-    if parts < 2 or len(sizes) != 2:
+    if parts < 2 or len(sizes) not in (2, 3):
         return balanced_factors(number, parts)
-    first, second = sizes
+    *tiles, first, second = sizes
     half = parts // 2
-    return balanced_factors(first, half) + balanced_factors(second, parts - half)
+    return (*tiles, *balanced_factors(first, half), *balanced_factors(second, parts - half))
 
 
 @functools.cache

@@ -57,18 +57,20 @@ def fits(*sides: int) -> bool:
 
 
 def pad(
-    matrix: Shaped[Array | np.ndarray, "A B"],
+    matrix: Shaped[Array | np.ndarray, "*N A B"],
     dtype: Any = None,
     shape: tuple[int, int] | None = None,
 ) -> Any:
-    """A matrix, in a type if one is given, with zeros after its rows and columns.
+    """A matrix, in a type if one is given, with zeros after its rows and columns; or several.
 
     To a shape, or each side to its :func:`padded_side`. What is not changed is the array itself, so
     that XLA finds that two uses of it are one.
     """
     matrix = matrix if dtype is None else matrix.astype(dtype, copy=False)
-    to = map(padded_side, matrix.shape) if shape is None else shape
-    widths = [(0, after - side) for side, after in zip(matrix.shape, to, strict=True)]
+    several, sides = matrix.shape[:-2], matrix.shape[-2:]
+    to = map(padded_side, sides) if shape is None else shape
+    widths = [(0, after - side) for side, after in zip(sides, to, strict=True)]
+    widths = [(0, 0)] * len(several) + widths
     return jnp.pad(matrix, widths) if any(after for _, after in widths) else matrix
 
 

@@ -41,7 +41,7 @@ def test_of_two_schemes_each_has_a_table(monkeypatch, capsys):
             within(part, roundings("bfloat16", 12))
 
 
-@pytest.mark.parametrize(("scheme", "tokens"), [("256|4x4x4x4", "64"), ("256|16x16", "40")])
+@pytest.mark.parametrize(("scheme", "tokens"), [("256|4x64", "64"), ("256|16x16", "40")])
 def test_what_the_kernels_do_not_take_is_refused(scheme, tokens, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["kernels", f"--scheme={scheme}", "--tokens", tokens])
     with pytest.raises(SystemExit):

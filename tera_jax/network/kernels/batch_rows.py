@@ -139,8 +139,8 @@ def gradients(
         d_A, d_B = each.d_A.astype(jnp.float32), each.d_B.astype(jnp.float32)
         to_A = jnp.sum(to_BAB * d_B[:, None, :], axis=2)
         to_B = jnp.sum(to_BAB * d_A[:, :, None], axis=1)
-        sums = (to_J, to_A, to_B)
-        return Vectors(*(to.astype(d.dtype) for to, d in zip(sums, each, strict=True)))
+        sums = Vectors(to_J, to_A, to_B)
+        return jax.tree.map(lambda to, d: to.astype(d.dtype), sums, each)
 
     return to_x_BTJ, [of_rows(each, *sums) for each, (_, *sums) in zip(trained, found, strict=True)]
 

@@ -1,10 +1,11 @@
 """Pallas kernels for a network of fast transforms with a whole side and a longer, split one.
 
-Beside :mod:`tera_jax.network.kernels.square` they take three cases:
+Beside :mod:`tera_jax.network.kernels.square` they take four cases:
 
 - sides that are no powers of two, such as 11,008 = 86 x 128;
 - a core whose tiles are not those of the whole side's transform;
-- a network whose inputs are split.
+- a network whose inputs are split;
+- a split side of several tiles, such as 18,944 = 2 x 74 x 128.
 
 The update, or its transposed for split inputs, is
 
@@ -12,6 +13,11 @@ The update, or its transposed for split inputs, is
 
 Here H diag(s) is the transform of the whole side J. The core has signs u and v on its two sides,
 and two Kronecker factors: C and D, between tiles (P, Q) of the whole side and (A, B) of the other.
+
+A core of three Kronecker factors has one before C and D. Of that only the first row is there, all
+of whose entries are equal, for the whole side is no longer than one tile of the other. So each tile
+of the split side is a network by itself, with numbers in place of the signs v: the first narrow
+matrix sums the signs of all tiles. What d u gets back is the sum over the tiles.
 
 The gradients are one kernel for both: they read the whole side's rows transformed, which layers of
 one input share.
@@ -56,17 +62,19 @@ def sizes(
     Args:
         width: of the whole side, J.
         core_shape: (R, S) of the core.
-        narrow: (rank, mode) of the two groups of modes of the split side.
+        narrow: (rank, mode) of the three groups of modes of the split side.
         split_in: whether that is the input side.
     """
-    (a, x), (b, y) = narrow
+    (c, z), (a, x), (b, y) = narrow
     whole_rank, split_rank = core_shape[::-1] if split_in else core_shape
     h, core = (hadamard.kronecker_sizes(size) for size in (width, max(core_shape)))
-    if len(h) != 2 or len(core) != 2 or whole_rank != width or split_rank != a * b:
+    if len(h) != 2 or whole_rank != width or split_rank != c * a * b or width % b:
         return None
-    if b != core[1] or width % b or not padded_tiles.fits(*h, a, b, x, y, width // b):
+    # Of three factors the first has one row in the core: a row of the whole side is in one tile.
+    matches = core == (c, a, b) and width <= a * b if len(core) == 3 else (c, b) == (1, core[-1])
+    if len(core) == 1 or not matches or not padded_tiles.fits(*h, a, b, x, y, width // b):
         return None
-    found = Sizes(h, width // b, b, a, x, b, y)
+    found = Sizes(h, width // b, b, a, x, b, y, z)
     rows_of_one = y if split_in else h[1]  # of which a program has some
     return found if rows_of_one % ROWS == 0 else None
 
@@ -79,9 +87,9 @@ def flops(dims: Sizes, tokens: int, split_in: bool) -> tuple[int, int]:
     transform = 2 * first * second * (first + second)
     core = 2 * p * b * (b + a)
     narrow = 2 * b * x * (y + a)
-    update = 2 * padded_side(dims.p) * b * b + transform if split_in else core + narrow
-    rows = dims.x * dims.y if split_in else dims.h[0] * dims.h[1]
-    return rows * update, tokens * (transform + 2 * core + narrow)
+    update = 2 * padded_side(dims.p) * b * b + transform if split_in else core + dims.z * narrow
+    rows = dims.z * dims.x * dims.y if split_in else dims.h[0] * dims.h[1]
+    return rows * update, tokens * (transform + dims.z * (2 * core + narrow))
 
 
 def buffers(dims: Sizes) -> int:
@@ -104,8 +112,8 @@ def gradients(
     dims: Sizes,
     split_in: bool,
     interpret: bool = False,
-) -> tuple[Float[Array, " J"], Float[Array, "A B"]]:
-    """Of the sum of ``ct * (x @ dW)``, with respect to the products d u and e v f.
+) -> tuple[Float[Array, " J"], Float[Array, "Z A B"]]:
+    """Of the sum of ``ct * (x @ dW)``, with respect to the product d u and those e v f.
 
     Args:
         whole_TJ: rows of the whole side, x or ct, transformed by H diag(s).
@@ -118,16 +126,20 @@ def gradients(
     Returns:
         float32.
     """
-    _, p, q, a, x, b, y = dims
+    _, p, q, a, x, b, y, z = dims
     dtype = whole_TJ.dtype
     count = len(whole_TJ)
-    tokens = next(n for n in (_TOKENS, _TOKENS // 2, 16, 8) if n == 8 or count >= _PROGRAMS * n)
-    programs = count // tokens
+    tokens = next(
+        n
+        for n in (_TOKENS, _TOKENS // 2, 16, 8)
+        if n == 8 or (z * count >= _PROGRAMS * n and count % n == 0)
+    )
+    programs = z * count // tokens  # one after the other for the tiles of some rows
     parts = Parts.of(dims)
     tiles = parts.tiles(dims)
 
     def program(z_ref: Any, g_ref: Any, *refs: Any) -> None:
-        scaled_ref, back_ref, *matrix_refs, to_whole_ref, to_split_ref = refs
+        back_ref, scaled_ref, *matrix_refs, to_whole_ref, to_split_ref = refs
         core_p, core_q, left, right = parts.load(*matrix_refs)
 
         def token(t: Any, sums: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -166,15 +178,16 @@ def gradients(
     whole_QP, split_BA = tiles
     matrices = (
         pad(sides.whole_J.astype(dtype).reshape(p, q), shape=whole_QP[::-1]),
-        pad(sides.split_AB.T, dtype, split_BA),
         *parts.matrices(sides, dims, split_in, dtype),
     )
+    back_ZBA = pad(jnp.swapaxes(sides.split_ZAB, 1, 2), dtype, split_BA)
     to_whole_NQP, to_split_NBA = pl.pallas_call(
         program,
         grid=(programs,),
         in_specs=[
-            block(tokens, p, q),
-            block(tokens, x, y),
+            pl.BlockSpec((tokens, p, q), lambda i: (i // z, 0, 0)),
+            pl.BlockSpec((tokens, None, x, y), lambda i: (i // z, i % z, 0, 0)),
+            pl.BlockSpec((None, *split_BA), lambda i: (i % z, 0, 0)),
             *(whole(*each.shape) for each in matrices),
         ],
         out_specs=[block(1, *tile) for tile in tiles],
@@ -182,6 +195,7 @@ def gradients(
         interpret=interpret,
         compiler_params=params(dims, buffers(dims)),
         name="gradients_of_d",
-    )(whole_TJ.reshape(-1, p, q), split_TK.reshape(-1, x, y), *matrices)
-    to_whole_QP, to_split_BA = (jnp.sum(each, axis=0) for each in (to_whole_NQP, to_split_NBA))
-    return to_whole_QP[:q, :p].T.reshape(-1), to_split_BA[:b, :a].T
+    )(whole_TJ.reshape(-1, p, q), split_TK.reshape(-1, z, x, y), back_ZBA, *matrices)
+    to_whole_QP = jnp.sum(to_whole_NQP, axis=0)
+    to_split_ZBA = jnp.sum(to_split_NBA.reshape(-1, z, *split_BA), axis=0)
+    return to_whole_QP[:q, :p].T.reshape(-1), jnp.swapaxes(to_split_ZBA[:, :b, :a], 1, 2)

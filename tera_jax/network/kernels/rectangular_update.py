@@ -88,7 +88,7 @@ def _split_out(
     interpret: bool,
 ) -> Array:
     """A row of dW: a row of the whole side's transform, through the core and the split modes."""
-    (_, second), p, q, _, x, _, y = dims
+    (_, second), p, q, _, x, _, y, z = dims
     rows, columns = w_IO.shape
     count = next(n for n in _ROWS if n == ROWS or (second % n == 0 and rows >= _PROGRAMS * n))
     first_HPQ, second_HPQ = _transform_rows(dims, dtype)
@@ -97,14 +97,13 @@ def _split_out(
     scales = (
         []
         if scales_O is None
-        else [pad(scales_O.reshape(x, y), shape=(parts.x[-1].stop, padded_side(y)))]
+        else [pad(scales_O.reshape(z, x, y), shape=(parts.x[-1].stop, padded_side(y)))]
     )
 
     def program(w_ref: Any, s_ref: Any, first_ref: Any, second_ref: Any, *refs: Any) -> None:
         scaled_ref, v_ref, *matrix_refs, out_ref = refs
         core_p, core_q, left, right = parts.load(*matrix_refs[:4])
         scaled_PQ = [scaled_ref[at, :] * first_ref[0, at, :] for at in parts.p]
-        v_BA = [v_ref[:, at] for at in parts.a]
 
         def row(k: Any, carry: None) -> None:
             unit_PQ = [
@@ -112,17 +111,22 @@ def _split_out(
                 for each, at in zip(scaled_PQ, parts.p, strict=True)
             ]
             core_BA = through_core(unit_PQ, core_p, core_q)
-            split_BA = [each.astype(dtype) * v for each, v in zip(core_BA, v_BA, strict=True)]
-            update_YX = from_split(split_BA, left, right)
-            for each, at in zip(update_YX, parts.x, strict=True):
-                _write(out_ref, k, at, w_ref, matrix_refs[4:], each.T, (x, y))
+            core_BA = [each.astype(dtype) for each in core_BA]
+            for tile in range(z):
+                split_BA = [
+                    each * v_ref[tile, :, at] for each, at in zip(core_BA, parts.a, strict=True)
+                ]
+                update_YX = from_split(split_BA, left, right)
+                scales = [ref.at[tile] for ref in matrix_refs[4:]]
+                for each, at in zip(update_YX, parts.x, strict=True):
+                    _write(out_ref, k * z + tile, at, w_ref, scales, each.T, (x, y))
             return carry
 
         jax.lax.fori_loop(0, count, row, None)
 
     matrices = (
         pad(sides.whole_J.astype(dtype).reshape(p, q), shape=whole_QP[::-1]),
-        pad(sides.split_AB.T, dtype, split_BA),
+        pad(jnp.swapaxes(sides.split_ZAB, 1, 2), dtype, split_BA),
         *parts.matrices(sides, dims, False, dtype),
         *scales,
     )
@@ -130,14 +134,14 @@ def _split_out(
         program,
         grid=(rows // count,),
         in_specs=[
-            block(count, x, y),
+            block(count * z, x, y),
             block(count),
             pl.BlockSpec((1, *whole_QP[::-1]), lambda i: (i * count // second, 0, 0)),
             pl.BlockSpec((count, *whole_QP[::-1]), lambda i: (i % (second // count), 0, 0)),
             *(whole(*each.shape) for each in matrices),
         ],
-        out_specs=block(count, x, y),
-        out_shape=jax.ShapeDtypeStruct((rows, x, y), out),
+        out_specs=block(count * z, x, y),
+        out_shape=jax.ShapeDtypeStruct((rows * z, x, y), out),
         interpret=interpret,
         compiler_params=params(dims, 1),
         name="adapted_split_out",
@@ -158,7 +162,7 @@ def _split_in(
 
     Without W it is the row before that transform.
     """
-    h, p, q, a, x, b, y = dims
+    h, p, q, a, x, b, y, z = dims
     shape = (p, q) if w_IO is None else h
     scales = [] if scales_O is None else [scales_O.reshape(shape)]
     given = [] if w_IO is None else [w_IO.reshape(-1, *shape)]
@@ -188,7 +192,7 @@ def _split_in(
         jax.lax.fori_loop(0, ROWS, row, None)
 
     matrices: tuple[Any, ...] = (
-        pad(sides.split_AB, dtype),
+        pad(sides.split_ZAB, dtype),
         *core_matrices(dims, True, dtype),
         padded_tile(sides.whole_J, p, q, dtype),
         *transform,
@@ -197,20 +201,23 @@ def _split_in(
     left_XA, right_YB = (pad(m, dtype).T for m in (sides.left_AX, sides.right_BY))
     out_IPQ = pl.pallas_call(
         program,
-        grid=(x * y // ROWS,),
+        grid=(z * x * y // ROWS,),
         in_specs=[
-            pl.BlockSpec((1, padded_side(a)), lambda i: (i * ROWS // y, 0)),
+            pl.BlockSpec((1, padded_side(a)), lambda i: (i * ROWS // y % x, 0)),
             pl.BlockSpec((ROWS, padded_side(b)), lambda i: (i % (y // ROWS), 0)),
-            *(whole(*each.shape) for each in matrices),
+            pl.BlockSpec(
+                (None, padded_side(a), padded_side(b)), lambda i: (i * ROWS // (x * y), 0, 0)
+            ),
+            *(whole(*each.shape) for each in matrices[1:]),
             *(block(ROWS, *shape) for _ in given),
         ],
         out_specs=block(ROWS, *shape),
-        out_shape=jax.ShapeDtypeStruct((x * y, *shape), out),
+        out_shape=jax.ShapeDtypeStruct((z * x * y, *shape), out),
         interpret=interpret,
         compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
         name="adapted_split_in",
     )(left_XA, right_YB, *matrices, *given)
-    return out_IPQ.reshape(x * y, -1)
+    return out_IPQ.reshape(z * x * y, -1)
 
 
 def _add_transformed(

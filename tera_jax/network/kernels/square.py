@@ -42,14 +42,16 @@ class Network(NamedTuple):
     after_S: Array  # b
     left_AX: Array  # L, float32
     right_BY: Array  # M, float32
+    first_CZ: Any = None  # of a third group of modes, before these; only where tiles are padded
 
 
 class Vectors(NamedTuple):
-    """The trainable d of the three modes, float32."""
+    """The trainable d of the modes, float32."""
 
     d_J: Array
     d_A: Array
     d_B: Array
+    d_C: Any = None
 
 
 def fits(

@@ -30,6 +30,7 @@ class Sizes(NamedTuple):
     x: int
     b: int
     y: int
+    z: int = 1  # tiles of the split side
 
     @property
     def rows_of_tile(self) -> tuple[int, int]:
@@ -47,7 +48,7 @@ class Sides(NamedTuple):
 
     signs_J: Array  # s
     whole_J: Array  # d u
-    split_AB: Array  # v
+    split_ZAB: Array  # v, of each tile of the split side
     left_AX: Array  # e L
     right_BY: Array  # f M
 

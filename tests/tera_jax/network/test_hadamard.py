@@ -28,8 +28,10 @@ def test_stages_are_few_and_nearly_equal():
         5120: (64, 80),
         11008: (86, 128),
         14336: (112, 128),
-        18944: (16, 32, 37),
-        28672: (28, 32, 32),
+        18944: (2, 74, 128),
+        21504: (2, 84, 128),
+        28672: (2, 112, 128),
+        29568: (3, 77, 128),
     }
     assert {size: hadamard.kronecker_sizes(size) for size in expected} == expected
     for size in range(2, 3000):

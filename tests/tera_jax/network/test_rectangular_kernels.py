@@ -22,6 +22,10 @@ SMALL = [
     "16x16|256",  # one
     "160|5x8x5x8",  # sides of 40 are in two parts
 ]
+TILES = [  # the split side is several: its transform has three Kronecker factors, of up to 16
+    "128|3:2x2x5x4x6:4",  # three, by a matrix of two rows
+    "2x2x5x4x4|128",
+]
 MORE = [
     "192|4x6x4x6",
     "576|4x6x4x6",  # a square kernel
@@ -33,7 +37,8 @@ MODELS = {
     "Llama-2-7B": [(4096, 11008), (11008, 4096)],
     "Llama-2-13B": [(5120, 5120), (5120, 13824), (13824, 5120)],
     "Llama-3-8B": [(4096, 1024), (4096, 14336), (14336, 4096)],
-    "Qwen2.5-7B, attention": [(3584, 3584), (3584, 512)],
+    "Llama-3-70B": [(8192, 1024), (8192, 28672), (28672, 8192)],
+    "Qwen2.5-7B": [(3584, 3584), (3584, 512), (3584, 18944), (18944, 3584)],
     "SmolLM2-135M": [(576, 576), (576, 192), (576, 1536), (1536, 576)],
 }
 BOUNDS = {"float32": 1e-5, "bfloat16": 1e-2}
@@ -89,10 +94,31 @@ def _dense(factor):
     return hadamard.dense(factor) if factor.ndim == 1 else np.asarray(factor, np.float64)
 
 
+@pytest.fixture
+def small_transforms(monkeypatch):
+    """So that short sides have transforms of three Kronecker factors."""
+    monkeypatch.setattr(hadamard, "WIDEST", 16)
+    hadamard.kronecker_sizes.cache_clear()
+    yield
+    hadamard.kronecker_sizes.cache_clear()
+
+
 @pytest.mark.parametrize("text", quick_only(SMALL, SMALL + MORE))
 @pytest.mark.parametrize("dtype", quick_only(["float32"], BOUNDS))
 def test_the_adapted_kernel_and_the_gradients_equal_float64(text, dtype):
+    equals_float64(Example(text, dtype))
+
+
+@pytest.mark.parametrize("text", quick_only(TILES[:1], TILES))
+@pytest.mark.parametrize("dtype", quick_only(["float32"], BOUNDS))
+def test_so_do_those_of_a_side_of_several_tiles(text, dtype, small_transforms):
     each = Example(text, dtype)
+    assert len(hadamard.kronecker_sizes(max(each.scheme.core_shape))) == 3
+    equals_float64(each)
+
+
+def equals_float64(each):
+    dtype = each.kernel.dtype.name
     exact = each.contracted().reshape(each.scheme.shape)
     within(far(each.adapted(jnp.zeros(each.scheme.shape)), exact), 2 * BOUNDS[dtype])
     added = each.adapted(each.kernel)
@@ -106,13 +132,24 @@ def test_the_adapted_kernel_and_the_gradients_equal_float64(text, dtype):
 
 @pytest.mark.parametrize("text", quick_only([], SMALL))
 def test_both_change_with_every_argument(text):
-    each = Example(text, "float32")
+    every_argument_counts(Example(text, "float32"))
+
+
+@pytest.mark.long
+def test_those_of_several_tiles_do_too(small_transforms):
+    every_argument_counts(Example(TILES[0], "float32"))
+
+
+def every_argument_counts(each):
     made, found = each.adapted(each.kernel), each.gradients()
     frozen, trained = each.parts
-    for i, part in enumerate((*frozen, *trained)):
-        changed = [*frozen, *trained]
+    tiles = frozen.first_CZ is not None
+    leaves, form = jax.tree.flatten((frozen, trained))
+    assert len(leaves) == 8 + 2 * tiles
+    for i, part in enumerate(leaves):
+        changed = [*leaves]
         changed[i] = part.at[0].multiply(1.5)
-        each.parts = structured.Network(*changed[:5]), structured.Vectors(*changed[5:])
+        each.parts = jax.tree.unflatten(form, changed)
         assert not jnp.allclose(each.adapted(each.kernel), made)
         assert not all(map(jnp.allclose, each.gradients(), found))
 
@@ -140,10 +177,32 @@ def test_all_linear_layers_of_known_models_have_kernels(model):
             assert cost_model.route(network, 8192, cost_model.device("H100")) == "project"
 
 
-def test_sides_whose_core_has_three_factors_have_none():
-    method = TeRA(structure="hadamard", side="longer")
-    for shape in ((3584, 18944), (28672, 8192)):
-        assert not cost_model.Network(method.tensorization(shape), "hadamard").is_structured(8192)
+def test_a_side_of_several_tiles_has_kernels_beside_one_no_longer_than_a_tile():
+    for scheme, fits in (
+        ("3584|2x2x37x8x16", True),
+        ("3584|4x37x8x16", False),  # no group of modes has the 2 of 2 x 74 x 128
+        ("9472|2x2x37x8x16", True),
+        ("12288|2x2x37x8x16", False),  # above 74 x 128
+        ("2x2x37x8x16:8|3584", False),  # fewer ranks than the core has
+    ):
+        network = cost_model.Network(Tensorization.parse(scheme), "hadamard")
+        assert network.is_structured(8192) == fits, scheme
+
+
+@pytest.mark.long
+def test_every_token_counts_however_many_a_program_takes():
+    tokens = 8224  # no multiple of the most in a program
+    each = Example("16x16|256", "float32", tokens)
+
+    def of(start, stop):
+        x_TI, ct_TO = each.x_TI[start:stop], each.ct_TO[start:stop]
+        return structured.gradients(x_TI, ct_TO, *each.parts, True, each.split_in)
+
+    few = tokens - 32
+    arrays = map(jax.tree.leaves, (of(0, tokens), of(0, few), of(few, tokens)))
+    for whole, *parts in zip(*arrays, strict=True):
+        within(far(sum(parts), whole), 1e-5)
+        assert far(parts[0], whole) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -154,7 +213,7 @@ def test_a_card_with_little_shared_memory_has_fewer_buffers_or_no_kernels(
 ):
     monkeypatch.setattr("tera_jax.ops.dispatch.on_gpu", lambda: True)
     monkeypatch.setattr("tera_jax.ops.dispatch.compute_capability", lambda: capability)
-    sides = [(86, 86), (128, 128)]
+    sides = [(1, 1), (86, 86), (128, 128)]
     assert rectangular.buffers(rectangular.sizes(4096, (4096, 11008), sides, False)) == ahead
     for scheme, found in (("4096|2x43x8x16", fits), ("4096|8x8x8x8", True)):
         network = cost_model.Network(Tensorization.parse(scheme), "hadamard")

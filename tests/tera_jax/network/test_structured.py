@@ -37,8 +37,8 @@ def arguments(sizes, dtype, tokens=64, seed=0):
 
 def update(network, trained):
     """In float64, by the formula at the head of the module."""
-    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network)
-    d, e, f = (np.asarray(each, np.float64) for each in trained)
+    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network[:5])
+    d, e, f = (np.asarray(each, np.float64) for each in trained[:3])
     matrix = hadamard.dense(jnp.ones(signs.size))
     narrow = np.kron(e[:, None] * left, f[:, None] * right)
     core = (before * d)[:, None] * matrix[:, : after.size] * after
@@ -47,8 +47,8 @@ def update(network, trained):
 
 def exact_gradients(network, trained, x_TJ, ct_TO):
     """Of the sum of ``ct * (x @ update)`` in float64."""
-    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network)
-    d, e, f = (np.asarray(each, np.float64) for each in trained)
+    signs, before, after, left, right = (np.asarray(each, np.float64) for each in network[:5])
+    d, e, f = (np.asarray(each, np.float64) for each in trained[:3])
     matrix = hadamard.dense(jnp.ones(signs.size))
     core = matrix[:, : after.size] * after
     weight = np.asarray(x_TJ, np.float64).T @ np.asarray(ct_TO, np.float64)
@@ -87,7 +87,8 @@ def test_the_gradients_equal_float64(sizes, dtype):
         network, trained, _, x_TJ, ct_TO = arguments(sizes, dtype, seed=seed)
         found.append(structured.gradients(x_TJ, ct_TO, network, trained, interpret=True))
         exact.append(exact_gradients(network, trained, x_TJ, ct_TO))
-    for mine, right in zip(zip(*found, strict=True), zip(*exact, strict=True), strict=True):
+    found = zip(*map(jax.tree.leaves, found), strict=True)
+    for mine, right in zip(found, zip(*exact, strict=True), strict=True):
         assert all(each.dtype == jnp.float32 for each in mine)
         error = np.concatenate(mine) - np.concatenate(right)
         within(np.linalg.norm(error), bound * np.linalg.norm(np.concatenate(right)))
@@ -97,12 +98,14 @@ def test_both_change_with_every_argument():
     network, trained, kernel, x_TJ, ct_TO = arguments(SIZES[1], "float32")
     made = structured.adapted(kernel, network, trained, True)
     found = structured.gradients(x_TJ, ct_TO, network, trained, True)
-    for i, each in enumerate((*network, *trained)):
-        parts = [*network, *trained]
+    leaves, form = jax.tree.flatten((network, trained))
+    for i, each in enumerate(leaves):
+        parts = [*leaves]
         parts[i] = each.at[0].multiply(1.5)
-        other = Network(*parts[:5]), Vectors(*parts[5:])
+        other = jax.tree.unflatten(form, parts)
         assert not jnp.allclose(structured.adapted(kernel, *other, True), made)
-        assert not all(map(jnp.allclose, structured.gradients(x_TJ, ct_TO, *other, True), found))
+        changed = structured.gradients(x_TJ, ct_TO, *other, True)
+        assert not jax.tree.all(jax.tree.map(jnp.allclose, changed, found))
 
 
 @pytest.mark.parametrize("tokens", [2048, 8192])
@@ -110,7 +113,8 @@ def test_every_token_counts_however_many_a_program_takes(tokens):
     network, trained, _, x_TJ, ct_TO = arguments(SIZES[0], "float32", tokens)
 
     def of(start, stop):
-        return structured.gradients(x_TJ[start:stop], ct_TO[start:stop], network, trained, True)
+        part = x_TJ[start:stop], ct_TO[start:stop]
+        return jax.tree.leaves(structured.gradients(*part, network, trained, True))
 
     few = tokens // 8 * 3
     for whole, *parts in zip(of(0, tokens), of(0, few), of(few, tokens), strict=True):
@@ -145,7 +149,7 @@ def test_what_fits():
         (8192, 4096, (2048, 4096), square),  # a rank below the mode
         (8192, 4096, (4096, 8192), [(128, 64), (64, 64)]),  # more output ranks than input ranks
         (8192, 4096, (4096, 4096), [(4096, 4096)]),  # a whole output side
-        (8192, 3584, (3584, 18944), [(37, 37), (16, 16), (32, 32)]),  # a core of three factors
+        (8192, 3584, (3584, 18944), [(37, 37), (16, 16), (32, 32)]),  # not 2 x 74 x 128
         (8192, 4096, (4096, 11008), [(4, 4), (8, 8), (8, 8), (43, 43)]),  # 256 by 43
         (8192, 64, (64, 64), [(8, 8), (8, 8)]),  # a single factor
     ):

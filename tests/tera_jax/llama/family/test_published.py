@@ -31,6 +31,7 @@ def test_published_files_are_read_and_an_unknown_key_is_refused(model):
 COUNTS = {
     "gemma-2-9b": 18_483_411_968 // 2,
     "phi-4": 29_319_014_400 // 2,
+    "qwen2.5-7b": 15_231_233_024 // 2,
     "qwen2.5-72b": 145_412_407_296 // 2,
     "mistral-nemo-12b": 24_495_564_800 // 2,
     "gemma-3-12b": 12_187_325_040,
@@ -38,7 +39,7 @@ COUNTS = {
 }
 _TOWER = 416_866_032
 _NAMES = {"qwen2.5-72b": "Qwen2.5-72B", "mistral-nemo-12b": "Mistral-Nemo"}
-_NAMES |= {"olmo-2-13b": "OLMo-2-13B"}
+_NAMES |= {"olmo-2-13b": "OLMo-2-13B", "qwen2.5-7b": "Qwen2.5-7B"}
 
 
 @pytest.mark.parametrize("model", quick_only(["gemma-3-12b"], COUNTS))
