@@ -20,6 +20,7 @@ from tera_jax.adapters.factory import make
 from tera_jax.atomic import write_json
 from tera_jax.json_files import Key
 from tera_jax.methods import TABLE, TargetLayer
+from tera_jax.methods.base import LinearMethod
 
 FORMAT = "tera-jax-adapter"
 VERSION = 2
@@ -36,6 +37,7 @@ _KEYS = {
     "layers": Key(list[dict]),
     "frozen_fingerprint": Key(str),
     "base": Key(dict),
+    "transforms": Key(dict[str, list[int]], {}),
 }
 _LAYER = {"path": Key(list[str]), "kernel_shape": _SIZES, "stack": _SIZES, "config": Key(dict, {})}
 _BASE = {"name": Key(str), "fingerprint": Key(str)}
@@ -78,7 +80,17 @@ def describe(
         "base": dict(base),
         "arrays": dict(arrays),
     }
+    if transforms := _transforms(adapter):
+        description["transforms"] = transforms
     return {**description, "checksum": _checksum(description)}
+
+
+def _transforms(adapter: Adapter) -> dict[str, list[int]]:
+    """:meth:`.LinearMethod.transform_sizes` of all layers."""
+    if not isinstance(adapter.method, LinearMethod):
+        return {}
+    each = (adapter.method.transform_sizes(layer) for layer in adapter.layers)
+    return {str(size): [*split] for found in each for size, split in found.items()}
 
 
 def _checksum(description: Mapping[str, Any]) -> str:
@@ -128,7 +140,8 @@ def adapter_of(path: Path, description: Mapping[str, Any]) -> Adapter:
         description: whose keys have their types.
 
     Raises:
-        ValueError: when the method or its configuration is none of this library's.
+        ValueError: when the method or its configuration is none of this library's, or a transform
+            of its frozen network is another one here.
     """
     name = description["method"]
     row = TABLE.get(name)
@@ -147,9 +160,16 @@ def adapter_of(path: Path, description: Mapping[str, Any]) -> Adapter:
     layers = [_layer(path, layer) for layer in description["layers"]]
     try:
         method = row(**{key: _tuples(value) for key, value in settings.items()})
-        return make(name, method, layers)
+        adapter = make(name, method, layers)
     except ValueError as error:
         raise ValueError(f"{path} describes no adapter: {error}") from None
+    here, there = _transforms(adapter), description.get("transforms", {})
+    if here != there:
+        raise ValueError(
+            f"{path} has the transforms {there or 'of an earlier version'}, but this version makes "
+            f"{here} of the same sizes; load it with the version that wrote it"
+        )
+    return adapter
 
 
 def _layer(path: Path, layer: Mapping[str, Any]) -> TargetLayer:

@@ -185,6 +185,11 @@ class LinearMethod(Method, ByRows):
         """The largest rank that ΔW can have, for one token where it depends on the token."""
         return min(layer.kernel_shape)
 
+    def transform_sizes(self, layer: TargetLayer) -> dict[int, tuple[int, ...]]:
+        """Kronecker factors of its transforms that the frozen arrays do not tell, by size."""
+        del layer
+        return {}
+
     def materializes(self, layer: TargetLayer, tokens: int) -> bool:
         """Whether :meth:`apply` makes the adapted kernel for so many tokens."""
         del layer, tokens

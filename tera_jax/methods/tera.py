@@ -201,6 +201,10 @@ class TeRA(LinearMethod):
         """Theorem 1."""
         return self.scheme(layer).max_rank
 
+    def transform_sizes(self, layer: TargetLayer) -> dict[int, tuple[int, ...]]:
+        """:func:`.random_network.transform_sizes` of its scheme."""
+        return random_network.transform_sizes(self.scheme(layer), self.structure)
+
     def materializes(self, layer: TargetLayer, tokens: int) -> bool:
         """Whether one of the routes that make W + ΔW is the fastest."""
         return self._route(layer, tokens) != "through"

@@ -88,6 +88,19 @@ def is_transform(mode: int, structure: Structure) -> bool:
     return structure != "dense" and mode > NARROW
 
 
+def transform_sizes(scheme: Tensorization, structure: Structure) -> dict[int, tuple[int, ...]]:
+    """The Kronecker factors of each transform that has more than two, by its size.
+
+    Signs alone do not say which transform they are of. How a size splits in two is fixed; how it
+    splits in three is a choice of :func:`.hadamard.kronecker_sizes`, so that an adapter names it.
+    """
+    found = {mode for mode in scheme.modes if is_transform(mode, structure)}
+    if structure == "hadamard":
+        found.add(max(scheme.core_shape))
+    splits = {size: hadamard.kronecker_sizes(size) for size in sorted(found)}
+    return {size: split for size, split in splits.items() if len(split) > 2}
+
+
 def check_shapes(frozen: Mapping[str, Any], d: Sequence[Array], scheme: Tensorization) -> None:
     """Raise ``ValueError`` when core, factors or d do not have the shapes of a scheme."""
     core = frozen["core"]

@@ -19,7 +19,7 @@ from tera_jax.io.adapter_files import ARRAYS, FROZEN, checksum_of
 from tera_jax.serve.store import SHARD_ROWS, Store, names, record
 from tera_jax.serve.store.record import DType
 
-_SHARED = ("method", "config", "layers", "frozen_fingerprint")
+_SHARED = ("method", "config", "layers", "frozen_fingerprint", "transforms")
 _AT_ONCE = 256
 """Adapters of one transaction."""
 
@@ -136,7 +136,8 @@ def read(path: Path) -> Directory:
     adapter, description = adapter_description.read(path)
     frozen, base = description["frozen_fingerprint"], description["base"]
     made = adapter_description.describe(adapter, frozen, base, {})
-    shared = json.loads(json.dumps({key: made[key] for key in (*_SHARED, "base")}))
+    kept = {key: made[key] for key in (*_SHARED, "base") if key in made}
+    shared = json.loads(json.dumps(kept))
     checksum = checksum_of(path / ARRAYS, description)
     return Directory(disk.read_arrays(path / ARRAYS, checksum), shared)
 
@@ -149,10 +150,11 @@ def _put(store: Store, group: Sequence[tuple[str, Mapping[str, Any]]]) -> list[s
 def _require_same(path: Path, shared: Mapping[str, Any], store: Store) -> None:
     expected = store.description
     for key in _SHARED:
-        if shared[key] != expected.get(key):
+        mine, theirs = shared.get(key), expected.get(key)
+        if mine != theirs:
             raise ValueError(
-                f"{path} has the {key} {_short(shared[key])}, but the store {store.directory} has "
-                f"{_short(expected.get(key))}; make another store for it"
+                f"{path} has the {key} {_short(mine)}, but the store {store.directory} has "
+                f"{_short(theirs)}; make another store for it"
             )
     mine, theirs = (each["base"]["fingerprint"] for each in (shared, expected))
     if mine != theirs:

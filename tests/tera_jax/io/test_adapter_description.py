@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 from tera_jax import adapt, load_adapter, save_adapter
 from tera_jax.disk import save_arrays
 from tera_jax.methods import TABLE
+from tera_jax.network import hadamard
 from tests.margins import within
 from tests.marks import quick_only
 
@@ -218,3 +219,32 @@ def test_a_layers_own_configuration_is_not_read_yet(saved):
     (path / "adapter.json").write_text(json.dumps(description))
     with pytest.raises(ValueError, match=r"a configuration for layer \['layers_0'\], which this"):
         load_adapter(path, params)
+
+
+@pytest.mark.parametrize("structure", ["hadamard_factor", "hadamard", "dense"])
+def test_how_a_size_is_split_in_three_is_kept_and_compared(tmp_path, monkeypatch, structure):
+    """1,859 = 11 x 13 x 13. Signs are alike whichever way, and the network is another."""
+    model, x = nn.Dense(6), jnp.zeros((1, 1859))
+    config = TABLE["tera"](tensorizations=("1859|3x2",), structure=structure)
+    adapter = adapt(model, x, method="tera", targets=("*",), config=config)
+    params = model.init(jax.random.key(0), x)["params"]
+    frozen = jax.jit(adapter.init_frozen)(params)
+    v = {"params": params, "frozen": frozen, "d": adapter.init_d(params, frozen)}
+    save_adapter(tmp_path / "a", adapter, v, "base/name")
+    described = json.loads((tmp_path / "a" / "adapter.json").read_text())
+    split = {} if structure == "dense" else {"transforms": {"1859": [11, 13, 13]}}
+    assert {key: described[key] for key in ("transforms",) if key in described} == split
+    load_adapter(tmp_path / "a", params)
+    monkeypatch.setattr(hadamard, "kronecker_sizes", lambda size: (13, 11, 13))
+    if structure == "dense":
+        load_adapter(tmp_path / "a", params)
+        return
+    with pytest.raises(ValueError, match=r"\[11, 13, 13\].*\[13, 11, 13\].*version that wrote it"):
+        load_adapter(tmp_path / "a", params)
+    monkeypatch.undo()
+    del described["transforms"], described["checksum"]
+    rest = json.dumps(described, sort_keys=True).encode()
+    described["checksum"] = hashlib.sha256(rest).hexdigest()
+    (tmp_path / "a" / "adapter.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="of an earlier version"):
+        load_adapter(tmp_path / "a", params)
