@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import json
 import os
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -79,17 +81,22 @@ def test_replaced_adapters_and_clients_that_vanish_disturb_no_other(served):
     given = prompts(count)
     names = [f"n{seed}" for seed in range(count)]
 
-    async def leave(client):
-        stream = await client.completions.create(
-            model="n0", prompt=[12], max_tokens=20, stream=True, extra_body={"ignore_eos": True}
-        )
-        async for _ in stream:
-            break
-        await stream.close()
+    async def leave():
+        """By a socket: a stream of the openai client that is left keeps its generators running."""
+        asked = {"model": "n0", "prompt": [12], "max_tokens": 20, "stream": True}
+        body = json.dumps({**asked, "ignore_eos": True})
+        head = f"Host: localhost\r\nContent-Length: {len(body)}\r\n"
+        place = urlsplit(address)
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        kind = "Content-Type: application/json"
+        writer.write(f"POST /v1/completions HTTP/1.1\r\n{kind}\r\n{head}\r\n{body}".encode())
+        await reader.readuntil(b"data:")
+        writer.close()
+        await writer.wait_closed()
 
-    async def disturb(client):
+    async def disturb(_):
         for number in range(20):
-            await asyncio.gather(leave(client), leave(client))
+            await asyncio.gather(leave(), leave())
             await asyncio.to_thread(store.put, f"n{number}", arrays(1000 + number))
 
     found = asyncio.run(ask_all(address, codec, names, given, disturb))
