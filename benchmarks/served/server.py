@@ -106,10 +106,11 @@ def main() -> None:
     engine = made_engine(args, base, adapters.fingerprint_of(args.store))
     try:
         service = Service(engine, Codec(tokenizer(engine.vocabulary)), BASE_NAME)
-        socket = listen("127.0.0.1", 0)
-        print(json.dumps({"url": f"http://127.0.0.1:{socket.getsockname()[1]}"}), flush=True)
+        server, socket = Server(service), listen("127.0.0.1", 0)
         keep_what_is_loaded()
-        Server(service).run(sockets=[socket])
+        socket.listen()
+        print(json.dumps({"url": f"http://127.0.0.1:{socket.getsockname()[1]}"}), flush=True)
+        server.run(sockets=[socket])
     finally:
         engine.close(drain=False)
 

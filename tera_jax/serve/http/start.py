@@ -60,6 +60,9 @@ def run(args: argparse.Namespace) -> None:
             args.allow_adapter_changes,
             created=int(time.time()),
         )
+        server = Server(service, args.drain_seconds)
+        keep_what_is_loaded()
+        socket.listen()  # who is told the address may connect, and waits for the event loop
         host = f"[{args.host}]" if ":" in args.host else args.host
         adapters = (
             adapter_name if store is None else f"{len(store):,} adapters of {store.directory}"
@@ -70,8 +73,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
             flush=True,
         )
-        keep_what_is_loaded()
-        Server(service, args.drain_seconds).run(sockets=[socket])
+        server.run(sockets=[socket])
 
 
 def _store(args: argparse.Namespace) -> Store | None:
