@@ -1,6 +1,5 @@
 """A store of very many adapters of a base with random weights, each unlike the others."""
 
-import json
 import math
 import shutil
 import time
@@ -14,12 +13,11 @@ import numpy as np
 from benchmarks.mixed.cases import CASES, Base, adapter_of
 from tera_jax import trees
 from tera_jax.fingerprint import base_fingerprint, fingerprint
-from tera_jax.io import adapter_description
+from tera_jax.serve import transfer
 from tera_jax.serve.store import Store
 from tera_jax.serve.store.record import DType
 
 KINDS = [case for case in CASES if case != "base"]
-_SHARED = ("method", "config", "layers", "frozen_fingerprint", "base")
 _GROUP = 256
 _SECONDS = 10
 """Between two lines about how far a store is."""
@@ -39,9 +37,7 @@ def prepared(directory: Path, base: Base, case: str, dtype: DType) -> str:
     adapter = adapter_of(case, base.model)
     found = base_fingerprint(base.params)
     frozen = fingerprint(base.frozen(adapter))
-    names = {"name": "random", "fingerprint": found}
-    described = adapter_description.describe(adapter, frozen, names, {})
-    described = json.loads(json.dumps({key: described[key] for key in _SHARED}))
+    described = transfer.shared(adapter, frozen, {"name": "random", "fingerprint": found})
     abstract = trees.named(adapter.abstract_d(base.abstract()))
     shapes = {key: leaf.shape for key, leaf in abstract.items()}
     if not (directory / "store.json").exists():

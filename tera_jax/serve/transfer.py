@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tera_jax import atomic, disk
+from tera_jax.adapters.base import Adapter
 from tera_jax.io import adapter_description
 from tera_jax.io.adapter_files import ARRAYS, FROZEN, checksum_of
 from tera_jax.serve.store import SHARD_ROWS, Store, names, record
@@ -134,12 +135,22 @@ def read(path: Path) -> Directory:
         ValueError: when it is damaged.
     """
     adapter, description = adapter_description.read(path)
-    frozen, base = description["frozen_fingerprint"], description["base"]
-    made = adapter_description.describe(adapter, frozen, base, {})
-    kept = {key: made[key] for key in (*_SHARED, "base") if key in made}
-    shared = json.loads(json.dumps(kept))
+    found = shared(adapter, description["frozen_fingerprint"], description["base"])
     checksum = checksum_of(path / ARRAYS, description)
-    return Directory(disk.read_arrays(path / ARRAYS, checksum), shared)
+    return Directory(disk.read_arrays(path / ARRAYS, checksum), found)
+
+
+def shared(adapter: Adapter, frozen_fingerprint: str, base: Mapping[str, str]) -> dict[str, Any]:
+    """What all adapters of a store have in common: its description, as JSON gives it back.
+
+    Args:
+        adapter: method and layers.
+        frozen_fingerprint: of the ``frozen`` collection.
+        base: ``name`` and ``fingerprint`` of the base.
+    """
+    made = adapter_description.describe(adapter, frozen_fingerprint, base, {})
+    kept = {key: made[key] for key in (*_SHARED, "base") if key in made}
+    return dict(json.loads(json.dumps(kept)))
 
 
 def _put(store: Store, group: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:

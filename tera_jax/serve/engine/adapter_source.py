@@ -11,20 +11,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from tera_jax.serve.engine.lru import LRU
+from tera_jax.serve.store import Flat as Flat
 from tera_jax.serve.store import Store, UnknownAdapterError, names
 from tera_jax.serve.store.record import Layout
-
-
-class Flat(NamedTuple):
-    """An adapter as it was read.
-
-    Attributes:
-        version: of the store; None outside of one.
-        numbers: (N,), float32 or bfloat16, in the order of the record.
-    """
-
-    version: int | None
-    numbers: np.ndarray
 
 
 class Prepared(NamedTuple):
@@ -149,9 +138,8 @@ class Stored:
         if read is None:
             assert kept is not None
             return kept
-        found = Flat(*read)
-        self._kept.put(name, found, found.numbers.nbytes)
-        return found
+        self._kept.put(name, read, read.numbers.nbytes)
+        return read
 
     def close(self) -> None:
         """Let go of the store's files."""

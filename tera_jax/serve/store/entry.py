@@ -12,17 +12,17 @@ class UnknownAdapterError(KeyError):
         return str(self.args[0])
 
 
-class Numbers(NamedTuple):
+class Flat(NamedTuple):
     """An adapter as one array.
 
     Attributes:
-        version: a number that no other put of this store has.
-        numbers_N: its arrays, one after the other in the order of the layout, in the type of the
-            store. They may not be written to.
+        version: a number that no other put of the store has; None outside of one.
+        numbers: (N,), float32 or bfloat16, its arrays one after the other in the order of the
+            layout. They may not be written to.
     """
 
-    version: int
-    numbers_N: np.ndarray
+    version: int | None
+    numbers: np.ndarray
 
 
 class Entry(NamedTuple):

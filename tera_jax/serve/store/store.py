@@ -23,7 +23,7 @@ from typing import Any
 from tera_jax import atomic, json_files, locks
 from tera_jax.json_files import Key
 from tera_jax.serve.store import index, names, record
-from tera_jax.serve.store.entry import Entry, Numbers, UnknownAdapterError
+from tera_jax.serve.store.entry import Entry, Flat, UnknownAdapterError
 from tera_jax.serve.store.index import Index, Row
 from tera_jax.serve.store.record import DType, Layout
 
@@ -177,9 +177,10 @@ class Store:
         """
         found = self.read(name)
         assert found is not None  # no version is known
-        return Entry(name, found.version, record.unpack(found.numbers_N, self.layout))
+        assert found.version is not None
+        return Entry(name, found.version, record.unpack(found.numbers, self.layout))
 
-    def read(self, name: str, known: int | None = None) -> Numbers | None:
+    def read(self, name: str, known: int | None = None) -> Flat | None:
         """Read an adapter as one array.
 
         Args:
@@ -202,7 +203,7 @@ class Store:
                 return None
             data = self._read(found.number)
             if record.checksum(name, found.version, data) == found.checksum:
-                return Numbers(found.version, record.numbers(data, self.layout))
+                return Flat(found.version, record.numbers(data, self.layout))
             if self.version(name) == found.version:  # nobody has replaced it meanwhile
                 break
         raise ValueError(
