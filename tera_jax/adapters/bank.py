@@ -107,9 +107,31 @@ def make_bank(
     base = adapter.base_d(params, frozen)
     for number, d in enumerate(adapters_d, 1):
         _require_alike(d, base, number)
-    d = stack(adapter, [base, *adapters_d])
-    rows = adapter.prepare_rows({"params": params, "frozen": frozen, "d": d})
-    return Bank(_cast(rows, dtype), len(adapters_d) + 1, adapter)
+    rows = make_rows(adapter, params, frozen, [base, *adapters_d], dtype)
+    return Bank(rows, len(adapters_d) + 1, adapter)
+
+
+def make_rows(
+    adapter: Adapter,
+    params: Variables,
+    frozen: Variables,
+    adapters_d: Sequence[Variables],
+    dtype: jax.typing.DTypeLike | None = None,
+) -> dict[str, Any]:
+    """The arrays of A adapters, (stack..., A, ...) at each layer. A pure function, to be jitted.
+
+    Args:
+        adapter: method and layers.
+        params: the base.
+        frozen: the arrays that adapters share.
+        adapters_d: the ``d`` collection of each.
+        dtype: as of :func:`make_bank`.
+
+    Raises:
+        NotByRowsError: for a method that trains all parameters.
+    """
+    d = stack(adapter, adapters_d)
+    return _cast(adapter.prepare_rows({"params": params, "frozen": frozen, "d": d}), dtype)
 
 
 def make_row(
@@ -131,9 +153,8 @@ def make_row(
     Raises:
         NotByRowsError: for a method that trains all parameters.
     """
-    one = {"params": params, "frozen": frozen, "d": stack(adapter, [d])}
-    rows = at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), adapter.prepare_rows(one))
-    return _cast(rows, dtype)
+    rows_1 = make_rows(adapter, params, frozen, [d], dtype)
+    return at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), rows_1)
 
 
 def stack(adapter: Adapter, adapters_d: Sequence[Variables]) -> dict[str, Any]:

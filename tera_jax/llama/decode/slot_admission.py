@@ -3,12 +3,11 @@
 The shapes are those of R prompts of L tokens, so a server compiles a program for some R and some L.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from tera_jax.adapters import bank
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.decode import slot_prompts, slots
 from tera_jax.llama.decode.sampling import Settings
@@ -22,7 +21,7 @@ def admit(
     base: Mapping[str, Any],
     state: SlotState,
     slot_R: jax.Array,
-    rows: Sequence[Any],
+    row_R: Any,
     tokens_RL: jax.Array,
     length_R: jax.Array,
     settings: Settings,
@@ -37,7 +36,8 @@ def admit(
         base: ``params`` and ``frozen``.
         state: of all slots.
         slot_R: int32, empty slots, no two of them the same.
-        rows: R times the prepared arrays of an adapter, without an axis for the rows.
+        row_R: the prepared arrays of the adapters, with an axis for R
+            (:func:`tera_jax.adapters.bank.make_rows`); None for the base alone.
         tokens_RL: int32, each prompt filled up on the right; L is at most the tokens of a slot.
         length_R: int32, the tokens of each prompt.
         settings: of the requests, with an axis R. A limit becomes at most that of a slot's room.
@@ -45,7 +45,6 @@ def admit(
     Returns:
         The state, int32 (R,) the first tokens, and their logits, float32 (R, V).
     """
-    row_R = None if adapter is None else bank.stack(adapter, rows)
     given = base, row_R, tokens_RL, length_R, state.cache.size
     found = slot_prompts.read(model, adapter, *given)
     prompts = found.key, found.value, length_R, found.logits_RV

@@ -5,7 +5,7 @@ one transfer.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,16 +16,16 @@ from tera_jax.serve.store import Store, UnknownAdapterError, names
 from tera_jax.serve.store.record import Layout
 
 
-class Prepared(NamedTuple):
-    """An adapter as slots take it.
+class OnDevice(NamedTuple):
+    """An adapter on the device.
 
     Attributes:
         version: in the store; None where there is no store.
-        row: gives the arrays on the device, in the engine's thread.
+        numbers: (N,), those of its record, as a ``jax.Array``.
     """
 
     version: int | None
-    row: Callable[[], Any]
+    numbers: Any
 
 
 @runtime_checkable

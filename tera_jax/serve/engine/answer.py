@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tera_jax.serve.engine.adapter_source import Prepared
+from tera_jax.serve.engine.adapter_source import OnDevice
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.requests import Finish, InvalidRequestError, Listener, Request, Token
 
@@ -52,7 +52,7 @@ class Answer:
         self.limit = min(sampling.max_tokens, room)
         ends = () if sampling.ignore_eos else config.eos_ids
         self.stops = tuple({*sampling.stop_ids, *ends})
-        self.load: Future[Prepared] | None = None
+        self.load: Future[OnDevice] | None = None
         self.version: int | None = None
         self.slot: int | None = None
         self.count = 0

@@ -19,9 +19,9 @@ from typing import Any
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.model import Llama
 from tera_jax.serve.engine import loading
-from tera_jax.serve.engine.adapter_source import Prepared, Source
+from tera_jax.serve.engine.adapter_source import OnDevice, Source
 from tera_jax.serve.engine.answer import Answer, require_fits
-from tera_jax.serve.engine.prepared import PreparedAdapters
+from tera_jax.serve.engine.device_adapters import DeviceAdapters
 from tera_jax.serve.engine.scheduler import Scheduler, Turn
 from tera_jax.serve.engine.slot_device import SlotDevice
 from tera_jax.serve.engine.waiting import Waiting
@@ -45,9 +45,7 @@ class Engine:
         self._device, self._source, self._config = device, source, config
         self._mesh = mesh
         self._changed = threading.Condition()
-        self._adapters = PreparedAdapters(
-            source, device.row, config.loaders, config.device_bytes, mesh
-        )
+        self._adapters = DeviceAdapters(source, device.place, config.loaders, config.device_bytes)
         self._waiting = Waiting(config.queue, 2 * config.slots, self._load)
         self._scheduler = Scheduler(device, self._waiting, config, self._changed)
         self._requests = 0
@@ -216,7 +214,7 @@ class Engine:
         if self._closing:
             raise ClosedError("the engine has been closed; send the request to another one")
 
-    def _load(self, name: str) -> Future[Prepared]:
+    def _load(self, name: str) -> Future[OnDevice]:
         future = self._adapters.start(name)
         future.add_done_callback(lambda _: self._wake())
         return future

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from tera_jax.llama.decode.slots import NO_TOKEN
@@ -132,7 +133,7 @@ class Scheduler:
     def _begin_all(self) -> list[Start]:
         """What waits into free slots: prompts of one bucket together, the others alone."""
         starts: list[Start] = []
-        groups: dict[int, list[tuple[Answer, Any]]] = {}
+        groups: dict[int, list[tuple[Answer, jax.Array | None]]] = {}
         for _ in range(self._config.prefills):
             with self._changed:
                 taken = sum(map(len, groups.values()))
@@ -140,14 +141,14 @@ class Scheduler:
             if answer is None:
                 break
             try:
-                row = self._row(answer)
+                numbers = self._numbers(answer)
                 if answer.request.echo_logprobs is not None:
-                    starts.append(self._begin_alone(answer, row))
+                    starts.append(self._begin_alone(answer, numbers))
                 elif answer.limit == 0:
                     starts.append(Start(answer, None))
                 else:
-                    length = self._device.bucket(row, len(answer.request.tokens))
-                    groups.setdefault(length, []).append((answer, row))
+                    length = self._device.bucket(numbers, len(answer.request.tokens))
+                    groups.setdefault(length, []).append((answer, numbers))
             except Exception as error:
                 if not self._fail([answer], error, starts):
                     return []
@@ -171,25 +172,25 @@ class Scheduler:
             return False
         return True
 
-    def _row(self, answer: Answer) -> Any:
-        """The prepared arrays of its adapter, which it keeps from here on."""
-        prepared = None if answer.load is None else answer.load.result()
-        answer.version, answer.load = prepared and prepared.version, None
+    def _numbers(self, answer: Answer) -> jax.Array | None:
+        """Those of its adapter, which it keeps from here on."""
+        loaded = None if answer.load is None else answer.load.result()
+        answer.version, answer.load = loaded and loaded.version, None
         self.counts["prompt_tokens"] += len(answer.request.tokens)
-        return self._device.base_row if prepared is None else prepared.row()
+        return None if loaded is None else loaded.numbers
 
-    def _begin(self, group: Sequence[tuple[Answer, Any]]) -> list[Start]:
+    def _begin(self, group: Sequence[tuple[Answer, jax.Array | None]]) -> list[Start]:
         begun = [
-            Begun(self._take_slot(answer), row, answer.request.tokens, self._settings(answer))
-            for answer, row in group
+            Begun(self._take_slot(answer), numbers, answer.request.tokens, self._settings(answer))
+            for answer, numbers in group
         ]
         answers = [answer for answer, _ in group]
         wanted = any(answer.request.sampling.logprobs is not None for answer in answers)
         first = self._device.admit(begun, wanted)
         return [Start(answer, first, place) for place, answer in enumerate(answers)]
 
-    def _begin_alone(self, answer: Answer, row: Any) -> Start:
-        begun, prompt = self._device.echo(row, answer.request.tokens)
+    def _begin_alone(self, answer: Answer, numbers: jax.Array | None) -> Start:
+        row, begun, prompt = self._device.echo(numbers, answer.request.tokens)
         if answer.limit == 0:
             return Start(answer, None, prompt=prompt)
         wanted, slot = answer.request.sampling.logprobs is not None, self._take_slot(answer)

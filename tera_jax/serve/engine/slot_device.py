@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from tera_jax.adapters.base import Adapter
 from tera_jax.llama.decode import slot_scores, slots
@@ -45,13 +46,13 @@ class Begun(NamedTuple):
 
     Attributes:
         slot: its number.
-        row: the prepared arrays of its adapter.
+        numbers: of its adapter, from :meth:`SlotDevice.place`; None for the base.
         tokens: of its prompt.
         settings: on the host.
     """
 
     slot: int
-    row: Any
+    numbers: jax.Array | None
     tokens: Sequence[int]
     settings: Settings
 
@@ -80,7 +81,7 @@ class SlotDevice:
         config: EngineConfig,
     ) -> None:
         self.model, self.adapter, self.base = model, adapter, base
-        self._config, self._layout = config, layout
+        self._config = config
         self._virtual = () if adapter is None else adapter.virtual_tokens(model.config.vocab_size)
         self._size = config.max_length + len(self._virtual)
         if self._size > model.config.max_position_embeddings:
@@ -93,7 +94,7 @@ class SlotDevice:
         most = min(MAX_LOGPROBS, model.config.vocab_size)
         self._plain = slots.make_programs(model, adapter, self._size)
         self._admit = jax.jit(
-            functools.partial(slot_programs.admit, model, adapter), donate_argnums=1
+            functools.partial(slot_programs.admit, model, adapter, layout), donate_argnums=2
         )
         self._insert = jax.jit(functools.partial(slot_programs.insert, adapter), donate_argnums=0)
         self._echo = jax.jit(
@@ -103,30 +104,28 @@ class SlotDevice:
             functools.partial(slot_scores.step, model, adapter, most), donate_argnums=1
         )
         self._first = jax.jit(functools.partial(slot_scores.scores, most=most))
-        self.base_row = None
+        mesh = jax.sharding.get_mesh()
+        self._everywhere = None if mesh.empty else NamedSharding(mesh, PartitionSpec())
+        self._base_d = self._no_numbers = None
         if adapter is not None and layout is not None:
+            self._base_d = jax.jit(functools.partial(slot_programs.make_base_d, adapter))(base)
             self._row = jax.jit(functools.partial(slot_programs.make_row, model, adapter, layout))
-            self.base_row = jax.jit(functools.partial(slot_programs.make_base_row, model, adapter))(
-                base
-            )
+            count = sum(map(math.prod, layout.shapes.values()))
+            self._no_numbers = self.place(np.zeros(count, jnp.dtype(layout.dtype)))
         self._state = self._empty()
 
-    def row(self, numbers: np.ndarray) -> Any:
-        """The prepared arrays of an adapter.
+    def place(self, numbers: np.ndarray) -> jax.Array:
+        """Those of an adapter's record (N,) on the device, or on all of the mesh. Of any thread."""
+        return jax.device_put(numbers, self._everywhere)
 
-        Args:
-            numbers: (N,), those of its record.
-        """
-        return self._row(self.base, numbers)
-
-    def bucket(self, row: Any, count: int) -> int:
+    def bucket(self, numbers: jax.Array | None, count: int) -> int:
         """The length that a prompt of so many tokens is filled up to.
 
         Args:
-            row: of its adapter, which may bring virtual tokens.
+            numbers: of its adapter, which may bring virtual tokens; None for the base.
             count: tokens of the prompt.
         """
-        given = count if row is self.base_row else count + len(self._virtual)
+        given = count if numbers is None else count + len(self._virtual)
         return next(length for length in self._lengths if length >= given)
 
     def counts(self, length: int) -> tuple[int, ...]:
@@ -141,26 +140,42 @@ class SlotDevice:
             begun: as many as :meth:`counts` has.
             scored: whether any wants the scores of its new tokens.
         """
-        filled = [self._filled(each.row, each.tokens) for each in begun]
+        filled = [self._filled(each.numbers, each.tokens) for each in begun]
+        numbers = [self._no_numbers if each.numbers is None else each.numbers for each in begun]
         settings = jax.tree.map(
             lambda *leaves: np.stack(leaves), *(each.settings for each in begun)
         )
         self._state, token_R, logits_RV = self._admit(
             self.base,
+            self._base_d,
             self._state,
             np.asarray([each.slot for each in begun], np.int32),
-            tuple(each.row for each in begun),
+            () if self._no_numbers is None else tuple(numbers),
+            np.asarray([each.numbers is None for each in begun]),
             np.concatenate([tokens_1L for tokens_1L, _ in filled]),
             np.asarray([length for _, length in filled], np.int32),
             settings,
         )
         return Output(token_R, self._first(logits_RV, token_R) if scored else None)
 
-    def echo(self, row: Any, tokens: Sequence[int]) -> tuple[Prefill, Scores]:
-        """Read a prompt and score its tokens."""
-        tokens_1L, length = self._filled(row, tokens)
+    def echo(self, numbers: jax.Array | None, tokens: Sequence[int]) -> tuple[Any, Prefill, Scores]:
+        """Read a prompt and score its tokens.
+
+        Args:
+            numbers: of its adapter; None for the base.
+            tokens: of the prompt.
+
+        Returns:
+            The prepared arrays of the adapter, and what the prompt leaves, for :meth:`insert`; and
+            the scores.
+        """
+        tokens_1L, length = self._filled(numbers, tokens)
+        row = None
+        if self._base_d is not None:
+            given = self._no_numbers if numbers is None else numbers
+            row = self._row(self.base, self._base_d, given, np.bool_(numbers is None))
         begun, scores = self._echo(self.base, row, tokens_1L, np.int32(length))
-        return begun, scores
+        return row, begun, scores
 
     def insert(
         self, slot: int, row: Any, begun: Prefill, settings: Settings, scored: bool
@@ -171,9 +186,9 @@ class SlotDevice:
         scores = self._first(begun.logits_V[None], token_1) if scored else None
         return Output(token_1, scores)
 
-    def _filled(self, row: Any, tokens: Sequence[int]) -> tuple[np.ndarray, int]:
-        given = [*tokens] if row is self.base_row else [*self._virtual, *tokens]
-        tokens_1L = np.zeros((1, self.bucket(row, len(tokens))), np.int32)
+    def _filled(self, numbers: jax.Array | None, tokens: Sequence[int]) -> tuple[np.ndarray, int]:
+        given = [*tokens] if numbers is None else [*self._virtual, *tokens]
+        tokens_1L = np.zeros((1, self.bucket(numbers, len(tokens))), np.int32)
         tokens_1L[0, : len(given)] = given
         return tokens_1L, len(given)
 
@@ -224,18 +239,14 @@ class SlotDevice:
     def warm(self) -> None:
         """Compile every program by running it."""
         settings = self.settings(Sampling(4), 4, 0, ())
-        rows = [self.base_row]
-        if self._layout is not None:
-            count = sum(map(math.prod, self._layout.shapes.values()))
-            rows.append(self.row(np.zeros(count, jnp.dtype(self._layout.dtype))))
         for length in self._lengths:
-            for row in rows:
-                tokens = [0] * (length if row is self.base_row else length - len(self._virtual))
-                for count in self.counts(length):
-                    begun = [Begun(slot, row, tokens, settings) for slot in range(count)]
-                    self.admit(begun, scored=True)
-                if self._config.echo:
-                    self.insert(0, row, self.echo(row, tokens)[0], settings, scored=True)
+            tokens = [0] * length
+            for count in self.counts(length):
+                begun = [Begun(slot, None, tokens, settings) for slot in range(count)]
+                self.admit(begun, scored=True)
+            if self._config.echo:
+                row, prompt, _ = self.echo(None, tokens)
+                self.insert(0, row, prompt, settings, scored=True)
         for sampling, scored in ((False, False), (True, False), (True, True)):
             self.step(sampling, scored)
         self.evict(0)
@@ -243,5 +254,9 @@ class SlotDevice:
         jax.block_until_ready(self._state)
 
     def _empty(self) -> SlotState:
-        given = (self.model, self.adapter, self.base_row, self._config.slots, self._size)
-        return slots.init_slots(*given, self._stops)
+        row = None
+        if self._base_d is not None:
+            given = self.base, self._base_d, self._no_numbers, np.bool_(True)
+            row = jax.eval_shape(self._row, *given)
+        sizes = self._config.slots, self._size, self._stops
+        return slots.init_slots(self.model, self.adapter, row, *sizes)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 from tera_jax import trees
 from tera_jax.adapters import bank
 from tera_jax.adapters.base import Adapter
+from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import stacking
 from tera_jax.llama.decode import slot_admission, slot_layout, slots
 from tera_jax.llama.decode.slots import SlotState
@@ -42,31 +43,67 @@ def require_layout(adapter: Adapter, params: Any, layout: Layout) -> None:
         )
 
 
-def make_base_row(model: Llama, adapter: Adapter, base: Mapping[str, Any]) -> Any:
-    """The prepared arrays of the base, laid out like those of an adapter.
+def make_base_d(adapter: Adapter, base: Mapping[str, Any]) -> Any:
+    """A ``d`` with which the adapted model is the base, on every device of a mesh.
 
     Args:
-        model: the base's.
         adapter: method and layers.
         base: ``params`` and ``frozen``.
     """
     params = stacking.stacked(base["params"])
-    return _prepared(model, adapter, base, adapter.base_d(params, base["frozen"]))
+    return slot_layout.everywhere(adapter.base_d(params, base["frozen"]))
+
+
+def make_rows(
+    model: Llama,
+    adapter: Adapter,
+    layout: Layout,
+    base: Mapping[str, Any],
+    base_d: Any,
+    numbers: Sequence[jax.Array],
+    is_base_R: jax.Array,
+) -> Any:
+    """The prepared arrays of R adapters, with an axis R (:func:`tera_jax.adapters.bank.make_rows`).
+
+    Args:
+        model: the base's.
+        adapter: method and layers.
+        layout: of the records.
+        base: ``params`` and ``frozen``.
+        base_d: of :func:`make_base_d`.
+        numbers: R times (N,), those of a record.
+        is_base_R: bool, which are the base in place of their numbers.
+    """
+    params = stacking.stacked(base["params"])
+    each_d = [
+        jax.tree.map(
+            lambda own, other, row=row: jnp.where(is_base_R[row], own, other),
+            base_d,
+            _d(adapter, params, layout, numbers_N),
+        )
+        for row, numbers_N in enumerate(numbers)
+    ]
+    return slot_layout.everywhere(
+        bank.make_rows(adapter, params, base["frozen"], each_d, dtype=model.dtype)
+    )
 
 
 def make_row(
-    model: Llama, adapter: Adapter, layout: Layout, base: Mapping[str, Any], numbers_N: jax.Array
+    model: Llama,
+    adapter: Adapter,
+    layout: Layout,
+    base: Mapping[str, Any],
+    base_d: Any,
+    numbers_N: jax.Array,
+    is_base: jax.Array,
 ) -> Any:
-    """The prepared arrays of an adapter.
+    """:func:`make_rows` of one adapter, without an axis R."""
+    rows_1 = make_rows(model, adapter, layout, base, base_d, [numbers_N], is_base[None])
+    return at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), rows_1)
 
-    Args:
-        model: the base's.
-        adapter: method and layers.
-        layout: of the record.
-        base: ``params`` and ``frozen``.
-        numbers_N: those of the record.
-    """
-    params = stacking.stacked(base["params"])
+
+def _d(adapter: Adapter, params: Any, layout: Layout, numbers_N: jax.Array) -> Any:
+    """The collection that a record holds."""
     ends = np.cumsum([math.prod(shape) for shape in layout.shapes.values()]).tolist()
     end_of = dict(zip(layout.shapes, ends, strict=True))
 
@@ -74,15 +111,7 @@ def make_row(
         end = end_of[trees.name(path)]
         return numbers_N[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
 
-    d = jax.tree.map_with_path(part, adapter.abstract_d(params))
-    return _prepared(model, adapter, base, d)
-
-
-def _prepared(model: Llama, adapter: Adapter, base: Mapping[str, Any], d: Any) -> Any:
-    params = stacking.stacked(base["params"])
-    return slot_layout.everywhere(
-        bank.make_row(adapter, params, base["frozen"], d, dtype=model.dtype)
-    )
+    return jax.tree.map_with_path(part, adapter.abstract_d(params))
 
 
 def seeded(program: Callable[..., _Result]) -> Callable[..., _Result]:
@@ -105,7 +134,24 @@ def seeded(program: Callable[..., _Result]) -> Callable[..., _Result]:
     return run
 
 
-admit = seeded(slot_admission.admit)
+@seeded
+def admit(
+    model: Llama,
+    adapter: Adapter | None,
+    layout: Layout | None,
+    base: Mapping[str, Any],
+    base_d: Any,
+    state: SlotState,
+    slot_R: jax.Array,
+    numbers: Sequence[jax.Array],
+    is_base_R: jax.Array,
+    *given: Any,
+) -> tuple[SlotState, jax.Array, jax.Array]:
+    """:func:`.slot_admission.admit` of adapters that come as the numbers of their records."""
+    row_R = None
+    if adapter is not None and layout is not None:
+        row_R = make_rows(model, adapter, layout, base, base_d, numbers, is_base_R)
+    return slot_admission.admit(model, adapter, base, state, slot_R, row_R, *given)
 
 
 @seeded

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from tera_jax.serve.engine.adapter_source import Prepared
+from tera_jax.serve.engine.adapter_source import OnDevice
 from tera_jax.serve.engine.answer import Answer
 from tera_jax.serve.requests import BusyError
 
@@ -23,7 +23,7 @@ class Waiting:
         load: starts to read an adapter.
     """
 
-    def __init__(self, most: int, ahead: int, load: Callable[[str], Future[Prepared]]) -> None:
+    def __init__(self, most: int, ahead: int, load: Callable[[str], Future[OnDevice]]) -> None:
         self._most, self._ahead, self._load = most, ahead, load
         self._answers: dict[Answer, None] = {}
 

@@ -17,7 +17,7 @@ from tera_jax.serve.http.service import Service
 _FLUSH_SECONDS = 5
 """In which what was answered goes out to slow clients, when the server ends."""
 _BACKLOG = 2048
-_SWITCH_SECONDS = 0.001
+_SWITCH_SECONDS = 0.0002
 """For which the event loop keeps the interpreter from the engine's thread, at most."""
 
 

@@ -2,13 +2,13 @@
 
 import threading
 
+import jax
 import numpy as np
 import pytest
 
 from tera_jax.serve.engine.adapter_source import Flat, Given
-from tera_jax.serve.engine.prepared import PreparedAdapters
+from tera_jax.serve.engine.device_adapters import DeviceAdapters
 from tera_jax.serve.requests import UnknownAdapterError
-from tera_jax.sharding import make_mesh
 
 
 class Versions(Given):
@@ -22,8 +22,8 @@ class Versions(Given):
 
 
 @pytest.fixture
-def made():
-    """What is prepared, by which thread."""
+def placed():
+    """By which thread each adapter was put on the device."""
     return []
 
 
@@ -33,43 +33,40 @@ def source():
 
 
 @pytest.fixture
-def adapters(source, made):
-    def row(numbers):
-        made.append(threading.current_thread())
-        return {"d": 2 * numbers}
+def adapters(source, placed):
+    def place(numbers):
+        placed.append(threading.current_thread())
+        return jax.device_put(numbers)
 
-    found = PreparedAdapters(source, row, threads=2, most=1 << 20)
+    found = DeviceAdapters(source, place, threads=2, most=1 << 20)
     yield found
     found.close()
 
 
-def test_another_thread_prepares_each_version_once(adapters, source, made):
+def test_another_thread_puts_each_version_on_the_device_once(adapters, source, placed):
     first, second = (adapters.start("ana").result() for _ in range(2))
     assert first.version == 1
-    assert first.row() is second.row()
-    np.testing.assert_array_equal(first.row()["d"], np.full(4, 2.0))
-    (thread,) = made
+    assert first.numbers is second.numbers
+    np.testing.assert_array_equal(first.numbers, np.ones(4))
+    (thread,) = placed
     assert thread is not threading.current_thread()
     source.version = 2
     third = adapters.start("ana").result()
     assert third.version == 2
-    assert len(made) == 2
-    np.testing.assert_array_equal(third.row()["d"], np.full(4, 4.0))
+    assert len(placed) == 2
+    np.testing.assert_array_equal(third.numbers, np.full(4, 2.0))
 
 
-def test_on_several_devices_the_thread_that_takes_it_prepares_it(source, made):
-    """Programs of two threads could reach the devices in different orders."""
+def test_what_does_not_fit_is_put_there_again(source, placed):
+    def place(numbers):
+        placed.append(numbers)
+        return jax.device_put(numbers)
 
-    def row(numbers):
-        made.append(threading.current_thread())
-        return {"d": numbers}
-
-    found = PreparedAdapters(source, row, threads=2, most=1 << 20, mesh=make_mesh(2, 1, 1))
+    found = DeviceAdapters(source, place, threads=1, most=0)
     first, second = (found.start("ana").result() for _ in range(2))
-    assert not made
-    assert first.row() is second.row()
-    assert made == [threading.current_thread()]
     found.close()
+    assert first.numbers is not second.numbers
+    assert len(placed) == 2
 
 
 def test_what_is_not_there_is_an_error_of_the_result(adapters):
