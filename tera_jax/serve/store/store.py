@@ -29,7 +29,7 @@ from tera_jax.serve.store.record import DType, Layout
 
 FILE = "store.json"
 FORMAT = "tera-jax-store"
-VERSION = 1
+VERSION = 2
 SHARD_ROWS = 1024
 """Records of a shard's file, by default."""
 _SHARDS = "shards"

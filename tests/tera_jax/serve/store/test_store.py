@@ -164,7 +164,7 @@ def test_a_directory_with_other_things_is_left_alone(tmp_path, store):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "x"}, "format and version 'x' 1"),
+        ({"format": "x"}, "format and version 'x' 2"),
         ({"dtype": "int8"}, "dtype"),
         ({"shapes": {"a": [0]}}, "arrays with entries"),
         ({"shard_rows": 0}, "shard_rows"),
