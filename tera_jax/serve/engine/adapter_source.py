@@ -47,6 +47,9 @@ class Source(Protocol):
     def has(self, name: str) -> bool:
         """Whether there is an adapter of this name."""
 
+    def version(self, name: str) -> int | None:
+        """Which the name has now; None for a name that is not there, or where there is no store."""
+
     def load(self, name: str) -> Flat:
         """The adapter as it is now.
 
@@ -78,6 +81,11 @@ class Given:
     def has(self, name: str) -> bool:
         """Whether there is an adapter of this name."""
         return name in self._adapters
+
+    def version(self, name: str) -> int | None:
+        """None, for there is no store."""
+        del name
+        return None
 
     def load(self, name: str) -> Flat:
         """The adapter.
@@ -122,7 +130,11 @@ class Stored:
 
     def has(self, name: str) -> bool:
         """Whether there is an adapter of this name."""
-        return self._store.version(name) is not None
+        return self.version(name) is not None
+
+    def version(self, name: str) -> int | None:
+        """Which the name has now; None for a name that is not there."""
+        return self._store.version(name)
 
     def load(self, name: str) -> Flat:
         """The adapter as the store has it now.

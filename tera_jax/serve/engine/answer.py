@@ -55,6 +55,7 @@ class Answer:
         self.load: Future[OnDevice] | None = None
         self.version: int | None = None
         self.slot: int | None = None
+        self.started = 0
         self.count = 0
         self.ended = False
         self._listener, self._leave = listener, leave

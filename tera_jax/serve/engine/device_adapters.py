@@ -24,22 +24,32 @@ class DeviceAdapters:
         place: puts a record's numbers on the device.
         threads: that read and put.
         most: bytes in device memory.
+
+    Attributes:
+        hits: adapters that were on the device.
     """
 
     def __init__(
         self, source: Source, place: Callable[[np.ndarray], jax.Array], threads: int, most: int
     ) -> None:
         self._source, self._place = source, place
-        self._kept: LRU[jax.Array] = LRU(most)
+        self._kept: LRU[OnDevice] = LRU(most)
+        self.hits = 0
         self._threads = ThreadPoolExecutor(threads, "tera-jax-load")
 
     def start(self, name: str) -> Future[OnDevice]:
-        """Read an adapter and put it on the device, in another thread.
+        """Read an adapter and put it on the device, in another thread where it is not there yet.
 
-        The result raises ``UnknownAdapterError`` when there is none of this name, and
-        ``ValueError`` when it is damaged.
+        One thread at a time may call it. The result raises ``UnknownAdapterError`` when there is no
+        adapter of this name, and ``ValueError`` when it is damaged.
         """
-        return self._threads.submit(self._load, name)
+        kept = self._kept.get(name)
+        if kept is None or kept.version != self._source.version(name):
+            return self._threads.submit(self._load, name)
+        self.hits += 1
+        found: Future[OnDevice] = Future()
+        found.set_result(kept)
+        return found
 
     def close(self) -> None:
         """Begin nothing more, and wait for what has begun."""
@@ -47,8 +57,6 @@ class DeviceAdapters:
 
     def _load(self, name: str) -> OnDevice:
         found = self._source.load(name)
-        key = name, found.version
-        if (numbers := self._kept.get(key)) is None:
-            numbers = self._place(found.numbers)
-            self._kept.put(key, numbers, numbers.nbytes)
-        return OnDevice(found.version, numbers)
+        made = OnDevice(found.version, self._place(found.numbers))
+        self._kept.put(name, made, made.numbers.nbytes)
+        return made

@@ -184,7 +184,7 @@ class Engine:
                 slots=self.slots,
                 active=len(self._scheduler.answers),
                 waiting=len(self._waiting),
-                store_hits=self._source.hits,
+                store_hits=self._source.hits + self._adapters.hits,
                 store_misses=self._source.misses,
                 host_bytes=self._source.host_bytes,
                 requests=self._requests,
@@ -216,7 +216,8 @@ class Engine:
 
     def _load(self, name: str) -> Future[OnDevice]:
         future = self._adapters.start(name)
-        future.add_done_callback(lambda _: self._wake())
+        if not future.done():
+            future.add_done_callback(lambda _: self._wake())
         return future
 
     def _wake(self) -> None:

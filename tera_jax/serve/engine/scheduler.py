@@ -7,7 +7,7 @@ for the host. A turn keeps which request had which slot: a slot may have another
 import logging
 import secrets
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,13 @@ class Start(NamedTuple):
 
 
 class Turn(NamedTuple):
-    """What the device computes for a turn: requests that begin, and a step of those in slots."""
+    """What the device computes for a turn: requests that begin, and a step of those in slots.
+
+    Attributes:
+        starts: the requests that begin.
+        answers: those that the step gives a token, by slot.
+        step: its tokens; None where nobody is to have one.
+    """
 
     starts: list[Start]
     answers: dict[int, Answer]
@@ -92,7 +98,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether a turn would do anything."""
-        if self.answers or self._leaving or (self._all_leave and self._waiting):
+        if self._due() or self._leaving or (self._all_leave and self._waiting):
             return True
         return self._waiting.first(bool(self._free)) is not None
 
@@ -106,9 +112,10 @@ class Scheduler:
         starts = self._begin_all()
         turn = None
         try:
-            step = self._step() if self.answers else None
+            due = self._due()
+            step = self._step(due) if due else None
             if starts or step is not None:
-                turn = Turn(starts, dict(self.answers), step)
+                turn = Turn(starts, due, step)
             if last is not None:
                 self._read(last)
         except Exception as error:
@@ -201,6 +208,7 @@ class Scheduler:
         with self._changed:
             slot = answer.slot = self._free.pop()
             self.answers[slot] = answer
+        answer.started = 1
         return slot
 
     def _settings(self, answer: Answer) -> Any:
@@ -208,12 +216,19 @@ class Scheduler:
         seed = secrets.randbits(64) if sampling.seed is None else sampling.seed
         return self._device.settings(sampling, answer.limit, seed, answer.stops)
 
-    def _step(self) -> Output:
-        asked = [answer.request.sampling for answer in self.answers.values()]
+    def _due(self) -> dict[int, Answer]:
+        """Those in slots that are to have more tokens than are on their way."""
+        return {slot: each for slot, each in self.answers.items() if each.started < each.limit}
+
+    def _step(self, due: Mapping[int, Answer]) -> Output:
+        asked = [answer.request.sampling for answer in due.values()]
         scored = any(sampling.logprobs is not None for sampling in asked)
         sampling = any(sampling.temperature > 0 for sampling in asked)
         self.counts["steps"] += 1
-        return self._device.step(sampling, scored)
+        output = self._device.step(sampling, scored)
+        for answer in due.values():
+            answer.started += 1
+        return output
 
     def _read(self, turn: Turn) -> None:
         """Send the tokens of a turn, whose requests may have ended meanwhile."""

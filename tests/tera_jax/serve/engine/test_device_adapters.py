@@ -14,11 +14,14 @@ from tera_jax.serve.requests import UnknownAdapterError
 class Versions(Given):
     """A source with one name, whose version a test changes."""
 
-    version = 1
+    now = 1
+
+    def version(self, name):
+        return self.now
 
     def load(self, name):
-        numbers = self.version * super().load(name).numbers
-        return Flat(self.version, numbers)
+        numbers = self.now * super().load(name).numbers
+        return Flat(self.now, numbers)
 
 
 @pytest.fixture
@@ -50,11 +53,18 @@ def test_another_thread_puts_each_version_on_the_device_once(adapters, source, p
     np.testing.assert_array_equal(first.numbers, np.ones(4))
     (thread,) = placed
     assert thread is not threading.current_thread()
-    source.version = 2
+    assert (source.hits, adapters.hits) == (1, 1)
+    source.now = 2
     third = adapters.start("ana").result()
     assert third.version == 2
     assert len(placed) == 2
     np.testing.assert_array_equal(third.numbers, np.full(4, 2.0))
+
+
+def test_what_is_on_the_device_needs_no_thread(adapters):
+    adapters.start("ana").result()
+    adapters.close()
+    assert adapters.start("ana").done()
 
 
 def test_what_does_not_fit_is_put_there_again(source, placed):

@@ -106,6 +106,15 @@ def test_log_probabilities_are_those_of_the_model(engine):
     assert [t.logprob for t in alone.wait().prompt_logprobs] == [t.logprob for t in echo]
 
 
+@pytest.mark.parametrize("tokens", [1, 4])
+def test_no_step_is_started_for_what_is_to_end(engine, tokens):
+    before = engine.stats().steps
+    Client(engine, [20, 21], "n1", max_tokens=tokens, ignore_eos=True).wait()
+    while (now := engine.stats()).active:
+        pass
+    assert now.steps - before == tokens - 1
+
+
 def test_an_answer_ends_with_the_adapter_that_it_began_with(engine, store):
     prompt, old = [30, 31], store.version("n5")
 
