@@ -25,9 +25,19 @@ def d(adapter: Any, params: Any, frozen: Any) -> Any:
     return _d(adapter)(params, frozen)
 
 
+def logits(model: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+    """Those of a model by itself."""
+    return _logits(model)(params, *args, **kwargs)
+
+
+def adapted_logits(adapter: Any, model: Any, variables: Any, *args: Any) -> Any:
+    """Those of a model with an adapter."""
+    return _adapted_logits(adapter, model)(variables, *args)
+
+
 def forget() -> None:
     """Trace anew: for a test that changes functions, and after it."""
-    for function in (_params, _frozen, _d):
+    for function in (_params, _frozen, _d, _logits, _adapted_logits):
         function.cache_clear()
 
 
@@ -44,3 +54,13 @@ def _frozen(adapter: Any) -> Callable[..., Any]:
 @functools.cache
 def _d(adapter: Any) -> Callable[..., Any]:
     return jax.jit(lambda params, frozen: adapter.init_d(params, frozen))
+
+
+@functools.cache
+def _logits(model: Any) -> Callable[..., Any]:
+    return jax.jit(lambda params, *args, **kw: model.apply({"params": params}, *args, **kw)[0])
+
+
+@functools.cache
+def _adapted_logits(adapter: Any, model: Any) -> Callable[..., Any]:
+    return jax.jit(lambda variables, *args: adapter.apply(model, variables, *args)[0])

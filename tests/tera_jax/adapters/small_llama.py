@@ -41,11 +41,11 @@ def made(method, config, targets, variant="scan"):
 
 
 def adapted(adapter, model, variables, tokens_BL):
-    return jax.jit(lambda v: adapter.apply(model, v, tokens_BL)[0])(variables)
+    return initial.adapted_logits(adapter, model, variables, tokens_BL)
 
 
 def plain(model, params, tokens_BL):
-    return jax.jit(lambda p: model.apply({"params": p}, tokens_BL)[0])(params)
+    return initial.logits(model, params, tokens_BL)
 
 
 def loss(logits_BLV, tokens_BL):

@@ -119,9 +119,9 @@ def test_merged_weights_do_what_the_adapted_model_does(name):
         with pytest.raises(NotMergeableError):
             adapter.merge(v)
         return
-    adapted, _ = jax.jit(lambda v: adapter.apply(model, v, tokens_BL))(v)
-    merged, _ = jax.jit(model.apply)({"params": jax.jit(adapter.merge)(v)}, tokens_BL)
-    base, _ = jax.jit(model.apply)({"params": v["params"]}, tokens_BL)
+    adapted = initial.adapted_logits(adapter, model, v, tokens_BL)
+    merged = initial.logits(model, jax.jit(adapter.merge)(v), tokens_BL)
+    base = initial.logits(model, v["params"], tokens_BL)
     np.testing.assert_allclose(adapted, merged, atol=2e-5 * np.ptp(base), rtol=1e-4)
     assert np.abs(adapted - base).max() > 1e-2 * np.ptp(base)
 
@@ -154,8 +154,7 @@ def test_dropout_needs_a_key_and_changes_with_it(name):
         return dropping.apply(model, v, tokens_BL, rngs={"dropout": key})[0]
 
     without, expected = (
-        jax.jit(lambda v, each=each: each.apply(model, v, tokens_BL)[0])(v)
-        for each in (dropping, adapter)
+        initial.adapted_logits(each, model, v, tokens_BL) for each in (dropping, adapter)
     )
     np.testing.assert_allclose(without, expected, atol=1e-5)
     one, two = with_key(jax.random.key(1)), with_key(jax.random.key(2))

@@ -57,9 +57,11 @@ class Gathered(LinearMethod):
         return x @ a_IR @ b_RO
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(methods.TABLE, "gathered", Gathered)
+@pytest.fixture(autouse=True, scope="module")
+def registered():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(methods.TABLE, "gathered", Gathered)
+        yield
 
 
 def made(variant="scan", own=False):

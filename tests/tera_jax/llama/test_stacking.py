@@ -1,3 +1,4 @@
+import functools
 import re
 
 import jax
@@ -10,17 +11,18 @@ from benchmarks.steps import TINY, random_batch
 from tera_jax import adapt, sharding
 from tera_jax.llama import Llama, LlamaConfig, stacking
 from tera_jax.llama.sharding import parameter_shardings
+from tests import initial
 from tests.marks import quick_only
 from train.training.steps.step import init_state, make_train_step
 
 CONFIG = LlamaConfig.from_hf(TINY)
 BATCH = random_batch(8, 16, CONFIG.vocab_size)
+OPTIMIZER = optax.adam(1e-3)
 
 
 @pytest.fixture
 def params():
-    model, tokens_BL = Llama(CONFIG), jnp.zeros((1, 2), jnp.int32)
-    return jax.jit(model.init)(jax.random.key(0), tokens_BL)["params"]
+    return initial.params(Llama(CONFIG), jnp.zeros((1, 2), jnp.int32))
 
 
 def copy(params):
@@ -73,8 +75,8 @@ def assert_laid_out(array, wanted):
 def test_unrolled_steps_are_those_of_the_loop(params, method, remat):
     found = []
     for unroll in (False, True):
-        state, lowered, given = lower(copy(params), method, remat, unroll)
-        step, losses = lowered.compile(), []
+        _, _, state, given = begin(copy(params), method, remat, unroll)
+        step, losses = program(method, remat, unroll), []
         for _ in range(3):
             state, metrics = step(state, *given, BATCH)
             losses.append(float(metrics.loss))
@@ -87,35 +89,42 @@ def test_unrolled_steps_are_those_of_the_loop(params, method, remat):
     )
 
 
-def lower(params, method, remat, unroll):
-    mesh = sharding.make_mesh(1, 1, 1)
+def begin(params, method, remat, unroll):
+    """The model, the adapter, the state at step 0 and the other arguments of a step."""
     model = Llama(CONFIG, remat=remat, unroll=unroll)
-    adapter, optimizer = adapt(model, jnp.zeros((1, 2), jnp.int32), method=method), optax.adam(1e-3)
-    frozen = adapter.init_frozen(params)
-    state = init_state(copy(adapter.init_d(params, frozen)), optimizer)
-    params = stacking.split(params) if unroll else params
+    adapter = adapt(model, jnp.zeros((1, 2), jnp.int32), method=method)
+    frozen = initial.frozen(adapter, params)
+    state = init_state(copy(initial.d(adapter, params, frozen)), OPTIMIZER)
+    return model, adapter, state, (stacking.split(params) if unroll else params, frozen)
+
+
+@functools.cache
+def program(method, remat, unroll):
+    """A step, compiled once for all tests."""
+    params = initial.params(Llama(CONFIG), jnp.zeros((1, 2), jnp.int32))
+    model, adapter, state, given = begin(params, method, remat, unroll)
+    mesh = sharding.make_mesh(1, 1, 1)
     with jax.set_mesh(mesh):
-        step = make_train_step(model, adapter, optimizer, mesh, params, state)
-        return state, step.lower(state, params, frozen, BATCH), (params, frozen)
+        step = make_train_step(model, adapter, OPTIMIZER, mesh, given[0], state)
+        return step.lower(state, *given, BATCH).compile()
 
 
 def test_no_stack_of_kernels_is_made_of_a_list(params):
     """XLA sees through it; in a loop it stays."""
 
     def stacks(unroll):
-        _, lowered, _ = lower(copy(params), "tera", "dots", unroll)
+        text = program("tera", "dots", unroll).as_text()
         shape = ",".join(map(str, params["layers"]["mlp"]["up_proj"]["kernel"].shape))
-        return len(re.findall(rf"f32\[{shape}\]", lowered.compile().as_text()))
+        return len(re.findall(rf"f32\[{shape}\]", text))
 
     assert stacks(unroll=True) == 0
     assert stacks(unroll=False) > 0
 
 
-def test_rematerialisation_saves_memory_in_a_loop(params):
+def test_rematerialisation_saves_memory_in_a_loop():
     """Unrolled, what is kept is up to XLA's schedule, which on a CPU keeps all."""
 
     def bytes_(remat):
-        _, lowered, _ = lower(copy(params), "tera", remat, unroll=False)
-        return lowered.compile().memory_analysis().temp_size_in_bytes
+        return program("tera", remat, unroll=False).memory_analysis().temp_size_in_bytes
 
     assert bytes_("full") < bytes_("dots") < bytes_("none")

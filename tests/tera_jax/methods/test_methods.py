@@ -59,6 +59,12 @@ def site_of(name, shape):
 
 
 @functools.cache
+def compiled(method, name):
+    """A function of a method on one layer, traced once for all tests."""
+    return jax.jit(getattr(method, name))
+
+
+@functools.cache
 def made(name, shape, dtype=jnp.float32):
     """The method, its arrays at step 0 and perturbed, a kernel and inputs."""
     entry = TABLE[name.split()[0]]
@@ -67,7 +73,7 @@ def made(name, shape, dtype=jnp.float32):
     random = np.random.default_rng(0)
     kernel = jnp.asarray(random.standard_normal(site.kernel_shape) / 6, dtype)
     x = jnp.asarray(random.standard_normal((3, 5, site.kernel_shape[0])), dtype)
-    frozen = jax.jit(method.init_frozen)(seed_key(0), kernel)
+    frozen = compiled(method, "init_frozen")(seed_key(0), kernel)
     d = jax.jit(method.init_d)(seed_key(1), kernel, frozen)
     moved = jax.tree.map(
         lambda v: v + jnp.asarray(0.3 * random.standard_normal(v.shape), v.dtype), d
@@ -95,7 +101,7 @@ def product(x, kernel):
 @pytest.mark.parametrize(("name", "shape"), quick_only(QUICK_LAYERS, LAYERS, names=2))
 def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
     method, frozen, _, moved, kernel, x = made(name, shape, dtype)
-    y = jax.jit(method.apply)(frozen, moved, kernel, x, None)
+    y = compiled(method, "apply")(frozen, moved, kernel, x, None)
     assert y.dtype == dtype
     bound = 2e-5 if dtype == jnp.float32 else 3e-2
     assert relative(y, product(x, kernel)) > 2 * bound  # the perturbation is seen
@@ -103,7 +109,7 @@ def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
         with pytest.raises(NotMergeableError):
             method.merge(frozen, moved, kernel)
         return
-    merged = jax.jit(method.merge)(frozen, moved, kernel)
+    merged = compiled(method, "merge")(frozen, moved, kernel)
     assert (merged.dtype, merged.shape) == (kernel.dtype, kernel.shape)
     within(relative(y, product(x, merged)), bound)
 
@@ -112,7 +118,7 @@ def test_apply_is_the_product_with_the_merged_kernel(name, shape, dtype):
 @pytest.mark.parametrize(("name", "shape"), quick_only(QUICK_LAYERS, LAYERS, names=2))
 def test_at_step_0_the_model_is_the_base(name, shape, dtype):
     method, frozen, d, _, kernel, x = made(name, shape, dtype)
-    y = jax.jit(method.apply)(frozen, d, kernel, x, None)
+    y = compiled(method, "apply")(frozen, d, kernel, x, None)
     change = relative(y, product(x, kernel))
     if name in NOT_IDENTITY:
         assert change > 1e-3
@@ -120,7 +126,7 @@ def test_at_step_0_the_model_is_the_base(name, shape, dtype):
     rounding = 1e-6 if dtype == jnp.float32 else 1e-2
     within(change, rounding)
     if name not in ROUNDED | NOT_MERGEABLE:
-        within(relative(jax.jit(method.merge)(frozen, d, kernel), kernel), rounding)
+        within(relative(compiled(method, "merge")(frozen, d, kernel), kernel), rounding)
 
 
 @pytest.mark.parametrize("name", KERNEL_METHODS)
@@ -128,13 +134,13 @@ def test_trainable_arrays_are_float32_and_each_changes_the_output(name):
     method, frozen, d, moved, kernel, x = made(name, "gqa")
     chex.assert_type(jax.tree.leaves(d), jnp.float32)
     chex.assert_tree_all_finite((frozen, d))
-    apply = jax.jit(lambda d: method.apply(frozen, d, kernel, x, None))
-    y = apply(moved)
+    apply = compiled(method, "apply")
+    y = apply(frozen, moved, kernel, x, None)
     leaves, tree = jax.tree.flatten(moved)
     for i, leaf in enumerate(leaves):
         change = 0.3 * jnp.cos(jnp.arange(leaf.size).reshape(leaf.shape))  # not one for all logits
         other = jax.tree.unflatten(tree, [*leaves[:i], leaf + change, *leaves[i + 1 :]])
-        assert not np.allclose(apply(other), y, atol=1e-5)
+        assert not np.allclose(apply(frozen, other, kernel, x, None), y, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +155,7 @@ def test_the_rank_of_the_change_is_at_most_and_can_be_what_the_method_says(name,
     method, frozen, d, moved, kernel, _ = made(name, shape)
     with jax.enable_x64(True):
         frozen, d, moved, kernel = widened((frozen, d, moved, kernel))
-        merged = jax.jit(method.merge)(frozen, moved, kernel)
+        merged = compiled(method, "merge")(frozen, moved, kernel)
         change = np.asarray(merged) - np.asarray(kernel)
     tolerance = 1e-9 * np.linalg.norm(change, 2)
     found = np.linalg.matrix_rank(change, tolerance)
@@ -174,7 +180,7 @@ def test_gradients_equal_finite_differences_in_float64(name):
 @pytest.mark.parametrize("name", KERNEL_METHODS)
 def test_frozen_arrays_regenerate_where_the_method_says_so(name):
     method, frozen, _, _, kernel, _ = made(name, "gqa")
-    other = jax.jit(method.init_frozen)(seed_key(0), 2 * kernel)
+    other = compiled(method, "init_frozen")(seed_key(0), 2 * kernel)
     chex.assert_trees_all_equal_shapes_and_dtypes(other, frozen)
     if method.regenerates:
         chex.assert_trees_all_equal(other, frozen)

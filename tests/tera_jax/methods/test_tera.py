@@ -110,8 +110,10 @@ def test_delta_w_changes_with_every_d(text, structure):
     d = random_d(scheme)
     update = delta_w(frozen, d, scheme)
     for i in range(scheme.order):
-        other = [*d[:i], d[i].at[0].add(0.5), *d[i + 1 :]]
-        assert not jnp.allclose(delta_w(frozen, other, scheme), update)
+        moved = np.array(d[i])
+        moved[0] += 0.5
+        other = [*d[:i], moved, *d[i + 1 :]]
+        assert not np.allclose(delta_w(frozen, other, scheme), update)
 
 
 @pytest.mark.parametrize(
