@@ -38,6 +38,7 @@ class Answer:
         listener: of its tokens.
         config: of the engine.
         leave: called when the request is cancelled.
+        newest: the version of its adapter when it was submitted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Answer:
         listener: Listener,
         config: EngineConfig,
         leave: Callable[["Answer"], None],
+        newest: int | None = None,
     ) -> None:
         sampling, room = request.sampling, config.max_length - len(request.tokens)
         self.request = request
@@ -53,6 +55,7 @@ class Answer:
         ends = () if sampling.ignore_eos else config.eos_ids
         self.stops = tuple({*sampling.stop_ids, *ends})
         self.load: Future[OnDevice] | None = None
+        self.newest = newest
         self.version: int | None = None
         self.slot: int | None = None
         self.started = 0
