@@ -74,14 +74,15 @@ class Answer:
         """Whether its adapter is there, or will not come."""
         return self.request.adapter is None or (self.load is not None and self.load.done())
 
-    def echo(self, scores: HostScores) -> None:
+    def echo(self, scores: HostScores, before: int = 0) -> None:
         """Keep the scores of the prompt for the end.
 
         Args:
-            scores: of the prompt's tokens from the second one on, in order.
+            scores: of what the model read, from its second token on, in order.
+            before: virtual tokens that it read before the prompt.
         """
         tokens, most = self.request.tokens, self.request.echo_logprobs or 0
-        rest = (scores.token(n, id_, most) for n, id_ in enumerate(tokens[1:]))
+        rest = (scores.token(n, id_, most) for n, id_ in enumerate(tokens[1:], before))
         self._prompt = (Token(tokens[0]), *rest)
 
     def add(self, id_: int, scores: HostScores | None, place: int) -> Reason | None:

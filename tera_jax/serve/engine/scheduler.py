@@ -234,7 +234,8 @@ class Scheduler:
         """Send the tokens of a turn, whose requests may have ended meanwhile."""
         for answer, first, place, prompt in turn.starts:
             if prompt is not None:
-                answer.echo(_on_host(prompt))
+                is_base = answer.request.adapter is None
+                answer.echo(_on_host(prompt), 0 if is_base else self._device.virtual_tokens)
             if first is None:
                 self._end(answer, "length")
             else:
