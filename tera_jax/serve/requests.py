@@ -204,6 +204,10 @@ class Engine(Protocol):
     def vocabulary(self) -> int:
         """Tokens of the model: ids are below it."""
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: after :meth:`close`, or when it has stopped."""
+
     def submit(self, request: Request, listener: Listener) -> Ticket:
         """Take a request, and return at once.
 

@@ -38,6 +38,7 @@ class Answer:
         listener: of its tokens.
         config: of the engine.
         leave: called when the request is cancelled.
+        newest: the version of its adapter when it was submitted.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Answer:
         listener: Listener,
         config: EngineConfig,
         leave: Callable[["Answer"], None],
+        newest: int | None = None,
     ) -> None:
         sampling, room = request.sampling, config.max_length - len(request.tokens)
         self.request = request
@@ -53,6 +55,7 @@ class Answer:
         ends = () if sampling.ignore_eos else config.eos_ids
         self.stops = tuple({*sampling.stop_ids, *ends})
         self.load: Future[OnDevice] | None = None
+        self.newest = newest
         self.version: int | None = None
         self.slot: int | None = None
         self.started = 0
@@ -71,14 +74,15 @@ class Answer:
         """Whether its adapter is there, or will not come."""
         return self.request.adapter is None or (self.load is not None and self.load.done())
 
-    def echo(self, scores: HostScores) -> None:
+    def echo(self, scores: HostScores, before: int = 0) -> None:
         """Keep the scores of the prompt for the end.
 
         Args:
-            scores: of the prompt's tokens from the second one on, in order.
+            scores: of what the model read, from its second token on, in order.
+            before: virtual tokens that it read before the prompt.
         """
         tokens, most = self.request.tokens, self.request.echo_logprobs or 0
-        rest = (scores.token(n, id_, most) for n, id_ in enumerate(tokens[1:]))
+        rest = (scores.token(n, id_, most) for n, id_ in enumerate(tokens[1:], before))
         self._prompt = (Token(tokens[0]), *rest)
 
     def add(self, id_: int, scores: HostScores | None, place: int) -> Reason | None:

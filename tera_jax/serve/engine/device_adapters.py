@@ -37,14 +37,19 @@ class DeviceAdapters:
         self.hits = 0
         self._threads = ThreadPoolExecutor(threads, "tera-jax-load")
 
-    def start(self, name: str) -> Future[OnDevice]:
+    def start(self, name: str, version: int | None) -> Future[OnDevice]:
         """Read an adapter and put it on the device, in another thread where it is not there yet.
 
-        One thread at a time may call it. The result raises ``UnknownAdapterError`` when there is no
-        adapter of this name, and ``ValueError`` when it is damaged.
+        One thread at a time may call it, and waits for no file. The result raises
+        ``UnknownAdapterError`` when there is no adapter of this name, and ``ValueError`` when it is
+        damaged.
+
+        Args:
+            name: of the adapter.
+            version: which the name had lately. Another one on the device is not taken.
         """
         kept = self._kept.get(name)
-        if kept is None or kept.version != self._source.version(name):
+        if kept is None or kept.version != version:
             return self._threads.submit(self._load, name)
         self.hits += 1
         found: Future[OnDevice] = Future()
@@ -57,6 +62,9 @@ class DeviceAdapters:
 
     def _load(self, name: str) -> OnDevice:
         found = self._source.load(name)
+        kept = self._kept.get(name)
+        if kept is not None and kept.version == found.version:  # another request came before
+            return kept
         made = OnDevice(found.version, self._place(found.numbers))
         self._kept.put(name, made, made.numbers.nbytes)
         return made

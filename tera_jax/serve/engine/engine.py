@@ -148,6 +148,11 @@ class Engine:
         """Tokens of the model: ids are below it."""
         return self._device.model.config.vocab_size
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: after :meth:`close`, or when it has stopped."""
+        return self._closing
+
     def submit(self, request: Request, listener: Listener) -> Answer:
         """Take a request; :meth:`tera_jax.serve.requests.Engine.submit`.
 
@@ -159,9 +164,8 @@ class Engine:
         """
         self._require_open()
         require_fits(request, self._config, self.vocabulary)
-        if request.adapter is not None and not self.has_adapter(request.adapter):
-            raise UnknownAdapterError(f"no adapter {request.adapter!r}; see the list of adapters")
-        answer = Answer(request, listener, self._config, self._scheduler.leave)
+        newest = None if request.adapter is None else self._newest(request.adapter)
+        answer = Answer(request, listener, self._config, self._scheduler.leave, newest)
         with self._changed:
             self._require_open()
             self._waiting.add(answer)
@@ -214,8 +218,15 @@ class Engine:
         if self._closing:
             raise ClosedError("the engine has been closed; send the request to another one")
 
-    def _load(self, name: str) -> Future[OnDevice]:
-        future = self._adapters.start(name)
+    def _newest(self, name: str) -> int | None:
+        """The version of an adapter. The engine's thread never waits for the store's index."""
+        found = self._source.version(name)
+        if found is None and not self._source.has(name):
+            raise UnknownAdapterError(f"no adapter {name!r}; see the list of adapters")
+        return found
+
+    def _load(self, name: str, version: int | None) -> Future[OnDevice]:
+        future = self._adapters.start(name, version)
         if not future.done():
             future.add_done_callback(lambda _: self._wake())
         return future
@@ -240,7 +251,7 @@ class Engine:
         finally:
             with self._changed:
                 self._closing = True
-                left = [*self._waiting.all(), *self._scheduler.answers.values()]
+                left = [*self._waiting.all(), *self._scheduler.taken]
             for answer in left:
                 answer.end("error", "the engine has stopped; send the request again")
             self._is_ready.set()

@@ -1,6 +1,7 @@
 """What an engine is made of: arrays on the device, a source of adapters, and the checks of both."""
 
 import contextlib
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,9 @@ def one_adapter(
     layout = record.layout({key: array.shape for key, array in arrays.items()}, "float32")
     source = adapter_source.Given({name: adapter_source.flat(arrays, layout)})
     base = {"params": variables["params"], "frozen": variables["frozen"]}
+    # The only adapter stays on the device, however large it is.
+    kept = max(config.device_bytes, layout.size)
+    config = dataclasses.replace(config, device_bytes=kept)
     with on(mesh):
         return SlotDevice(model, adapter, base, layout, config), source, config, mesh
 

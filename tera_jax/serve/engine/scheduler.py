@@ -63,6 +63,7 @@ class Scheduler:
 
     Attributes:
         answers: the requests in slots.
+        taken: all that no longer wait and have not ended.
         counts: of :class:`tera_jax.serve.requests.Stats`.
     """
 
@@ -74,6 +75,7 @@ class Scheduler:
         changed: threading.Condition,
     ) -> None:
         self.answers: dict[int, Answer] = {}
+        self.taken: set[Answer] = set()
         self.counts = dict.fromkeys(
             ("generated_tokens", "prompt_tokens", "failed", "cancelled", "steps"), 0
         )
@@ -147,6 +149,7 @@ class Scheduler:
                 answer = self._waiting.take(len(self._free) > taken)
             if answer is None:
                 break
+            self.taken.add(answer)
             try:
                 numbers = self._numbers(answer)
                 if answer.request.echo_logprobs is not None:
@@ -157,8 +160,7 @@ class Scheduler:
                     length = self._device.bucket(numbers, len(answer.request.tokens))
                     groups.setdefault(length, []).append((answer, numbers))
             except Exception as error:
-                if not self._fail([answer], error, starts):
-                    return []
+                self._fail([answer], error, starts)
         for length, group in groups.items():
             while group:
                 size = next(n for n in self._device.counts(length) if n <= len(group))
@@ -166,18 +168,16 @@ class Scheduler:
                 try:
                     starts += self._begin(some)
                 except Exception as error:
-                    if not self._fail([answer for answer, _ in some], error, starts):
-                        return []
+                    self._fail([answer for answer, _ in some], error, starts)
         return starts
 
-    def _fail(self, answers: Sequence[Answer], error: Exception, starts: list[Start]) -> bool:
-        """End what could not begin; False where the slots were lost with it."""
+    def _fail(self, answers: Sequence[Answer], error: Exception, starts: list[Start]) -> None:
+        """End what could not begin; where the slots were lost with it, what began before too."""
         for answer in answers:
             self._end(answer, "error", str(error))
         if self._device.is_lost:
             self._recover(error, starts)
-            return False
-        return True
+            starts.clear()
 
     def _numbers(self, answer: Answer) -> jax.Array | None:
         """Those of its adapter, which it keeps from here on."""
@@ -234,7 +234,8 @@ class Scheduler:
         """Send the tokens of a turn, whose requests may have ended meanwhile."""
         for answer, first, place, prompt in turn.starts:
             if prompt is not None:
-                answer.echo(_on_host(prompt))
+                is_base = answer.request.adapter is None
+                answer.echo(_on_host(prompt), 0 if is_base else self._device.virtual_tokens)
             if first is None:
                 self._end(answer, "length")
             else:
@@ -263,6 +264,7 @@ class Scheduler:
         if reason in ("error", "cancelled"):
             self.counts["failed" if reason == "error" else "cancelled"] += 1
         self._release(answer)
+        self.taken.discard(answer)
         answer.end(reason, message)
 
     def _release(self, answer: Answer) -> None:

@@ -114,6 +114,11 @@ class SlotDevice:
             self._no_numbers = self.place(np.zeros(count, jnp.dtype(layout.dtype)))
         self._state = self._empty()
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many an adapter brings before its prompts."""
+        return len(self._virtual)
+
     def place(self, numbers: np.ndarray) -> jax.Array:
         """Those of an adapter's record (N,) on the device, or on all of the mesh. Of any thread."""
         return jax.device_put(numbers, self._everywhere)
@@ -167,7 +172,7 @@ class SlotDevice:
 
         Returns:
             The prepared arrays of the adapter, and what the prompt leaves, for :meth:`insert`; and
-            the scores.
+            the scores, of virtual tokens too.
         """
         tokens_1L, length = self._filled(numbers, tokens)
         row = None

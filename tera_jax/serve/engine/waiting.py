@@ -20,10 +20,12 @@ class Waiting:
     Args:
         most: requests.
         ahead: requests whose adapters are read.
-        load: starts to read an adapter.
+        load: starts to read an adapter, of which a version is known. It may not raise.
     """
 
-    def __init__(self, most: int, ahead: int, load: Callable[[str], Future[OnDevice]]) -> None:
+    def __init__(
+        self, most: int, ahead: int, load: Callable[[str, int | None], Future[OnDevice]]
+    ) -> None:
         self._most, self._ahead, self._load = most, ahead, load
         self._answers: dict[Answer, None] = {}
 
@@ -73,4 +75,4 @@ class Waiting:
     def _begin(self) -> None:
         for answer in itertools.islice(self._answers, self._ahead):
             if answer.request.adapter is not None and answer.load is None:
-                answer.load = self._load(answer.request.adapter)
+                answer.load = self._load(answer.request.adapter, answer.newest)

@@ -101,7 +101,7 @@ def _answers(service: Service, workers: ThreadPoolExecutor, path: str, kind: Any
 
 
 async def _health(service: Service, request: Request) -> Response:
-    is_closing = service.closing.is_set()
+    is_closing = service.closing.is_set() or service.engine.closed
     status = "closing" if is_closing else "ok"
     return JSONResponse({"status": status}, 503 if is_closing else 200)
 

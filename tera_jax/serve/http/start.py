@@ -160,6 +160,11 @@ def _engine(
     model, params = load_pretrained(args.model, dtype, mesh, quantize=args.quantize)
     # The model's config knows those of generation_config.json too.
     sizes = EngineConfig(**config, eos_ids=special_tokens.eos_ids(model.config, tokenizer))
+    print(
+        f"compiling the programs of {args.slots} slots of {max_length:,} tokens",
+        file=sys.stderr,
+        flush=True,
+    )
     if store is not None:
         return Codec(tokenizer), engine.Engine.of_store(model, params, store, sizes, mesh)
     if adapter_name is not None:

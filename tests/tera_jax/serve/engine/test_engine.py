@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -280,6 +281,70 @@ def test_slots_that_are_lost_with_a_request_are_made_again(engine, monkeypatch):
     end = Client(engine, [20], "n0").wait()
     assert (end.reason, end.message) == ("error", "no room")
     assert Client(engine, [20], "n0").tokens == expected(0, [20])
+
+
+def test_what_was_taken_with_a_request_that_loses_the_slots_is_answered(engine, monkeypatch):
+    """Of two groups that are begun in one turn the first fails, and an answer runs beside them."""
+    admit, failures = engine._device.admit, []
+
+    def lose(begun, scored):
+        if failures:
+            jax.tree.map(lambda leaf: leaf.delete(), engine._device._state)
+            raise failures.pop()
+        return admit(begun, scored)
+
+    monkeypatch.setattr(engine._device, "admit", lose)
+    hold, held = threading.Event(), threading.Event()
+
+    def block(client, event):
+        held.set()
+        hold.wait(60)
+
+    running = Client(engine, [22], None, block, ignore_eos=True)
+    assert held.wait(60)
+    failures.append(RuntimeError("no room"))
+    first, second = (Client(engine, [20, n]) for n in (20, 21))  # groups of 1: 3 slots are free
+    silent = Client(engine, [20], max_tokens=0)
+    hold.set()
+    assert first.wait().message == "no room"
+    assert running.wait().message == "the step failed: no room"
+    assert second.tokens == expected(None, [20, 21])
+    assert silent.wait().reason in ("length", "error")
+    assert not engine._scheduler.taken
+
+
+def test_no_turn_is_made_while_there_is_nothing_to_do(engine, store, monkeypatch):
+    """At rest, and while a request waits for an adapter that comes late."""
+    turns, turn, arrived = [], engine._scheduler.turn, threading.Event()
+    load = engine._source.load
+
+    def late(name):
+        assert arrived.wait(60)
+        return load(name)
+
+    monkeypatch.setattr(engine._scheduler, "turn", lambda last: turns.append(1) or turn(last))
+    monkeypatch.setattr(engine._source, "load", late)
+    store.put("late", arrays(7))
+    waits = Client(engine, [20, 21], "late", max_tokens=3, ignore_eos=True)
+    Client(engine, [20, 21], max_tokens=3, ignore_eos=True).wait()
+    while engine.stats().active or len(turns) < 3:
+        time.sleep(0.001)
+    time.sleep(0.05)
+    assert len(turns) == 3  # a prompt and a step, a step, and the tokens of the last one
+    arrived.set()
+    waits.wait()
+    assert len(waits.tokens) == 3
+    store.delete("late")
+
+
+def test_an_answer_is_cancelled_after_its_last_step_was_started(engine):
+    def leave(client, event):
+        client.ticket.cancel()  # in the turn that reads the first of two tokens
+
+    running = Client(engine, [20, 21], "n1", leave, max_tokens=2, ignore_eos=True)
+    assert running.wait().reason in ("cancelled", "length")
+    assert Client(engine, [20, 21], "n1").tokens == expected(1, [20, 21])
+    assert (engine.stats().active, len(engine._scheduler._free)) == (0, CONFIG.slots)
 
 
 def test_a_listener_that_raises_is_cancelled(engine, caplog):

@@ -1,6 +1,7 @@
 """Engines for longer, on meshes, of bases and of single adapters."""
 
 import dataclasses
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from tera_jax import sharding
 from tera_jax.llama import GenerationConfig
 from tera_jax.llama.decode.generate import generate, left_pad
 from tera_jax.serve.engine import Engine
+from tera_jax.serve.engine.slot_device import SlotDevice
+from tera_jax.serve.requests import ClosedError
 from tests.tera_jax.llama.decode.served import BUCKET, EOS, LONGEST, made
 from tests.tera_jax.llama.decode.test_slots_on_mesh import on
 from tests.tera_jax.serve.engines import (
@@ -150,3 +153,48 @@ def test_an_engine_that_does_not_drain_cancels():
     reasons = [client.wait().reason for client in clients]
     assert reasons.count("cancelled") > 100
     assert {*reasons} <= {"cancelled", "length"}
+
+
+def test_an_engine_that_stops_ends_what_it_has_taken(monkeypatch):
+    """No memory for new slots: one in a slot, two that were to begin, and one that waits."""
+    monkeypatch.setattr(SlotDevice, "warm", lambda _: None)
+    model, _, base, *_ = kind()
+    config = dataclasses.replace(CONFIG, slots=2, prefills=2)
+    engine = Engine.of_base(model, base["params"], config)
+    hold, held = threading.Event(), threading.Event()
+
+    def block(client, event):
+        held.set()
+        hold.wait(60)
+
+    def fail(*_):
+        raise RuntimeError("no memory")
+
+    clients = [Client(engine, [20], None, block, ignore_eos=True)]
+    assert held.wait(60)
+    monkeypatch.setattr(SlotDevice, "admit", fail)
+    monkeypatch.setattr(SlotDevice, "is_lost", True)
+    monkeypatch.setattr(SlotDevice, "reset", fail)
+    clients += [Client(engine, [20] * count) for count in (1, 2, 3)]
+    assert not engine.closed
+    hold.set()
+    assert {client.wait().reason for client in clients} == {"error"}
+    with pytest.raises(ClosedError):
+        Client(engine, [20])
+    assert engine.closed
+    engine.close()
+
+
+def test_one_adapter_stays_on_the_device_however_large_it_is(monkeypatch):
+    monkeypatch.setattr(SlotDevice, "warm", lambda _: None)
+    placed, place = [], SlotDevice.place
+    monkeypatch.setattr(SlotDevice, "place", lambda *given: placed.append(1) or place(*given))
+    model, adapter, base, *_ = kind()
+    variables = {**base, "d": jax.tree.map(jnp.asarray, drawn(3))}
+    config = dataclasses.replace(CONFIG, device_bytes=0)
+    engine = Engine.of_adapter(model, adapter, variables, "mine", config)
+    before = len(placed)
+    for _ in range(3):
+        assert Client(engine, [20, 21], "mine").tokens == expected(3, [20, 21])
+    assert len(placed) == before + 1
+    engine.close()

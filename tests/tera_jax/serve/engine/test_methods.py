@@ -1,5 +1,6 @@
 """Each row of the methods table: the engine serves what it decodes alone, or refuses by name."""
 
+import dataclasses
 import functools
 import zlib
 
@@ -88,3 +89,24 @@ def test_tokens_are_those_of_the_adapter_alone(name, monkeypatch):
     assert found[0] == alone(functools.partial(adapter.apply, model), variables, virtual)
     assert found[1] == of_base()
     assert found[0] != found[1]
+
+
+@pytest.mark.long
+def test_scores_of_a_prompt_are_not_those_of_the_virtual_tokens(monkeypatch):
+    monkeypatch.setattr(SlotDevice, "warm", lambda _: None)
+    model, params = base()
+    adapter, variables = made("prompt")
+    config = dataclasses.replace(CONFIG, echo=True)
+    engine = Engine.of_adapter(model, adapter, variables, "mine", config)
+    clients = [Client(engine, PROMPT, name, echo=1, max_tokens=1) for name in ("mine", None)]
+    found = [[token.logprob for token in client.wait().prompt_logprobs] for client in clients]
+    engine.close()
+    virtual = adapter.virtual_tokens(model.config.vocab_size)
+    mine = adapter.apply(model, variables, jnp.asarray([[*virtual, *PROMPT]]))
+    bare = model.apply({"params": params}, jnp.asarray([PROMPT]))
+    for scores, given, before in zip(found, (mine, bare), (len(virtual), 0), strict=True):
+        logp_LV = jax.nn.log_softmax(given[0][0].astype(jnp.float32))[before:]
+        right = [logp_LV[place, id_] for place, id_ in enumerate(PROMPT[1:])]
+        assert scores[0] is None
+        np.testing.assert_allclose(scores[1:], right, atol=1e-4)
+    assert np.abs(np.subtract(found[0][1:], found[1][1:])).max() > 1e-2

@@ -13,13 +13,14 @@ from tera_jax.serve.requests import BusyError, Request, Sampling
 
 def answer(name, limit=4):
     request = Request((1,), name, Sampling(limit))
-    return Answer(request, print, EngineConfig(), lambda _: None)
+    return Answer(request, print, EngineConfig(), lambda _: None, newest=7)
 
 
 def test_who_waits_for_an_adapter_stops_nobody_and_goes_first_then():
     loads = {}
 
-    def load(name):
+    def load(name, version):
+        assert version == 7
         loads[name] = Future()
         return loads[name]
 

@@ -166,6 +166,15 @@ def test_the_server_ends_its_streams_and_takes_no_others(tokenizer):
             httpx.get(f"{address}/health")
 
 
+def test_a_server_whose_engine_has_stopped_says_so(tokenizer):
+    engine = FakeEngine(len(tokenizer))
+    with serving(engine, tokenizer) as (address, _):
+        assert httpx.get(f"{address}/health").status_code == 200
+        engine.closed = True
+        assert httpx.get(f"{address}/health").status_code == 503
+        assert httpx.post(f"{address}/v1/completions", json=body()).status_code == 503
+
+
 def test_a_stream_that_takes_too_long_at_the_end_is_told(tokenizer):
     engine = FakeEngine(len(tokenizer), pause=0.05)
     with serving(engine, tokenizer, drain_seconds=0.3) as (address, server):
