@@ -264,4 +264,18 @@ class SlotDevice:
             given = self.base, self._base_d, self._no_numbers, np.bool_(True)
             row = jax.eval_shape(self._row, *given)
         sizes = self._config.slots, self._size, self._stops
-        return slots.init_slots(self.model, self.adapter, row, *sizes)
+        state = slots.init_slots(self.model, self.adapter, row, *sizes)
+        return _beside(state, self.base["params"])
+
+
+def _beside(state: SlotState, params: Any) -> SlotState:
+    """The state as programs leave it that read parameters of one device; on a mesh it is so.
+
+    Else what was compiled with the first state would be compiled again with the second.
+    """
+    leaf = next(iter(jax.tree.leaves(params)))
+    if not leaf.committed or leaf.sharding.num_devices > 1:
+        return state
+    if isinstance(place := leaf.sharding, NamedSharding):
+        place = NamedSharding(place.mesh, PartitionSpec())
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, place), state)
