@@ -131,14 +131,15 @@ class Finish(NamedTuple):
     """The end of an answer.
 
     Attributes:
-        reason: ``stop`` after a token that ends it, ``length`` at ``max_tokens`` or a full slot.
-        message: what went wrong, for ``error``.
+        reason: ``stop`` after a token that ends it, ``length`` at ``max_tokens`` or a full slot,
+            ``unknown_adapter`` where it was taken out while the request waited.
+        message: what went wrong, for ``error`` and ``unknown_adapter``.
         prompt_logprobs: the tokens of the prompt, each a :class:`Token`, for ``echo_logprobs``.
         adapter_version: of the adapter that answered; None for the base and for an adapter that is
             in no store.
     """
 
-    reason: Literal["stop", "length", "cancelled", "error"]
+    reason: Literal["stop", "length", "cancelled", "unknown_adapter", "error"]
     message: str | None = None
     prompt_logprobs: tuple[Token, ...] | None = None
     adapter_version: int | None = None

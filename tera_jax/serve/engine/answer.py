@@ -11,7 +11,7 @@ from tera_jax.serve.engine.adapter_source import OnDevice
 from tera_jax.serve.engine_config import EngineConfig
 from tera_jax.serve.requests import Finish, InvalidRequestError, Listener, Request, Token
 
-Reason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+Reason: TypeAlias = Literal["stop", "length", "cancelled", "unknown_adapter", "error"]
 """Of an end."""
 _log = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from tera_jax.serve.engine.answer import Answer, HostScores, Reason
 from tera_jax.serve.engine.slot_device import Begun, Output, SlotDevice
 from tera_jax.serve.engine.waiting import Waiting
 from tera_jax.serve.engine_config import EngineConfig
+from tera_jax.serve.requests import UnknownAdapterError
 
 _log = logging.getLogger(__name__)
 
@@ -173,8 +174,9 @@ class Scheduler:
 
     def _fail(self, answers: Sequence[Answer], error: Exception, starts: list[Start]) -> None:
         """End what could not begin; where the slots were lost with it, what began before too."""
+        is_gone = isinstance(error, UnknownAdapterError)
         for answer in answers:
-            self._end(answer, "error", str(error))
+            self._end(answer, "unknown_adapter" if is_gone else "error", str(error))
         if self._device.is_lost:
             self._recover(error, starts)
             starts.clear()
@@ -261,8 +263,8 @@ class Scheduler:
         """Free the slot, and then send the end: who gets it can count on that."""
         if answer.ended:
             return
-        if reason in ("error", "cancelled"):
-            self.counts["failed" if reason == "error" else "cancelled"] += 1
+        if reason in ("error", "unknown_adapter", "cancelled"):
+            self.counts["cancelled" if reason == "cancelled" else "failed"] += 1
         self._release(answer)
         self.taken.discard(answer)
         answer.end(reason, message)

@@ -8,7 +8,7 @@ from tera_jax.llama.pieces import StopTexts
 from tera_jax.serve.http.codec import Codec
 from tera_jax.serve.http.errors import ApiError, closing, of_engine
 from tera_jax.serve.http.service import Service
-from tera_jax.serve.requests import Finish, Request, Ticket, Token
+from tera_jax.serve.requests import Finish, Request, Ticket, Token, UnknownAdapterError
 
 
 class Choice(NamedTuple):
@@ -198,6 +198,8 @@ class Answers:
         reason = "stop" if writer.stopped else finish.reason
         if reason == "error":
             raise ApiError(500, finish.message or "the engine could not answer", code="engine")
+        if reason == "unknown_adapter":
+            raise of_engine(UnknownAdapterError(finish.message))
         if reason == "cancelled":
             raise closing()
         pieces = [*self._held.pop(index, ()), writer.rest()]

@@ -166,6 +166,22 @@ def test_a_damaged_record_fails_its_own_request_alone(engine, store):
     store.delete("bad")
 
 
+def test_an_adapter_that_is_taken_out_while_its_request_waits_is_unknown(
+    engine, store, monkeypatch
+):
+    store.put("gone", arrays(51))
+    load = engine._source.load
+
+    def taken_out(name):
+        store.delete(name)
+        return load(name)
+
+    monkeypatch.setattr(engine._source, "load", taken_out)
+    found = Client(engine, [20], "gone").wait()
+    assert found.reason == "unknown_adapter"
+    assert "no adapter 'gone'" in found.message
+
+
 def test_a_full_queue_says_no_and_cancelled_requests_leave(engine):
     hold, held = threading.Event(), threading.Event()
 

@@ -125,17 +125,21 @@ def test_a_stop_text_is_cut_exactly(
     assert not tokens or len("".join(tokens[:-1])) < len(expected)
 
 
-@pytest.mark.parametrize("reason", ["error", "cancelled"])
+STATUSES = {"error": 500, "cancelled": 503, "unknown_adapter": 404}
+
+
+@pytest.mark.parametrize("reason", STATUSES)
 def test_an_answer_that_the_engine_gives_up_is_told(http, running, monkeypatch, tokenizer, reason):
     def replies(*_):
         return [*ids(tokenizer, "the cat"), Finish(reason, "the record is damaged")]
 
     monkeypatch.setattr(running[1], "replies", replies)
     found = http.post("/v1/completions", json=body())
-    assert found.status_code == (500 if reason == "error" else 503)
+    assert found.status_code == STATUSES[reason]
     *_, last = events(http.post("/v1/completions", json=body(stream=True)))
     error = json.loads(last)["error"]
-    assert error["type"] == "server_error"
+    is_server = reason != "unknown_adapter"
+    assert error["type"] == ("server_error" if is_server else "invalid_request_error")
     assert error["message"] == found.json()["error"]["message"]
     with (
         openai.OpenAI(base_url=f"{running[0]}/v1", api_key="x", max_retries=0) as client,
