@@ -12,8 +12,6 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # Bytecode is compiled at the first import: of most modules that are installed there is none.
-# It is to be written then: every process of the tests would compile thousands of modules anew.
-unexport PYTHONDONTWRITEBYTECODE
 INSTALL := install --quiet --no-compile
 
 $(BIN)/python:

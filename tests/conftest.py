@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -36,7 +37,9 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 compiled.keep_all()
 compiled.lower_in_one_context()
 
-# Shapes and types in annotations are checked at every call, under pytest only.
+# Shapes and types in annotations are checked at every call, under pytest only. Bytecode with these
+# checks is not written: other processes would read it, and fail.
+sys.dont_write_bytecode = True
 install_import_hook(["tera_jax", "train"], f"{checked.__name__}.checked")
 
 

@@ -338,6 +338,7 @@ def test_no_turn_is_made_while_there_is_nothing_to_do(engine, store, monkeypatch
         assert arrived.wait(60)
         return load(name)
 
+    Client(engine, [20], max_tokens=1).wait()  # after all turns of earlier requests
     monkeypatch.setattr(engine._scheduler, "turn", lambda last: turns.append(1) or turn(last))
     monkeypatch.setattr(engine._source, "load", late)
     store.put("late", arrays(7))
