@@ -5,12 +5,20 @@ r"""A store of many adapters: its size, how long it takes to open, and how fast 
 The d of all adapters differ: each is a window of one block of noise, at an offset of its own. They
 are put in transactions of 256. Then adapters drawn at random are read, each once cold and once
 warm. For a cold read the system is told to drop the pages of the record (``posix_fadvise``).
+
+The second table is of a server's threads: ``WAVE`` warm reads by four of them beside one that never
+rests, as that of HTTP is when many requests come. A thread that wants Python's lock gets it after
+the switch interval: Python's own, and shorter ones.
 """
 
+import contextlib
 import os
 import statistics
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +28,12 @@ from train import command
 
 _GROUP = 256
 _PATH = "d"
+WAVE = 64
+"""Reads that are wanted at once."""
+_THREADS = 4
+_WAVES = 5
+INTERVALS = (0.005, 0.001, 0.0002)
+"""Seconds."""
 
 
 def adapters(count: int, numbers: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -56,6 +70,39 @@ def timed(store: Store, name: str) -> float:
     start = time.perf_counter()
     store.get(name)
     return 1e3 * (time.perf_counter() - start)
+
+
+@contextlib.contextmanager
+def busy() -> Iterator[None]:
+    """Beside a thread that never rests."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            sum(range(200))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def waves(store: Store, names: Sequence[str], interval: float) -> list[float]:
+    """Milliseconds of so many reads at once, each time, with a switch interval."""
+    before, found = sys.getswitchinterval(), []
+    sys.setswitchinterval(interval)
+    try:
+        with busy(), ThreadPoolExecutor(_THREADS) as threads:
+            for _ in range(_WAVES):
+                start = time.perf_counter()
+                list(threads.map(store.read, names))
+                found.append(1e3 * (time.perf_counter() - start))
+    finally:
+        sys.setswitchinterval(before)
+    return found
 
 
 def line(what: str, milliseconds: list[float]) -> str:
@@ -100,6 +147,10 @@ def main() -> None:
         warm.append(timed(store, name))
     print("| read | median, ms | 99 % within, ms |\n| --- | ---: | ---: |")
     print(line("cold", cold), line("warm", warm), sep="\n")
+    print(f"| switch interval, ms | {WAVE} reads at once, median, ms |\n| ---: | ---: |")
+    for interval in INTERVALS:
+        took = statistics.median(waves(store, (names * WAVE)[:WAVE], interval))
+        print(f"| {1e3 * interval:g} | {took:.1f} |")
 
 
 if __name__ == "__main__":

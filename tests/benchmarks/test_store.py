@@ -18,6 +18,7 @@ def test_a_store_is_filled_once_and_read(tmp_path, monkeypatch, capsys):
     assert "put in" not in shown
     assert "of which its numbers are 100\n" in shown
     assert len([line for line in shown.splitlines() if line.startswith(("| cold", "| warm"))]) == 2
+    assert len([line for line in shown.splitlines() if line.startswith(("| 5 ", "| 0.2 "))]) == 2
     with Store.open(tmp_path / "s") as found:
         rows = {found.get(name).arrays["d"].tobytes() for name in found}
     assert len(rows) == len(list(store.adapters(20, 50))) == 20
