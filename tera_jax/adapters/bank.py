@@ -141,18 +141,7 @@ def make_row(
     d: Variables,
     dtype: jax.typing.DTypeLike | None = None,
 ) -> dict[str, Any]:
-    """One adapter's arrays, as :meth:`Bank.row` has them. A pure function, to be jitted.
-
-    Args:
-        adapter: method and layers.
-        params: the base.
-        frozen: the arrays that adapters share.
-        d: the adapter's collection.
-        dtype: as of :func:`make_bank`.
-
-    Raises:
-        NotByRowsError: for a method that trains all parameters.
-    """
+    """One adapter's arrays, as :meth:`Bank.row` has them: :func:`make_rows` without the axis A."""
     rows_1 = make_rows(adapter, params, frozen, [d], dtype)
     return at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), rows_1)
 

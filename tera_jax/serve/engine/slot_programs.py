@@ -12,7 +12,6 @@ import numpy as np
 from tera_jax import trees
 from tera_jax.adapters import bank
 from tera_jax.adapters.base import Adapter
-from tera_jax.adapters.stack import at_axes
 from tera_jax.llama import stacking
 from tera_jax.llama.decode import slot_admission, slot_layout, slots
 from tera_jax.llama.decode.slots import SlotState
@@ -76,11 +75,7 @@ def make_rows(
     """
     params = stacking.stacked(base["params"])
     each_d = [
-        jax.tree.map(
-            lambda own, other, row=row: jnp.where(is_base_R[row], own, other),
-            base_d,
-            _d(adapter, params, layout, numbers_N),
-        )
+        _d(adapter, params, layout, base_d, numbers_N, is_base_R[row])
         for row, numbers_N in enumerate(numbers)
     ]
     return slot_layout.everywhere(
@@ -98,20 +93,31 @@ def make_row(
     is_base: jax.Array,
 ) -> Any:
     """:func:`make_rows` of one adapter, without an axis R."""
-    rows_1 = make_rows(model, adapter, layout, base, base_d, [numbers_N], is_base[None])
-    return at_axes(adapter.layers, lambda at, leaf: leaf.take(0, at), rows_1)
+    params = stacking.stacked(base["params"])
+    d = _d(adapter, params, layout, base_d, numbers_N, is_base)
+    return slot_layout.everywhere(
+        bank.make_row(adapter, params, base["frozen"], d, dtype=model.dtype)
+    )
 
 
-def _d(adapter: Adapter, params: Any, layout: Layout, numbers_N: jax.Array) -> Any:
-    """The collection that a record holds."""
+def _d(
+    adapter: Adapter,
+    params: Any,
+    layout: Layout,
+    base_d: Any,
+    numbers_N: jax.Array,
+    is_base: jax.Array,
+) -> Any:
+    """The collection that a record holds, or the base's."""
     ends = np.cumsum([math.prod(shape) for shape in layout.shapes.values()]).tolist()
     end_of = dict(zip(layout.shapes, ends, strict=True))
 
-    def part(path: Any, leaf: Any) -> jax.Array:
+    def part(path: Any, leaf: Any, own: jax.Array) -> jax.Array:
         end = end_of[trees.name(path)]
-        return numbers_N[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        found = numbers_N[end - leaf.size : end].reshape(leaf.shape).astype(leaf.dtype)
+        return jnp.where(is_base, own, found)
 
-    return jax.tree.map_with_path(part, adapter.abstract_d(params))
+    return jax.tree.map_with_path(part, adapter.abstract_d(params), base_d)
 
 
 def seeded(program: Callable[..., _Result]) -> Callable[..., _Result]:

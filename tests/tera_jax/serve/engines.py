@@ -68,6 +68,25 @@ def prompts(count, seed=0):
     return [draw.integers(12, 64, draw.integers(1, BUCKET + 1)).tolist() for _ in range(count)]
 
 
+class Gate:
+    """A look that holds the engine's thread at a client's first event, until it is opened."""
+
+    def __init__(self):
+        self._reached, self._opened = threading.Event(), threading.Event()
+
+    def __call__(self, client, event):
+        self._reached.set()
+        self._opened.wait(60)
+
+    def wait(self):
+        """Until the engine's thread is held."""
+        assert self._reached.wait(60)
+
+    def open(self):
+        """Let it go on."""
+        self._opened.set()
+
+
 class Client:
     """A request and what came back.
 

@@ -21,6 +21,7 @@ from tera_jax.serve.requests import Engine as Protocol
 from tests.tera_jax.serve.engines import (
     CONFIG,
     Client,
+    Gate,
     arrays,
     drawn,
     expected,
@@ -183,21 +184,16 @@ def test_an_adapter_that_is_taken_out_while_its_request_waits_is_unknown(
 
 
 def test_a_full_queue_says_no_and_cancelled_requests_leave(engine):
-    hold, held = threading.Event(), threading.Event()
-
-    def block(client, event):
-        held.set()
-        hold.wait(60)
-
-    first = Client(engine, [20], "n0", block, ignore_eos=True)
-    assert held.wait(60)
+    gate = Gate()
+    first = Client(engine, [20], "n0", gate, ignore_eos=True)
+    gate.wait()
     waiting = [Client(engine, [21], "n1") for _ in range(CONFIG.queue)]
     with pytest.raises(BusyError, match="1024 requests wait already"):
         Client(engine, [21])
     for client in waiting[1:]:
         client.ticket.cancel()
         client.ticket.cancel()
-    hold.set()
+    gate.open()
     assert first.wait().reason == "length"
     assert waiting[0].tokens == expected(1, [21])
     assert {client.wait().reason for client in waiting[1:]} == {"cancelled"}
@@ -236,14 +232,9 @@ def test_prompts_that_wait_are_read_together(engine, monkeypatch):
         return admit(begun, scored)
 
     monkeypatch.setattr(engine._device, "admit", watched)
-    hold, held = threading.Event(), threading.Event()
-
-    def block(client, event):
-        held.set()
-        hold.wait(60)
-
-    Client(engine, [20], "n0", block, max_tokens=1)
-    assert held.wait(60)
+    gate = Gate()
+    Client(engine, [20], "n0", gate, max_tokens=1)
+    gate.wait()
     given, fields = prompts(9, 5), {"ignore_eos": True, "max_tokens": 5}
     kinds = [{}, {"logprobs": 2}, {"temperature": 2.0, "seed": 3}]
     clients = [
@@ -253,7 +244,7 @@ def test_prompts_that_wait_are_read_together(engine, monkeypatch):
     for answer in [*engine._waiting._answers]:
         if answer.load is not None:  # what is not loaded yet would be begun later
             answer.load.result(60)
-    hold.set()
+    gate.open()
     for client in clients:
         client.wait()
     assert sizes == [1, 4, 4, 1]
@@ -310,18 +301,13 @@ def test_what_was_taken_with_a_request_that_loses_the_slots_is_answered(engine, 
         return admit(begun, scored)
 
     monkeypatch.setattr(engine._device, "admit", lose)
-    hold, held = threading.Event(), threading.Event()
-
-    def block(client, event):
-        held.set()
-        hold.wait(60)
-
-    running = Client(engine, [22], None, block, ignore_eos=True)
-    assert held.wait(60)
+    gate = Gate()
+    running = Client(engine, [22], None, gate, ignore_eos=True)
+    gate.wait()
     failures.append(RuntimeError("no room"))
     first, second = (Client(engine, [20, n]) for n in (20, 21))  # groups of 1: 3 slots are free
     silent = Client(engine, [20], max_tokens=0)
-    hold.set()
+    gate.open()
     assert first.wait().message == "no room"
     assert running.wait().message == "the step failed: no room"
     assert second.tokens == expected(None, [20, 21])

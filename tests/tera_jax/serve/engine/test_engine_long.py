@@ -1,7 +1,6 @@
 """Engines for longer, on meshes, of bases and of single adapters."""
 
 import dataclasses
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from tests.tera_jax.serve.engines import (
     BUCKETED,
     CONFIG,
     Client,
+    Gate,
     drawn,
     expected,
     filled,
@@ -161,23 +161,19 @@ def test_an_engine_that_stops_ends_what_it_has_taken(monkeypatch):
     model, _, base, *_ = kind()
     config = dataclasses.replace(CONFIG, slots=2, prefills=2)
     engine = Engine.of_base(model, base["params"], config)
-    hold, held = threading.Event(), threading.Event()
-
-    def block(client, event):
-        held.set()
-        hold.wait(60)
+    gate = Gate()
 
     def fail(*_):
         raise RuntimeError("no memory")
 
-    clients = [Client(engine, [20], None, block, ignore_eos=True)]
-    assert held.wait(60)
+    clients = [Client(engine, [20], None, gate, ignore_eos=True)]
+    gate.wait()
     monkeypatch.setattr(SlotDevice, "admit", fail)
     monkeypatch.setattr(SlotDevice, "is_lost", True)
     monkeypatch.setattr(SlotDevice, "reset", fail)
     clients += [Client(engine, [20] * count) for count in (1, 2, 3)]
     assert not engine.closed
-    hold.set()
+    gate.open()
     assert {client.wait().reason for client in clients} == {"error"}
     with pytest.raises(ClosedError):
         Client(engine, [20])
